@@ -1,0 +1,21 @@
+{
+  "targets": [
+    {
+      "target_name": "penstock",
+      "sources": [
+        "native/addon.cc",
+        "native/check.cc",
+        "native/copy.cc",
+        "native/cpu.cc",
+        "native/event.cc",
+        "native/hash.cc",
+        "native/memory.cc",
+        "native/socket.cc",
+        "native/uring.cc"
+      ],
+      "defines": ["NAPI_VERSION=9", "_GNU_SOURCE"],
+      "cflags_cc!": ["-std=gnu++17", "-fno-rtti"],
+      "cflags_cc": ["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
+    }
+  ]
+}

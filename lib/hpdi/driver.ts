@@ -1,0 +1,84 @@
+// What a driver gives to HPDI: a Backend per open device, a QueueDriver per queue.
+
+import type { DeviceInfo } from './info.js';
+
+/**
+ * One queue of one device. Called once per batch, never per operation. A driver copies what it needs
+ * out of a request record before `submit` returns; the record is the caller's again then.
+ */
+export interface QueueDriver {
+  /**
+   * Takes the records sq[head], …, sq[tail - 1] in order (free-running indices; the place of index i
+   * is (i & (sq.length / 8 - 1)) * 8). Returns how many it took: fewer is back-pressure. A record that
+   * is wrong is taken and completes with its error.
+   */
+  submit(sq: Uint32Array, head: number, tail: number): number;
+  /** Writes up to `max` completions to cq from word 0 on and returns how many. Never blocks. */
+  poll(cq: Uint32Array, max: number): number;
+  /** Asks for a signal on eventFd() at the next completion. The caller fences and polls once more. */
+  arm(): void;
+  /** A descriptor that becomes readable on completion once armed; -1 when poll never needs a wait. */
+  eventFd(): number;
+  /** Blocks this thread until a completion may be there, at most `timeoutUs`; without it HPDI polls eventFd. */
+  park?(timeoutUs: number): void;
+  /** Gives a loan back: false when it is not one that is out (stale or double release). */
+  release(resultLo: number, resultHi: number): boolean;
+  /** Resolves when nothing is in flight in the device. Completions stay to be polled. */
+  drain(): Promise<void>;
+  /** Drains, then frees all the queue held. */
+  close(): Promise<void>;
+  /** Counters since the queue was opened, for benchmarks and `info`. */
+  readonly counters: QueueCounters;
+}
+
+export interface QueueCounters {
+  /** Times the device was told: doorbells, io_uring_enter calls. */
+  doorbells: number;
+  /** Polls of the device's completion ring. */
+  polls: number;
+}
+
+export interface QueueOptions {
+  /** Operations in flight; rounded up to a power of two. */
+  depth: number;
+  /** Takes any request and splits or bounces it to the device's limits (default true). */
+  split?: boolean;
+}
+
+/** What travels to a worker (structured clone) so that it can attach to a device. */
+export interface DeviceHandle {
+  readonly uri: string;
+  readonly scheme: string;
+  readonly info: DeviceInfo;
+  /** Index of the home's liveness word and its value while the home lives. */
+  readonly liveness: number;
+  /** The driver's own: descriptors, addresses. */
+  readonly shared: unknown;
+}
+
+/** An open block device as a driver sees it. */
+export interface Backend {
+  readonly uri: string;
+  readonly scheme: string;
+  /** Current facts; a driver replaces the object when they change (size change, namespace event). */
+  readonly info: DeviceInfo;
+  openQueue(options: QueueOptions): QueueDriver;
+  /** The part of a handle that is the driver's own; attaches with the module's `attach`. */
+  share(): unknown;
+  /** Text for the detail bits of a status word (errno, NVMe status, …). */
+  explainDetail(code: number, detail: number): string;
+  /** Called when info changes. */
+  onChange?: ((info: DeviceInfo) => void) | null;
+  /** Re-reads size and the like. */
+  refresh?(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** What a driver's folder exports as `driver`: found by URI scheme in lib/open.ts. */
+export interface DriverModule {
+  readonly scheme: string;
+  /** Keys of the URI's query with one line of help each. */
+  readonly keys: Readonly<Record<string, string>>;
+  open(path: string, query: ReadonlyMap<string, string>, uri: string): Promise<Backend>;
+  attach(handle: DeviceHandle): Promise<Backend>;
+}

@@ -1,0 +1,252 @@
+// The addon's typed face, and the only file that loads it (floor 0).
+//
+// Everything here is shaped like a system call: numbers and typed arrays in, numbers out. A failing
+// system call throws a NativeError that carries the call's name and errno; an argument of the wrong
+// type or range throws a TypeError or RangeError with code ERR_INVALID_ARG. Policy, loops over I/O
+// and text for people live on the floors above.
+//
+// Addresses are Addresses (lib/memory): integers below 2^44, offsets from BASE = 2^45. Hot calls
+// take no arguments: they are functions bound to a control block in memory that both sides see,
+// because an argument costs 5 to 7 ns to unwrap and a call without any about 15 ns.
+
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+
+/** A failed system call: `code` is errno's name (`ENOMEM`), `syscall` the call's (`mmap`). */
+export interface NativeError extends Error {
+  readonly code: string;
+  readonly errno: number;
+  readonly syscall: string;
+}
+
+export interface SegmentRecord {
+  readonly id: number;
+  /** Address of the first byte. */
+  readonly address: number;
+  /** Size in bytes; a multiple of 2 MiB. */
+  readonly bytes: number;
+  /** Bytes that the backing object really has (less than `bytes` only for imported memory). */
+  readonly backedBytes: number;
+  /** Page size of the backing object: 4096, 2 MiB or 1 GiB. */
+  readonly pageBytes: number;
+  /** 0 private, 1 shared, 2 device, 3 imported, 4 admitted (a peer's, read-only). */
+  readonly kind: number;
+  readonly writable: boolean;
+  /** Address of the control block of the pool that carved this segment up, or 0. */
+  readonly companion: number;
+}
+
+export interface UringParameters {
+  entries: number;
+  /** IORING_SETUP_* bits. */
+  flags: number;
+  cqEntries?: number;
+  sqThreadCpu?: number;
+  sqThreadIdleMs?: number;
+  /** Id of a ring whose SQPOLL thread is shared (IORING_SETUP_ATTACH_WQ). */
+  attach?: number;
+}
+
+export interface UringRecord {
+  readonly id: number;
+  readonly fd: number;
+  /** IORING_FEAT_* bits. */
+  readonly features: number;
+  /** IORING_SETUP_* bits in force. */
+  readonly flags: number;
+  readonly sqEntries: number;
+  readonly cqEntries: number;
+  /** The SQ and CQ ring (one mapping, IORING_FEAT_SINGLE_MMAP). */
+  readonly rings: ArrayBuffer;
+  readonly sqes: ArrayBuffer;
+  /** Byte offsets into `rings`. */
+  readonly sqHead: number;
+  readonly sqTail: number;
+  readonly sqMask: number;
+  readonly sqFlags: number;
+  readonly sqDropped: number;
+  readonly sqArray: number;
+  readonly cqHead: number;
+  readonly cqTail: number;
+  readonly cqMask: number;
+  readonly cqOverflow: number;
+  readonly cqFlags: number;
+  readonly cqes: number;
+  /** 64 bytes, the control block of `enter`: see UringControl in lib/uring. */
+  readonly control: ArrayBuffer;
+  /** io_uring_enter with what stands in `control`; no arguments, no result, cannot throw. */
+  readonly enter: () => void;
+}
+
+export interface ReceivedMessage {
+  /** Bytes received into the caller's buffer; 0 is end of stream. */
+  bytes: number;
+  fds: number[];
+  truncated: boolean;
+}
+
+export interface PeerCredentials {
+  pid: number;
+  uid: number;
+  gid: number;
+  /** A pidfd of the peer (SO_PEERPIDFD, or pidfd_open where the kernel lacks it), owned by the caller. */
+  pidfd: number;
+}
+
+export interface Native {
+  // --- memory.cc -------------------------------------------------------------------------------
+  /** Claims domain `domain`'s slot; EBUSY once a segment exists. Domain 1 by default. */
+  memoryJoin(domain: number): void;
+  memoryDomain(): number;
+  /**
+   * A memfd of `bytes` (a multiple of 2 MiB and of pageBytes, at most 2 GiB), mapped writable at the
+   * lowest free aligned address of the process's slot. kind: 0 private, 1 shared, 2 device.
+   * With hugepages all pages are allocated here, so that running out is ENOMEM now, not SIGBUS later.
+   */
+  segmentCreate(bytes: number, pageBytes: number, kind: number): number;
+  /** Maps foreign memory (copied descriptor) into this process's slot. Any page-aligned offset and size. */
+  segmentImport(fd: number, offset: number, bytes: number, writable: boolean): number;
+  /** Maps a peer's sealed segment read-only at `address`; EPERM, EINVAL with the failed check as syscall. */
+  segmentAdmit(fd: number, address: number, bytes: number, pageBytes: number): number;
+  segmentInfo(id: number): SegmentRecord;
+  /** Id of the live segment over the address, or 0. */
+  segmentFind(address: number): number;
+  segmentIds(): number[];
+  setSegmentCompanion(id: number, address: number): void;
+  /** A new descriptor to hand out: read-only and sealed for shared, writable for device; EPERM for private. */
+  segmentFd(id: number): number;
+  /** One external ArrayBuffer per segment and environment. */
+  segmentBuffer(id: number): ArrayBuffer;
+  /** Replaces the pages by anonymous ones; the range is free again when no ArrayBuffer is left over it. */
+  segmentClose(id: number): void;
+  /** Physical address of each page from `address` on into `out` (lo, hi pairs); 0 where unknown. /proc/self/pagemap. */
+  segmentPhysical(address: number, pageBytes: number, out: Uint32Array): number;
+  /**
+   * Process-wide status words, one external buffer per environment; layout in lib/memory/status.ts:
+   * u32[0] epoch of the segment table, u32[1] mappings lost so far, u32[16..] lost word per segment id,
+   * then liveness words.
+   */
+  statusWords(): ArrayBuffer;
+  /** 2^23 bytes, one per 2 MiB of the address space: 0 nothing, 1 readable, 3 readable and writable. */
+  accessMap(): ArrayBuffer;
+  /** Claims a liveness word that native sets to 0 when this environment ends; gives its index. */
+  livenessOpen(): number;
+  livenessClose(index: number): void;
+
+  // --- uring.cc --------------------------------------------------------------------------------
+  uringSetup(parameters: UringParameters): UringRecord;
+  /** io_uring_register; `argument` is pinned for the call only. Returns its result, negative errno included. */
+  uringRegister(id: number, opcode: number, argument: ArrayBufferView | null, count: number): number;
+  /** IORING_REGISTER_BUFFERS2 / BUFFERS_UPDATE with addresses checked: entries of (addressLo, addressHi, bytes, 0). */
+  uringRegisterBuffers(id: number, offset: number, entries: Uint32Array): number;
+  uringClose(id: number): void;
+
+  // --- file descriptors (event.cc): owned by the environment, closed when it ends ----------------
+  fileOpen(path: string, flags: number, mode: number): number;
+  fileClose(fd: number): void;
+  fileDuplicate(fd: number): number;
+  /** [device type bits (st_mode), size in bytes, block size, dio_mem_align, dio_offset_align, dev, ino] */
+  fileStat(fd: number): number[];
+  /** [bytes, logical block size, physical block size, discard granularity, max sectors bytes] of a block device. */
+  blockGeometry(fd: number): number[];
+  fileAllocate(fd: number, mode: number, offset: number, bytes: number): void;
+  fileTruncate(fd: number, bytes: number): void;
+
+  // --- event.cc --------------------------------------------------------------------------------
+  eventfdCreate(): number;
+  /** Adds 1. */
+  eventfdSignal(fd: number): void;
+  /** Reads and so resets the counter; 0 when it was not signalled. */
+  eventfdDrain(fd: number): number;
+  timerfdCreate(): number;
+  /** One shot after `nanoseconds` (0 disarms), then every `intervalNanoseconds` when that is not 0. */
+  timerfdSet(fd: number, nanoseconds: number, intervalNanoseconds: number): void;
+  timerfdDrain(fd: number): number;
+  pidfdOpen(pid: number): number;
+  pidfdSignal(pidfd: number, signal: number): void;
+  /** Blocks this thread in poll(2) for at most `timeoutUs` (-1: no limit); returns the index of the first ready fd or -1. */
+  park(fds: Int32Array, timeoutUs: number): number;
+  /** FUTEX_WAIT on a word of a live segment while it holds `expected`. 0 woken, 1 value differed, 2 timed out. */
+  futexWait(address: number, expected: number, timeoutUs: number): number;
+  futexWake(address: number, count: number): number;
+  /** Watches fd in Node's loop (uv_poll, level triggered). One watch per fd; gives a watch id. */
+  watchOpen(fd: number, onReadable: () => void): number;
+  /** Starts or stops; a started watch keeps the process alive. */
+  watchSet(watch: number, active: boolean): void;
+  watchClose(watch: number): void;
+
+  // --- socket.cc -------------------------------------------------------------------------------
+  /** SOCK_SEQPACKET unix sockets, non-blocking, close-on-exec. A path that starts with NUL is abstract. */
+  unixListen(path: string, mode: number): number;
+  unixConnect(path: string): number;
+  /** A connected descriptor, or -1 when nobody waits. */
+  unixAccept(fd: number): number;
+  unixPair(): [number, number];
+  /** Sends one message with up to 64 descriptors; bytes sent, or -1 when it would block. */
+  unixSend(fd: number, data: Uint8Array, fds: readonly number[]): number;
+  unixReceive(fd: number, data: Uint8Array): ReceivedMessage | null;
+  unixPeer(fd: number): PeerCredentials;
+
+  // --- cpu.cc ----------------------------------------------------------------------------------
+  cpuAffinity(): number[];
+  setCpuAffinity(cpus: readonly number[]): void;
+  /** Ticks of the time stamp counter per second, measured once per process against CLOCK_MONOTONIC_RAW. */
+  tscHertz(): number;
+  /** A function without arguments that stores the time stamp counter into two words of its block. */
+  tscClock(): { words: ArrayBuffer; read: () => void };
+  /** Executes `count` PAUSE instructions (at most 10^6). */
+  pause(count: number): void;
+  /** [user, system] CPU nanoseconds of this thread. */
+  threadCpuTime(): [number, number];
+
+  // --- hash.cc: over byte ranges of live segments, or over a view -------------------------------
+  xxh3(data: Uint8Array, out: Uint32Array): void;
+  crc32c(data: Uint8Array, seed: number): number;
+  /** entries: (addressLo, addressHi, bytes, 0) each; out gets 4 words an entry. */
+  xxh3List(entries: Uint32Array, count: number, out: Uint32Array): void;
+  /** out gets 1 word an entry. */
+  crc32cList(entries: Uint32Array, count: number, out: Uint32Array): void;
+
+  // --- copy.cc: lists of (toLo, toHi, fromLo, fromHi, bytes, 0, 0, 0) ---------------------------
+  /** Copies entry by entry; returns entries done: fewer than `count` when the next has a bad address. */
+  copyList(entries: Uint32Array, count: number): number;
+  /** Result per entry into word 5: 0xffffffff equal, else the first differing byte's offset. Returns entries done. */
+  compareList(entries: Uint32Array, count: number): number;
+  /** Entries (toLo, toHi, bytes, pattern byte): fills; returns entries done. */
+  fillList(entries: Uint32Array, count: number): number;
+}
+
+function packageRoot(): string {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(folder, 'binding.gyp'))) {
+    const parent = dirname(folder);
+    if (parent === folder) throw new Error('penstock: the package root (binding.gyp) was not found');
+    folder = parent;
+  }
+  return folder;
+}
+
+function load(): Native {
+  if (process.platform !== 'linux' || process.arch !== 'x64') {
+    throw new Error(
+      `penstock runs on Linux x86-64 only (memory ordering is relied upon); this is ${process.platform} ${process.arch}`,
+    );
+  }
+  const require = createRequire(import.meta.url);
+  const override = process.env['PENSTOCK_ADDON'];
+  try {
+    if (override !== undefined) return require(override) as Native;
+    const find = require('node-gyp-build') as (root: string) => Native;
+    return find(packageRoot());
+  } catch (cause) {
+    throw new Error(
+      'penstock: the native addon could not be loaded. Build it with `npm run build` ' +
+        '(needs g++, make and python3), or check that it was built for this Node and libc.',
+      { cause },
+    );
+  }
+}
+
+export const native: Native = load();
