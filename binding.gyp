@@ -15,7 +15,8 @@
       ],
       "defines": ["NAPI_VERSION=9", "_GNU_SOURCE"],
       "cflags_cc!": ["-std=gnu++17", "-fno-rtti"],
-      "cflags_cc": ["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
+      "cflags_cc": ["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"],
+      "ldflags": ["-Wl,-z,nodelete"]
     }
   ]
 }

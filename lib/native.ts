@@ -74,7 +74,7 @@ export interface UringRecord {
   readonly cqOverflow: number;
   readonly cqFlags: number;
   readonly cqes: number;
-  /** 64 bytes, the control block of `enter`: see UringControl in lib/uring. */
+  /** 64 bytes, the control block of `enter`: see Control in lib/uring/layout.ts. */
   readonly control: ArrayBuffer;
   /** io_uring_enter with what stands in `control`; no arguments, no result, cannot throw. */
   readonly enter: () => void;
@@ -139,7 +139,11 @@ export interface Native {
   uringSetup(parameters: UringParameters): UringRecord;
   /** io_uring_register; `argument` is pinned for the call only. Returns its result, negative errno included. */
   uringRegister(id: number, opcode: number, argument: ArrayBufferView | null, count: number): number;
-  /** IORING_REGISTER_BUFFERS2 / BUFFERS_UPDATE with addresses checked: entries of (addressLo, addressHi, bytes, 0). */
+  /**
+   * Fixed buffers by address, checked: entries of (addressLo, addressHi, bytes, 0) into the table from
+   * slot `offset` on (0 bytes clears a slot). offset -1 makes an empty table of entries[0] slots.
+   * Returns the kernel's result, negative errno included.
+   */
   uringRegisterBuffers(id: number, offset: number, entries: Uint32Array): number;
   uringClose(id: number): void;
 

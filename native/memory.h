@@ -8,14 +8,23 @@
 
 namespace penstock {
 
+// While one lives, no segment's pages are replaced and no range is reused. Hold it over every access
+// by native code to memory that resolve() gave; never over a call that blocks.
+class SegmentLock {
+ public:
+  SegmentLock();
+  ~SegmentLock();
+  SegmentLock(const SegmentLock&) = delete;
+  SegmentLock& operator=(const SegmentLock&) = delete;
+};
+
 // The memory at [address, address + bytes), or nullptr unless all of it lies in live segments of the
-// wanted access. The pages stay mapped (perhaps replaced by anonymous ones) while an ArrayBuffer over
-// the segment is left in any environment.
+// wanted access.
 void* resolve(uint64_t address, uint64_t bytes, bool writable);
 
 // A mapping outside the address space (io_uring's rings) that must outlive every ArrayBuffer over it.
-// adoptMapping gives an id; mappingBuffer one external ArrayBuffer per call; closeMapping replaces the
-// pages by anonymous ones, and the last finaliser unmaps them.
+// adoptMapping gives an id, 0 when the table is full; mappingBuffer an external ArrayBuffer;
+// closeMapping replaces the pages by anonymous ones, and the last finaliser unmaps them.
 uint32_t adoptMapping(void* start, uint64_t bytes);
 napi_value mappingBuffer(napi_env env, uint32_t mapping, uint64_t offset, uint64_t bytes);
 void closeMapping(uint32_t mapping);
@@ -23,5 +32,6 @@ void closeMapping(uint32_t mapping);
 // Descriptors that belong to an environment and are closed when it ends.
 bool ownDescriptor(napi_env env, int fd);
 bool disownDescriptor(napi_env env, int fd);  // true when this environment owned it
+bool ownsDescriptor(napi_env env, int fd);
 
 }  // namespace penstock
