@@ -138,7 +138,12 @@ export interface Native {
   // --- uring.cc --------------------------------------------------------------------------------
   uringSetup(parameters: UringParameters): UringRecord;
   /** io_uring_register; `argument` is pinned for the call only. Returns its result, negative errno included. */
-  uringRegister(id: number, opcode: number, argument: ArrayBufferView | null, count: number): number;
+  uringRegister(
+    id: number,
+    opcode: number,
+    argument: ArrayBufferView | null,
+    count: number,
+  ): number;
   /**
    * Fixed buffers by address, checked: entries of (addressLo, addressHi, bytes, 0) into the table from
    * slot `offset` on (0 bytes clears a slot). offset -1 makes an empty table of entries[0] slots.
@@ -226,7 +231,8 @@ function packageRoot(): string {
   let folder = dirname(fileURLToPath(import.meta.url));
   while (!existsSync(join(folder, 'binding.gyp'))) {
     const parent = dirname(folder);
-    if (parent === folder) throw new Error('penstock: the package root (binding.gyp) was not found');
+    if (parent === folder)
+      throw new Error('penstock: the package root (binding.gyp) was not found');
     folder = parent;
   }
   return folder;

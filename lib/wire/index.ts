@@ -1,2 +1,2 @@
 export { fence, publish, ringDoorbell } from './ordering.js';
-export { decode, layout, type Field, type Layout } from './layout.js';
+export { checkLayout, decode, layout, type Field, type Layout } from './layout.js';

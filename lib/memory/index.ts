@@ -1,0 +1,12 @@
+export { defaultMemory, DmaBuffer, Memory } from './memory.js';
+export { BufferPool, returnHome, type PoolOptions } from './pool.js';
+export { GRANULE_BYTES, Segment, SEGMENT_BYTES_MAX, type SegmentKind } from './segment.js';
+export {
+  ADDRESS_END,
+  AddressSpace,
+  addressSpace,
+  freeHugepageBytes,
+  roundUp,
+  type SegmentOptions,
+} from './space.js';
+export { accessMap, isAlive, Liveness, statusWords, StatusWord } from './status.js';

@@ -1,0 +1,164 @@
+// Memory: buffers of any size for people, on pools by size class; and DmaBuffer, their handle.
+
+import { PenstockError } from '../errors.js';
+import { BufferPool, returnHome } from './pool.js';
+import { SEGMENT_BYTES_MAX } from './segment.js';
+import type { SegmentOptions } from './space.js';
+
+const CLASS_BYTES_MIN = 512;
+/** A slab holds about this much, so that small classes share few segments. */
+const SLAB_BYTES = 2 ** 21 - 2 ** 16;
+
+/**
+ * A buffer that devices can reach, at `address` in every process that maps it. The handle knows when
+ * its buffer was freed: its views then throw USE_AFTER_FREE.
+ */
+export class DmaBuffer {
+  readonly address: number;
+  /** Bytes asked for; the pool's buffer may be larger. */
+  readonly bytes: number;
+  private readonly pool: BufferPool;
+  private readonly life: number;
+  private bytesView: Uint8Array | undefined;
+  private wordsView: Uint32Array | undefined;
+
+  constructor(pool: BufferPool, address: number, bytes: number) {
+    this.pool = pool;
+    this.address = address;
+    this.bytes = bytes;
+    this.life = pool.stamp(address);
+  }
+
+  /** The bytes; made once. Throws USE_AFTER_FREE when the buffer was freed. */
+  get u8(): Uint8Array {
+    this.assertLive();
+    if (this.bytesView === undefined) {
+      const whole = this.pool.view(this.address);
+      this.bytesView = whole.length === this.bytes ? whole : whole.subarray(0, this.bytes);
+    }
+    return this.bytesView;
+  }
+
+  /** The bytes as 32-bit words (a last part of a word is left out). */
+  get u32(): Uint32Array {
+    const u8 = this.u8;
+    this.wordsView ??= new Uint32Array(u8.buffer, u8.byteOffset, u8.length >>> 2);
+    return this.wordsView;
+  }
+
+  get freed(): boolean {
+    return this.pool.segment.closed || this.pool.stamp(this.address) !== this.life;
+  }
+
+  /** Gives the buffer back; a second free is DOUBLE_FREE. */
+  free(): void {
+    if (this.freed) {
+      throw new PenstockError(
+        'DOUBLE_FREE',
+        `the buffer at 0x${this.address.toString(16)} is free already`,
+        {
+          hint: 'free each buffer once; a GIVEn buffer is freed by its device',
+        },
+      );
+    }
+    this.pool.put(this.address);
+  }
+
+  [Symbol.dispose](): void {
+    if (!this.freed) this.free();
+  }
+
+  private assertLive(): void {
+    if (!this.freed) return;
+    throw new PenstockError(
+      'USE_AFTER_FREE',
+      `the buffer at 0x${this.address.toString(16)} was freed`,
+      {
+        hint: 'keep the buffer until the last operation that uses it has completed',
+      },
+    );
+  }
+}
+
+/** Buffers by size class (powers of two); grows by new segments, shrinks by `trim`. */
+export class Memory {
+  private readonly options: SegmentOptions;
+  private readonly classes = new Map<number, BufferPool[]>();
+
+  constructor(options: SegmentOptions = {}) {
+    this.options = options;
+  }
+
+  /** A buffer of `bytes` (1 to 2 GiB - 2 MiB), aligned to its size's power of two. OUT_OF_MEMORY when none can be had. */
+  alloc(bytes: number): DmaBuffer {
+    if (!Number.isInteger(bytes) || bytes < 1 || bytes > SEGMENT_BYTES_MAX / 2) {
+      throw new RangeError(`a buffer has from 1 byte to 1 GiB, not ${bytes}`);
+    }
+    const classBytes = Math.max(CLASS_BYTES_MIN, 2 ** Math.ceil(Math.log2(bytes)));
+    let pools = this.classes.get(classBytes);
+    if (pools === undefined) this.classes.set(classBytes, (pools = []));
+    const last = pools.length - 1;
+    for (let i = last; i >= 0; i--) {
+      const pool = pools[i]!;
+      const address = pool.take();
+      if (address === 0) continue;
+      if (i !== last) [pools[i], pools[last]] = [pools[last]!, pool];
+      return new DmaBuffer(pool, address, bytes);
+    }
+    const count = Math.max(
+      1,
+      Math.floor(SLAB_BYTES / classBytes) || Math.min(8, Math.floor((16 * 2 ** 20) / classBytes)),
+    );
+    const pool = new BufferPool({ ...this.options, bufferBytes: classBytes, count });
+    pools.push(pool);
+    return new DmaBuffer(pool, pool.take(), bytes);
+  }
+
+  /** Frees by address, in whichever environment of the process the buffer's pool lives. */
+  freeAddress(address: number): void {
+    for (const pools of this.classes.values()) {
+      for (const pool of pools) {
+        const { segment } = pool;
+        if (address >= segment.address && address < segment.address + segment.bytes) {
+          pool.put(address);
+          return;
+        }
+      }
+    }
+    returnHome(address);
+  }
+
+  /** Buffers that are out. */
+  get taken(): number {
+    let sum = 0;
+    for (const pools of this.classes.values()) for (const pool of pools) sum += pool.taken;
+    return sum;
+  }
+
+  /** Closes the segments none of whose buffers is out. */
+  trim(): void {
+    for (const [classBytes, pools] of this.classes) {
+      const kept = pools.filter((pool) => {
+        if (pool.taken > 0) return true;
+        pool.close();
+        return false;
+      });
+      if (kept.length === 0) this.classes.delete(classBytes);
+      else this.classes.set(classBytes, kept);
+    }
+  }
+
+  /** Closes all segments, also under buffers that are out: their views show zeros from then on. */
+  close(): void {
+    for (const pools of this.classes.values()) for (const pool of pools) pool.close();
+    this.classes.clear();
+  }
+}
+
+let instance: Memory | undefined;
+
+/** The environment's ordinary (private) memory, which devices share unless they need their own kind. */
+export function defaultMemory(): Memory {
+  instance ??= new Memory();
+  return instance;
+}
