@@ -50,8 +50,9 @@ export interface DeviceHandle {
   readonly uri: string;
   readonly scheme: string;
   readonly info: DeviceInfo;
-  /** Index of the home's liveness word and its value while the home lives. */
+  /** The home's liveness word: its index, and its value while the home lives. */
   readonly liveness: number;
+  readonly livenessSerial: number;
   /** The driver's own: descriptors, addresses. */
   readonly shared: unknown;
 }

@@ -1,0 +1,71 @@
+// What an attached worker's queue adds: when the device's home is gone, everything completes with
+// DEVICE_GONE, and what is in flight only after the device has let go of it.
+
+import { isAlive } from '../memory/index.js';
+import { CompletionRing } from './completions.js';
+import type { QueueCounters, QueueDriver } from './driver.js';
+import { Cpl, Req, Status } from './records.js';
+
+export class AttachedDriver implements QueueDriver {
+  private readonly inner: QueueDriver;
+  private readonly index: number;
+  private readonly serial: number;
+  private readonly refused: CompletionRing;
+
+  /** index and serial name the home's liveness word. */
+  constructor(inner: QueueDriver, index: number, serial: number, depth: number) {
+    this.inner = inner;
+    this.index = index;
+    this.serial = serial;
+    this.refused = new CompletionRing(depth);
+  }
+
+  get counters(): QueueCounters {
+    return this.inner.counters;
+  }
+
+  submit(sq: Uint32Array, head: number, tail: number): number {
+    if (isAlive(this.index, this.serial)) return this.inner.submit(sq, head, tail);
+    const mask = (sq.length >>> 3) - 1;
+    for (let at = head; at !== tail; at = (at + 1) | 0) {
+      this.refused.push(sq[(at & mask) * Req.words + Req.tag]!, Status.DEVICE_GONE, 0, 0);
+    }
+    return (tail - head) | 0;
+  }
+
+  poll(cq: Uint32Array, max: number): number {
+    const count = this.inner.poll(cq, max);
+    if (isAlive(this.index, this.serial)) return count;
+    for (let i = 0; i < count; i++) {
+      const at = i * Cpl.words;
+      cq[at + Cpl.status] = Status.DEVICE_GONE;
+      cq[at + Cpl.resultLo] = 0;
+      cq[at + Cpl.resultHi] = 0;
+    }
+    return count + this.refused.drain(cq, count, max - count);
+  }
+
+  arm(): void {
+    this.inner.arm();
+  }
+
+  eventFd(): number {
+    return this.refused.length > 0 ? -1 : this.inner.eventFd();
+  }
+
+  park(timeoutUs: number): void {
+    if (this.refused.length === 0) this.inner.park?.(timeoutUs);
+  }
+
+  release(resultLo: number, resultHi: number): boolean {
+    return this.inner.release(resultLo, resultHi);
+  }
+
+  drain(): Promise<void> {
+    return this.inner.drain();
+  }
+
+  close(): Promise<void> {
+    return this.inner.close();
+  }
+}

@@ -1,0 +1,27 @@
+export { Access, RequestCheck } from './check.js';
+export { CompletionRing } from './completions.js';
+export { BlockDevice, type Loan } from './device.js';
+export type {
+  Backend,
+  DeviceHandle,
+  DriverModule,
+  QueueCounters,
+  QueueDriver,
+  QueueOptions,
+} from './driver.js';
+export type { DeviceInfo, NetInfo, ZoneInfo } from './info.js';
+export { Queue } from './queue.js';
+export {
+  COMPLETION,
+  Cpl,
+  Flag,
+  FLAGS,
+  Op,
+  OPERATIONS,
+  Req,
+  REQUEST,
+  Sg,
+  Status,
+  STATUS,
+} from './records.js';
+export { explainStatus, statusError, type Explanation } from './status.js';
