@@ -70,7 +70,10 @@ export function parseDuration(text: string): number {
   return scale < 1 ? amount / Math.round(1 / scale) : amount * scale;
 }
 
-/** The known word that the fewest edits turn `word` into, the first of several; '' when none is known. */
+/**
+ * The known word that the fewest edits turn `word` into, the first of several; '' when none is
+ * known.
+ */
 export function nearest(word: string, known: Iterable<string>): string {
   let best = '';
   let bestEdits = Infinity;

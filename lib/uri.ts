@@ -76,8 +76,8 @@ export function formatUri(uri: Omit<ParsedUri, 'text'>): string {
 }
 
 /**
- * Takes the wrappers' keys out of a URI. `wrappers` stand in order of first appearance: the first is
- * nearest to the device, the last is the outermost.
+ * Takes the wrappers' keys out of a URI. `wrappers` stand in order of first appearance: the first
+ * is nearest to the device, the last is the outermost.
  */
 export function splitWrappers(
   uri: ParsedUri,
@@ -100,8 +100,8 @@ export function splitWrappers(
 }
 
 /**
- * For a nesting scheme (`dedup:file:/pool.img?direct=1&dedup.llrrm=…#vm1`): the data device with the
- * keys that are not `scheme.*`, and the scheme's own keys without their prefix.
+ * For a nesting scheme (`dedup:file:/pool.img?direct=1&dedup.llrrm=…#vm1`): the data device with
+ * the keys that are not `scheme.*`, and the scheme's own keys without their prefix.
  */
 export function nestedUri(uri: ParsedUri): { inner: ParsedUri; own: ReadonlyMap<string, string> } {
   const prefix = `${uri.scheme}.`;
@@ -115,7 +115,9 @@ export function nestedUri(uri: ParsedUri): { inner: ParsedUri; own: ReadonlyMap<
   return { inner: withText({ ...path, query }), own };
 }
 
-/** Throws UNKNOWN_KEY (usage) for the first key that is not known; the message names the nearest. */
+/**
+ * Throws UNKNOWN_KEY (usage) for the first key that is not known; the message names the nearest.
+ */
 export function checkKeys(
   uri: Pick<ParsedUri, 'scheme' | 'query'>,
   known: Iterable<string>,

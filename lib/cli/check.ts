@@ -14,7 +14,13 @@ export interface Check {
 /** What is not read from a file; gathered once, so that checks are functions of their arguments. */
 export interface Facts {
   readonly nodeVersion: string;
-  readonly uring: { readonly available: boolean; readonly reason: string; readonly detail: string };
+  /** lib/uring's probe; `hint` says what to do when it is not available. */
+  readonly uring: {
+    readonly available: boolean;
+    readonly reason: string;
+    readonly hint: string;
+    readonly detail: string;
+  };
   /** '' when the addon loaded, else why not. */
   readonly addonError: string;
   /** Bytes free for this user where temporary files go. */

@@ -65,8 +65,7 @@ export function checkUring(root: Root, facts: Facts): Check {
   return fail(
     'io_uring',
     facts.uring.reason,
-    'A container may forbid it: allow io_uring_setup, io_uring_enter and io_uring_register in its ' +
-      'seccomp profile (docker run --security-opt seccomp=unconfined).',
+    facts.uring.hint || 'Linux 5.10 or later with CONFIG_IO_URING is needed.',
   );
 }
 

@@ -1,5 +1,6 @@
-// The three shells' completion scripts as text. Each offers commands, a command's options, an option's
-// choices, file names where an option takes one, and schemes of URIs; after `file:` file names.
+// The three shells' completion scripts as text. Each offers commands, a command's options, an
+// option's choices, file names where an option takes one, and schemes of URIs; after `file:` file
+// names.
 
 import type { CommandWords, OptionWords } from './completion.js';
 
@@ -113,7 +114,9 @@ if [ "$funcstack[1]" = "_penstock" ]; then _penstock "$@"; else compdef _penstoc
 `;
 }
 
-/** `--bs=[bytes per operation]:bs:` in _arguments' language, where brackets and colons mean things. */
+/**
+ * `--bs=[bytes per operation]:bs:` in _arguments' language, where brackets and colons mean things.
+ */
 function zshOption(option: OptionWords): string {
   const help = option.help.replace(/[[\]\\:]/g, '\\$&');
   if (!option.takesValue) return `${option.flag}[${help}]`;

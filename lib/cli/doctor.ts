@@ -93,21 +93,12 @@ async function gatherFacts(): Promise<Facts> {
 /** Loads the addon and sets up a ring with it: what is there on paper may still be forbidden. */
 async function tryAddon(): Promise<Pick<Facts, 'addonError' | 'uring'>> {
   try {
-    const { native } = await import('../native.js');
-    try {
-      const ring = native.uringSetup({ entries: 4, flags: 0 });
-      native.uringClose(ring.id);
-      const detail = `a ring can be set up (features 0x${ring.features.toString(16)})`;
-      return { addonError: '', uring: { available: true, reason: '', detail } };
-    } catch (error) {
-      return { addonError: '', uring: { available: false, reason: messageOf(error), detail: '' } };
-    }
+    const { probeUring } = await import('../uring/index.js');
+    const { available, reason, hint, opcodes } = probeUring();
+    const detail = `a ring can be set up, ${opcodes.length} operations`;
+    return { addonError: '', uring: { available, reason, hint, detail } };
   } catch (error) {
-    const reason = messageOf(error);
-    return { addonError: reason, uring: { available: false, reason, detail: '' } };
+    const reason = error instanceof Error ? error.message : String(error);
+    return { addonError: reason, uring: { available: false, reason, hint: '', detail: '' } };
   }
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

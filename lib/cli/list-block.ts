@@ -1,5 +1,5 @@
-// Block devices as sysfs shows them (Documentation/ABI/stable/sysfs-block): size, driver, model, what
-// holds them, and the URI that opens them.
+// Block devices as sysfs shows them (Documentation/ABI/stable/sysfs-block): size, driver, model,
+// what holds them, and the URI that opens them.
 
 import { formatUri } from '../uri.js';
 import { type Holders, blockHolders, deviceNode } from './list-holders.js';
@@ -22,7 +22,9 @@ export interface BlockEntry {
   readonly read_only: boolean;
   /** Of a loop device. */
   readonly backing_file: string;
-  /** What holds it, in words; none: free to use. A disk is also held by what holds its partitions. */
+  /**
+   * What holds it, in words; none: free to use. A disk is also held by what holds its partitions.
+   */
   readonly held_by: readonly string[];
 }
 

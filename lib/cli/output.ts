@@ -1,7 +1,8 @@
 // What the command line prints and how it ends (CONTRACTS, "--json" and "Exit codes").
 //
-// Invariants: with --json stdout carries one JSON value with a `schema` field and nothing else; every
-// other word goes to stderr. Every failure has a code, a message and an exit code that is not 0.
+// Invariants: with --json stdout carries one JSON value with a `schema` field and nothing else;
+// every other word goes to stderr. Every failure has a code, a message and an exit code that is not
+// 0.
 
 import { CommanderError } from 'commander';
 import { PenstockError, errnoCode } from '../errors.js';
@@ -45,12 +46,17 @@ export function printFailure(thrown: unknown, json: boolean): number {
   return error.exitCode;
 }
 
-/** Any thrown value as an operating error: system calls keep their errno name, the rest is INTERNAL. */
+/**
+ * Any thrown value as an operating error: system calls keep their errno name, the rest is INTERNAL.
+ */
 export function asPenstockError(thrown: unknown): PenstockError {
   if (thrown instanceof PenstockError) return thrown;
   if (thrown instanceof CommanderError) {
-    return new PenstockError('USAGE', thrown.message.replace(/^error: /, ''), {
-      hint: 'See penstock --help, or penstock COMMAND --help.',
+    const [message = '', suggestion] = thrown.message.replace(/^error: /, '').split('\n');
+    return new PenstockError('USAGE', message, {
+      hint:
+        suggestion?.replace(/^\((.*)\)$/, '$1') ??
+        'See penstock --help, or penstock COMMAND --help.',
       exitCode: Exit.USAGE,
     });
   }

@@ -6,7 +6,9 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
 
-/** What each command's file exports as `configure`: declares options and arguments, sets the action. */
+/**
+ * What each command's file exports as `configure`: declares options and arguments, sets the action.
+ */
 export interface CommandModule {
   configure(command: Command, finish: Finish): void | Promise<void>;
 }

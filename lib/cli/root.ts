@@ -1,8 +1,8 @@
-// The files of /proc, /sys and /dev as a small reader over an injectable root, so that what looks at
-// the machine can be tested on made-up trees.
+// The files of /proc, /sys and /dev as a small reader over an injectable root, so that what looks
+// at the machine can be tested on made-up trees.
 //
-// Invariant: reading never throws. These trees change under the reader (devices go, processes end) and
-// differ between kernels, so that what cannot be read counts as not there.
+// Invariant: reading never throws. These trees change under the reader (devices go, processes end)
+// and differ between kernels, so that what cannot be read counts as not there.
 
 import { readFileSync, readdirSync, readlinkSync, realpathSync, existsSync } from 'node:fs';
 import { basename, join } from 'node:path';
@@ -13,7 +13,10 @@ export interface Root {
   /** Sorted names in a folder; none when it cannot be read. */
   list(path: string): string[];
   exists(path: string): boolean;
-  /** Last part of a symbolic link's target: how sysfs names drivers and groups; '' when there is none. */
+  /**
+   * Last part of a symbolic link's target: how sysfs names drivers and groups; '' when there is
+   * none.
+   */
   linkName(path: string): string;
   /** The path with links resolved, below the root; '' when it does not exist. */
   resolve(path: string): string;

@@ -22,12 +22,15 @@ import { treeOf } from './tree.js';
 
 const facts: Facts = {
   nodeVersion: 'v20.20.2',
-  uring: { available: true, reason: '', detail: 'works' },
+  uring: { available: true, reason: '', hint: '', detail: 'works' },
   addonError: '',
   tmpFolder: '/tmp',
   tmpFreeBytes: 2 ** 40,
 };
-const forbidden: Facts = { ...facts, uring: { available: false, reason: 'EPERM', detail: '' } };
+const forbidden: Facts = {
+  ...facts,
+  uring: { available: false, reason: 'EPERM', hint: 'allow it in the seccomp filter', detail: '' },
+};
 const HUGE = '/sys/kernel/mm/hugepages';
 
 describe('the kernel, Node and the addon', () => {

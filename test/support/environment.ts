@@ -3,8 +3,8 @@
 import type { TestContext } from 'vitest';
 
 /**
- * Skips the running test and says why; with CI=true it fails in its place, because a machine of CI has
- * everything the tests need.
+ * Skips the running test and says why; with CI=true it fails in its place, because a machine of CI
+ * has everything the tests need.
  */
 export function skipLoudly(context: Pick<TestContext, 'task' | 'skip'>, reason: string): never {
   const line = `SKIPPED ${context.task.name}: ${reason}`;

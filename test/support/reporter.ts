@@ -1,7 +1,7 @@
 // Ends a test run with `N passed, N failed, N skipped`, alone on the very last line, for scripts.
 //
-// Invariant: 0 failed means nothing failed: a file that could not be collected and an error outside of
-// any test count as failures too.
+// Invariant: 0 failed means nothing failed: a file that could not be collected and an error outside
+// of any test count as failures too.
 
 import type { Reporter, TestModule } from 'vitest/node';
 
