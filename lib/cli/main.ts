@@ -1,0 +1,45 @@
+#!/usr/bin/env node
+// Entry of the `penstock` command: parses arguments, runs one command, prints its failure, sets the
+// exit code. It never calls process.exit, so that a command that leaves something open is noticed.
+
+import { CommanderError } from 'commander';
+import { Exit, printFailure } from './output.js';
+import { buildProgram } from './program.js';
+
+async function main(argv: readonly string[]): Promise<number> {
+  const words = argv.map(fioSpelling);
+  const json = words.slice(0, endOfOptions(words)).includes('--json');
+  let exitCode: number = Exit.OK;
+  try {
+    const program = await buildProgram(words, (code) => {
+      exitCode = code;
+    });
+    await program.parseAsync(words, { from: 'user' });
+    return exitCode;
+  } catch (thrown) {
+    if (thrown instanceof CommanderError) {
+      // Help and version that were asked for are no failure; help in place of a command is.
+      if (thrown.exitCode === 0) return Exit.OK;
+      if (thrown.code === 'commander.help' && !json) return Exit.USAGE;
+    }
+    return printFailure(thrown, json);
+  }
+}
+
+/** fio's `--ramp_time` is the same flag as `--ramp-time`. */
+function fioSpelling(word: string): string {
+  const flag = /^--[a-z]+(?:_[a-z]+)+(?==|$)/.exec(word)?.[0];
+  return flag === undefined ? word : flag.replaceAll('_', '-') + word.slice(flag.length);
+}
+
+function endOfOptions(words: readonly string[]): number {
+  const at = words.indexOf('--');
+  return at < 0 ? words.length : at;
+}
+
+// A reader that has seen enough (`penstock list | head`) closes the pipe: no failure of ours.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+});
+
+process.exitCode = await main(process.argv.slice(2));

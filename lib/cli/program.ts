@@ -1,0 +1,71 @@
+// The command tree. A command's module (options and action) is loaded only when that command was
+// asked for, so that `penstock --help` and completion in a shell start fast and need no addon.
+
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Command } from 'commander';
+
+/**
+ * What each command's file exports as `configure`: declares options and arguments, sets the action.
+ */
+export interface CommandModule {
+  configure(command: Command, finish: Finish): void | Promise<void>;
+}
+
+/** Takes the command's exit code. */
+export type Finish = (exitCode: number) => void;
+
+interface CommandEntry {
+  readonly name: string;
+  readonly summary: string;
+  readonly load: () => Promise<CommandModule>;
+}
+
+export const COMMANDS: readonly CommandEntry[] = [
+  {
+    name: 'doctor',
+    summary: 'Look at this machine and say what is missing and how to fix it',
+    load: () => import('./doctor.js'),
+  },
+  {
+    name: 'list',
+    summary: 'List block and PCI devices, what holds them and the URI that opens them',
+    load: () => import('./list.js'),
+  },
+  {
+    name: 'completion',
+    summary: 'Print a completion script for bash, zsh or fish',
+    load: () => import('./completion.js'),
+  },
+];
+
+/**
+ * The program with the options of the commands whose names stand in `wanted` ('all': every one).
+ * Nothing is printed or exited by commander itself on a usage error: it throws CommanderError.
+ */
+export async function buildProgram(
+  wanted: readonly string[] | 'all',
+  finish: Finish,
+): Promise<Command> {
+  const program = new Command('penstock')
+    .description('A bare-metal userspace I/O stack: devices, queues, benchmarks')
+    .version(packageVersion())
+    .showSuggestionAfterError(true)
+    .exitOverride()
+    .configureOutput({ outputError: () => undefined });
+  for (const entry of COMMANDS) {
+    const command = program.command(entry.name).description(entry.summary);
+    if (wanted !== 'all' && !wanted.includes(entry.name)) continue;
+    command.option('--json', 'print JSON alone on stdout');
+    await (await entry.load()).configure(command, finish);
+  }
+  return program;
+}
+
+export function packageVersion(): string {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder);
+  const text = readFileSync(join(folder, 'package.json'), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}

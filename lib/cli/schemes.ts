@@ -1,0 +1,8 @@
+// URI schemes that completion offers, with what each opens. Kept apart from lib/open.ts so that a
+// completion script needs no driver loaded; a test holds the two equal.
+
+export const SCHEMES: Readonly<Record<string, string>> = Object.freeze({
+  file: 'a file or a block device of the kernel',
+  null: 'a device that forgets',
+  ram: 'a device in memory',
+});
