@@ -5,7 +5,7 @@
 // type or range throws a TypeError or RangeError with code ERR_INVALID_ARG. Policy, loops over I/O
 // and text for people live on the floors above.
 //
-// Addresses are Addresses (lib/memory): integers below 2^44, offsets from BASE = 2^45. Hot calls
+// Addresses are Addresses (lib/memory): integers below 2^44, offsets from BASE = 2^46. Hot calls
 // take no arguments: they are functions bound to a control block in memory that both sides see,
 // because an argument costs 5 to 7 ns to unwrap and a call without any about 15 ns.
 

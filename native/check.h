@@ -14,7 +14,7 @@
 
 namespace penstock {
 
-constexpr uint64_t kBase = 1ull << 45;          // BASE: virtual address = kBase + Address
+constexpr uint64_t kBase = 1ull << 46;          // BASE: virtual address = kBase + Address
 constexpr uint64_t kSpaceBytes = 1ull << 44;    // addresses are below this
 constexpr uint64_t kSlotBytes = 1ull << 36;     // one domain's slot
 constexpr uint64_t kGranuleBytes = 1ull << 21;  // 2 MiB: segments are placed and sized in these
