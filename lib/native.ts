@@ -104,8 +104,9 @@ export interface Native {
    * A memfd of `bytes` (a multiple of 2 MiB and of pageBytes, at most 2 GiB), mapped writable at the
    * lowest free aligned address of the process's slot. kind: 0 private, 1 shared, 2 device.
    * With hugepages all pages are allocated here, so that running out is ENOMEM now, not SIGBUS later.
+   * `liveness`: it belongs to the environment that holds this liveness word (ESRCH when gone), not the caller.
    */
-  segmentCreate(bytes: number, pageBytes: number, kind: number): number;
+  segmentCreate(bytes: number, pageBytes: number, kind: number, liveness?: number): number;
   /** Maps foreign memory (copied descriptor) into this process's slot. Any page-aligned offset and size. */
   segmentImport(fd: number, offset: number, bytes: number, writable: boolean): number;
   /** Maps a peer's sealed segment read-only at `address`; EPERM, EINVAL with the failed check as syscall. */

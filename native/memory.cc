@@ -332,17 +332,29 @@ napi_value failSegment(napi_env env, Mapping& mapping, int fd, const char* call,
   return throwErrno(env, error, call);
 }
 
+// The environment that holds a liveness word, or nullptr. Under tableLock.
+napi_env livenessOwner(uint32_t index) {
+  for (auto& entry : environments) {
+    if (entry.second.liveness.count(index) != 0) return entry.first;
+  }
+  return nullptr;
+}
+
 napi_value segmentCreate(napi_env env, napi_callback_info info) {
   Args args(env, info);
   int64_t bytes, pageBytes, kind;
   if (!args.integer(0, "bytes", kGranuleBytes, kMaxSegmentBytes, &bytes)) return nullptr;
   if (!args.integer(1, "pageBytes", 4096, 1 << 30, &pageBytes)) return nullptr;
   if (!args.integer(2, "kind", kPrivate, kDevice, &kind)) return nullptr;
+  int64_t liveness = 0;
+  if (!args.absent(3) && !args.integer(3, "liveness", 0, kLivenessWords - 1, &liveness)) return nullptr;
   if (!validPageBytes(pageBytes)) return throwRange(env, "pageBytes must be 4096, 2 MiB or 1 GiB");
   if (bytes % static_cast<int64_t>(kGranuleBytes) != 0 || bytes % pageBytes != 0) {
     return throwRange(env, "bytes must be a multiple of 2 MiB and of pageBytes");
   }
   Exclusive lock;
+  napi_env owner = liveness == 0 ? env : livenessOwner(static_cast<uint32_t>(liveness));
+  if (owner == nullptr) return throwErrno(env, ESRCH, "segmentCreate");
   if (int error = reserveSpace()) return throwErrno(env, error, "mmap");
   const uint32_t slot = takeSlot();
   if (slot == 0) return throwErrno(env, EMFILE, "segmentCreate");
@@ -363,7 +375,7 @@ napi_value segmentCreate(napi_env env, napi_callback_info info) {
   mapping.writable = true;
   mapping.bytes = mapping.backedBytes = bytes;
   mapping.pageBytes = pageBytes;
-  mapping.owner = env;
+  mapping.owner = owner;
   void* at = mmap(reinterpret_cast<void*>(kBase + address), bytes, PROT_READ | PROT_WRITE,
                   MAP_SHARED | MAP_FIXED, fd, 0);
   if (at == MAP_FAILED) return failSegment(env, mapping, fd, "mmap", errno);
@@ -691,9 +703,7 @@ napi_value livenessOpen(napi_env env, napi_callback_info) {
   std::lock_guard lock(tableLock);
   for (uint32_t index = 1; index < kLivenessWords; index++) {
     if (statusWord(kLivenessWord + index).load() != 0) continue;
-    bool taken = false;  // a word stays with its environment until livenessClose or its end
-    for (auto& entry : environments) taken = taken || entry.second.liveness.count(index) != 0;
-    if (taken) continue;
+    if (livenessOwner(index) != nullptr) continue;
     static uint32_t serial = 0;
     serial = serial == UINT32_MAX ? 1 : serial + 1;
     statusWord(kLivenessWord + index).store(serial);

@@ -2,6 +2,7 @@ export { defaultMemory, DmaBuffer, Memory } from './memory.js';
 export { BufferPool, returnHome, type PoolOptions } from './pool.js';
 export { GRANULE_BYTES, Segment, SEGMENT_BYTES_MAX, type SegmentKind } from './segment.js';
 export {
+  ADDRESS_BASE_HIGH,
   ADDRESS_END,
   AddressSpace,
   addressSpace,

@@ -10,6 +10,9 @@ import { native } from '../native.js';
 import { GRANULE_BYTES, Segment, SEGMENT_BYTES_MAX, type SegmentKind } from './segment.js';
 import { StatusWord, statusWords } from './status.js';
 
+/** High word of BASE = 2^46: a virtual address's high word is an Address's plus this (native/check.h). */
+export const ADDRESS_BASE_HIGH = 2 ** 14;
+
 /** Addresses are integers below this. */
 export const ADDRESS_END = 2 ** 44;
 
@@ -17,6 +20,8 @@ export interface SegmentOptions {
   kind?: 'private' | 'shared' | 'device';
   /** 4096, 2 MiB or 1 GiB; `auto` (default): 2 MiB hugepages where enough are free, else ordinary pages. */
   pageBytes?: number | 'auto';
+  /** Index of the liveness word whose environment owns (and in the end closes) it; default: this one. */
+  liveness?: number;
 }
 
 const KIND_NUMBER: Readonly<Record<string, number>> = { private: 0, shared: 1, device: 2 };
@@ -54,18 +59,22 @@ export class AddressSpace {
       throw new RangeError(`a segment has from 1 byte to 2 GiB, not ${bytes}`);
     }
     const pageBytes = options.pageBytes ?? 'auto';
-    if (pageBytes !== 'auto') return this.createWith(roundUp(bytes, pageBytes), pageBytes, kind);
+    const liveness = options.liveness ?? 0;
+    if (pageBytes !== 'auto') {
+      const unit = Math.max(GRANULE_BYTES, pageBytes);
+      return this.createWith(roundUp(bytes, unit), pageBytes, kind, liveness);
+    }
     const whole = roundUp(bytes, GRANULE_BYTES);
     if (freeHugepageBytes() >= whole) {
       try {
-        return this.createWith(whole, GRANULE_BYTES, kind);
+        return this.createWith(whole, GRANULE_BYTES, kind, liveness);
       } catch (error) {
         // Another process took them in between: ordinary pages serve.
         if (!(error instanceof PenstockError) || error.code !== 'OUT_OF_HUGEPAGES') throw error;
       }
     }
     warnOnce();
-    return this.createWith(whole, 4096, kind);
+    return this.createWith(whole, 4096, kind, liveness);
   }
 
   /** Maps memory that others own (a guest's RAM) into this process's slot; the descriptor stays the caller's. */
@@ -115,9 +124,9 @@ export class AddressSpace {
     return native.segmentIds().map((id) => native.segmentInfo(id));
   }
 
-  private createWith(bytes: number, pageBytes: number, kind: number): Segment {
+  private createWith(bytes: number, pageBytes: number, kind: number, liveness: number): Segment {
     try {
-      return this.adopt(native.segmentCreate(bytes, pageBytes, kind));
+      return this.adopt(native.segmentCreate(bytes, pageBytes, kind, liveness));
     } catch (cause) {
       const code = errnoCode(cause);
       if (code === '') throw cause;

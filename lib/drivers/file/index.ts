@@ -1,0 +1,301 @@
+// file: a regular file or block device, by io_uring.
+//
+//   file:/path?create=1GiB      makes the file, with its space, if it is not there
+//   file:/dev/loop0?direct=1    past the page cache (O_DIRECT)
+//
+// Keys: direct, sqpoll, iopoll, create, readonly, fixed. Buffered writes live in the page cache until
+// FLUSH or FUA (info.volatileCache); direct ones may live in the drive's cache.
+
+import { constants, unlinkSync } from 'node:fs';
+import { errnoCode, PenstockError } from '../../errors.js';
+import {
+  Flag,
+  Op,
+  type Backend,
+  type DeviceHandle,
+  type DeviceInfo,
+  type DriverModule,
+  type QueueDriver,
+  type QueueOptions,
+} from '../../hpdi/index.js';
+import { native } from '../../native.js';
+import { parseSize } from '../../units.js';
+import { parseSwitch } from '../options.js';
+import { errnoText } from './errno.js';
+import { FileQueue } from './queue.js';
+
+interface Options {
+  direct: boolean;
+  sqpoll: boolean;
+  iopoll: boolean;
+  readonly: boolean;
+  fixed: boolean;
+}
+
+interface FileShare {
+  fd: number;
+  options: Options;
+}
+
+const OPERATIONS =
+  (1 << Op.READ) | (1 << Op.WRITE) | (1 << Op.FLUSH) | (1 << Op.DISCARD) | (1 << Op.WRITE_ZEROES);
+const READ_ONLY_OPERATIONS = (1 << Op.READ) | (1 << Op.FLUSH);
+const BUFFERED_TRANSFER_BYTES = 64 * 2 ** 20;
+const DIRECT_TRANSFER_BYTES = 16 * 2 ** 20;
+
+class FileBackend implements Backend {
+  readonly uri: string;
+  readonly scheme = 'file';
+  info: DeviceInfo;
+  onChange: ((info: DeviceInfo) => void) | null = null;
+  private readonly fd: number;
+  private readonly path: string;
+  private readonly options: Options;
+  private readonly queues = new Set<FileQueue>();
+  private refreshing = false;
+  private open = true;
+
+  constructor(uri: string, path: string, fd: number, options: Options) {
+    this.uri = uri;
+    this.path = path;
+    this.fd = fd;
+    this.options = options;
+    this.info = describeFile(path, fd, options);
+  }
+
+  openQueue(options: QueueOptions): QueueDriver {
+    const queue = new FileQueue({
+      fd: this.fd,
+      depth: options.depth,
+      info: this.info,
+      sqpoll: this.options.sqpoll,
+      iopoll: this.options.iopoll,
+      fixedBuffers: this.options.fixed,
+      onShrunk: () => this.noticeShrunk(),
+    });
+    this.queues.add(queue);
+    const description = { ...this.info.description, ring: queue.ring.describe() };
+    this.info = { ...this.info, description };
+    return queue;
+  }
+
+  share(): FileShare {
+    return { fd: this.fd, options: this.options };
+  }
+
+  explainDetail(_code: number, detail: number): string {
+    return errnoText(detail);
+  }
+
+  async refresh(): Promise<void> {
+    const fresh = describeFile(this.path, this.fd, this.options);
+    if (fresh.blocks === this.info.blocks) return;
+    this.info = { ...this.info, blocks: fresh.blocks };
+    for (const queue of this.queues) queue.resize(fresh.blocks);
+    this.onChange?.(this.info);
+  }
+
+  async close(): Promise<void> {
+    if (!this.open) return;
+    this.open = false;
+    native.fileClose(this.fd);
+  }
+
+  /** A transfer met the end of the file: look at its size again, once the batch is done. */
+  private noticeShrunk(): void {
+    if (this.refreshing || !this.open) return;
+    this.refreshing = true;
+    setImmediate(() => {
+      this.refreshing = false;
+      if (this.open) void this.refresh();
+    });
+  }
+}
+
+function describeFile(path: string, fd: number, options: Options): DeviceInfo {
+  const [mode = 0, size = 0, , memoryAlign = 0, offsetAlign = 0] = native.fileStat(fd);
+  const kind = mode & constants.S_IFMT;
+  if (kind !== constants.S_IFREG && kind !== constants.S_IFBLK) {
+    throw new PenstockError('NOT_A_FILE', `${path} is neither a regular file nor a block device`, {
+      hint: 'give a file (?create=1GiB makes one) or a block device such as /dev/loop0',
+      exitCode: 2,
+    });
+  }
+  let bytes = size;
+  let blockSize = 512;
+  let physicalBlockSize = 4096;
+  if (kind === constants.S_IFBLK) {
+    const [deviceBytes = 0, logical = 512, physical = 512] = native.blockGeometry(fd);
+    bytes = deviceBytes;
+    blockSize = logical;
+    physicalBlockSize = physical;
+  } else if (options.direct) {
+    blockSize = Math.max(512, offsetAlign === 0 ? 4096 : offsetAlign);
+  }
+  const align = memoryAlign === 0 ? Math.max(512, blockSize) : memoryAlign;
+  const transfer = options.direct ? DIRECT_TRANSFER_BYTES : BUFFERED_TRANSFER_BYTES;
+  return {
+    blockSize,
+    blocks: Math.floor(bytes / blockSize),
+    maxTransferBlocks: transfer / blockSize,
+    maxSegments: 0,
+    addressAlign: options.direct ? align : 1,
+    segmentAlign: options.direct ? blockSize : 1,
+    boundary: 0,
+    atomicBlocks: 1,
+    volatileCache: true,
+    canLoan: false,
+    loanStable: false,
+    metadataBytes: 0,
+    zones: null,
+    operations: options.readonly ? READ_ONLY_OPERATIONS : OPERATIONS,
+    flags: Flag.FUA,
+    readOnly: options.readonly,
+    durable: true,
+    physicalBlockSize,
+    description: {
+      driver: 'file',
+      path,
+      kind: kind === constants.S_IFBLK ? 'block device' : 'regular file',
+      direct: options.direct,
+    },
+  };
+}
+
+function openFile(path: string, flags: number): number {
+  try {
+    return native.fileOpen(path, flags, 0o644);
+  } catch (cause) {
+    throw openError(path, flags, cause);
+  }
+}
+
+function openError(path: string, flags: number, cause: unknown): unknown {
+  const direct = (flags & constants.O_DIRECT) !== 0;
+  switch (errnoCode(cause)) {
+    case 'ENOENT':
+      return new PenstockError('NO_SUCH_FILE', `${path} does not exist`, {
+        hint: 'check the path, or let it be made: ?create=1GiB',
+        exitCode: 3,
+        cause,
+      });
+    case 'EACCES':
+    case 'EPERM':
+      return new PenstockError('PERMISSION_DENIED', `${path} may not be opened`, {
+        hint: 'take the rights, or ?readonly=1 if reading is enough',
+        exitCode: 3,
+        cause,
+      });
+    case 'EROFS':
+      return new PenstockError('READ_ONLY', `${path} is on a read-only file system`, {
+        hint: '?readonly=1 opens it for reading',
+        exitCode: 3,
+        cause,
+      });
+    case 'EISDIR':
+      return new PenstockError('NOT_A_FILE', `${path} is a folder`, {
+        hint: 'give a file or a block device',
+        exitCode: 2,
+        cause,
+      });
+    case 'EBUSY':
+      return new PenstockError('DEVICE_BUSY', `${path} is held by somebody else`, {
+        hint: 'see `penstock list` for who holds it',
+        exitCode: 3,
+        cause,
+      });
+    case 'EINVAL':
+      if (!direct) return cause;
+      return new PenstockError(
+        'DIRECT_UNSUPPORTED',
+        `the file system of ${path} has no direct I/O`,
+        {
+          hint: 'leave out ?direct=1, or use a file system such as ext4 or xfs',
+          exitCode: 3,
+          cause,
+        },
+      );
+    case 'ENXIO':
+    case 'ENODEV':
+    case 'ENOMEDIUM':
+      return new PenstockError('DEVICE_GONE', `${path} has no device behind it`, {
+        hint: 'attach the medium or the loop file first',
+        exitCode: 3,
+        cause,
+      });
+    default:
+      return cause;
+  }
+}
+
+/** Opens `path`, making it with `bytes` of space if it is not there; nothing is left when that fails. */
+function createFile(path: string, flags: number, bytes: number): number {
+  let fd: number;
+  try {
+    fd = native.fileOpen(path, flags | constants.O_CREAT | constants.O_EXCL, 0o644);
+  } catch (cause) {
+    if (errnoCode(cause) === 'EEXIST') return openFile(path, flags);
+    throw openError(path, flags, cause);
+  }
+  try {
+    native.fileAllocate(fd, 0, 0, bytes);
+    return fd;
+  } catch (cause) {
+    if (errnoCode(cause) === 'EOPNOTSUPP') {
+      native.fileTruncate(fd, bytes);
+      return fd;
+    }
+    native.fileClose(fd);
+    unlinkSync(path);
+    throw new PenstockError('NO_SPACE', `${path}: ${bytes} bytes could not be allocated`, {
+      hint: 'free space on the file system, or choose a smaller create=',
+      cause,
+    });
+  }
+}
+
+export const driver: DriverModule = {
+  scheme: 'file',
+  keys: {
+    direct: '1: past the page cache (O_DIRECT)',
+    sqpoll: '1: a kernel thread takes submissions (one more busy CPU, no system call)',
+    iopoll: '1: completions by polling the drive (needs direct=1 and poll queues)',
+    create: 'SIZE: make the file with this much space if it does not exist',
+    readonly: '1: open for reading only',
+    fixed: '0: no registered buffers (default 1)',
+  },
+
+  async open(path, query, uri) {
+    const options: Options = {
+      direct: parseSwitch('direct', query.get('direct')),
+      sqpoll: parseSwitch('sqpoll', query.get('sqpoll')),
+      iopoll: parseSwitch('iopoll', query.get('iopoll')),
+      readonly: parseSwitch('readonly', query.get('readonly')),
+      fixed: parseSwitch('fixed', query.get('fixed') ?? '1'),
+    };
+    if (options.iopoll && !options.direct) {
+      throw new PenstockError('BAD_OPTION', 'iopoll=1 needs direct=1', {
+        hint: 'completions of the page cache cannot be polled; add direct=1',
+        exitCode: 2,
+      });
+    }
+    let flags = options.readonly ? constants.O_RDONLY : constants.O_RDWR;
+    if (options.direct) flags |= constants.O_DIRECT;
+    const create = query.get('create');
+    const fd =
+      create === undefined ? openFile(path, flags) : createFile(path, flags, parseSize(create));
+    try {
+      return new FileBackend(uri, path, fd, options);
+    } catch (error) {
+      native.fileClose(fd);
+      throw error;
+    }
+  },
+
+  async attach(handle: DeviceHandle) {
+    const { fd, options } = handle.shared as FileShare;
+    const copy = native.fileDuplicate(fd);
+    const path = String(handle.info.description['path'] ?? '');
+    return new FileBackend(handle.uri, path, copy, options);
+  },
+};

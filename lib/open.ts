@@ -1,0 +1,83 @@
+// URI → device. Drivers are loaded when first asked for.
+
+import { PenstockError } from './errors.js';
+import { BlockDevice, type Backend, type DeviceHandle, type DriverModule } from './hpdi/index.js';
+import {
+  checkKeys,
+  checkScheme,
+  parseUri,
+  splitWrappers,
+  type ParsedUri,
+  type Wrapper,
+} from './uri.js';
+
+type Wrap = (inner: Backend, options: ReadonlyMap<string, string>) => Backend;
+
+const DRIVERS: Readonly<Record<string, () => Promise<DriverModule>>> = {
+  file: async () => (await import('./drivers/file/index.js')).driver,
+  null: async () => (await import('./drivers/null/index.js')).driver,
+  ram: async () => (await import('./drivers/ram/index.js')).driver,
+};
+
+const WRAPS: Readonly<Record<string, () => Promise<{ keys: Iterable<string>; wrap: Wrap }>>> = {
+  fault: async () => {
+    const { FAULT_KEYS, wrapFault } = await import('./drivers/fault/index.js');
+    return { keys: Object.keys(FAULT_KEYS), wrap: wrapFault };
+  },
+  trace: async () => {
+    const { TRACE_KEYS, wrapTrace } = await import('./drivers/trace/index.js');
+    return { keys: Object.keys(TRACE_KEYS), wrap: wrapTrace };
+  },
+};
+
+/** Schemes that `open` knows. */
+export const SCHEMES: readonly string[] = Object.freeze(Object.keys(DRIVERS));
+
+/**
+ * Opens a device: `ram:1GiB`, `null:1GiB`, `file:/path?direct=1`, with wrappers as keys
+ * (`fault.*`, `trace.*`). Errors: UNKNOWN_SCHEME, UNKNOWN_KEY, and the driver's own.
+ */
+export async function open(uri: string): Promise<BlockDevice> {
+  const { module, inner, wrappers } = await resolve(uri);
+  checkKeys(inner, Object.keys(module.keys));
+  const backend = await module.open(inner.path, inner.query, uri);
+  return new BlockDevice(await wrapAll(backend, wrappers));
+}
+
+/** Attaches to a device that another thread of this process opened: own queues, same memory. */
+export async function attach(handle: DeviceHandle): Promise<BlockDevice> {
+  const { module, wrappers } = await resolve(handle.uri);
+  const home = { index: handle.liveness, serial: handle.livenessSerial };
+  return new BlockDevice(await wrapAll(await module.attach(handle), wrappers), home);
+}
+
+async function resolve(
+  uri: string,
+): Promise<{ module: DriverModule; inner: ParsedUri; wrappers: Wrapper[] }> {
+  const { inner, wrappers } = splitWrappers(parseUri(uri));
+  checkScheme(inner.scheme, SCHEMES);
+  const load = DRIVERS[inner.scheme]!;
+  if (inner.transport !== '' || inner.volume !== '') {
+    throw new PenstockError('UNKNOWN_TRANSPORT', `${inner.scheme}: has no transport or volume`, {
+      hint: `write ${inner.scheme}:${inner.path}`,
+      exitCode: 2,
+    });
+  }
+  return { module: await load(), inner, wrappers };
+}
+
+/** Wraps from the inside out; on failure what was opened is closed again. */
+async function wrapAll(backend: Backend, wrappers: readonly Wrapper[]): Promise<Backend> {
+  let outer = backend;
+  try {
+    for (const { name, options } of wrappers) {
+      const { keys, wrap } = await WRAPS[name]!();
+      checkKeys({ scheme: name, query: options }, keys, `${name}.`);
+      outer = wrap(outer, options);
+    }
+    return outer;
+  } catch (error) {
+    await outer.close();
+    throw error;
+  }
+}
