@@ -18,6 +18,7 @@
 import { native } from '../../native.js';
 import type { QueueCounters, QueueDriver } from '../../hpdi/driver.js';
 import { Cpl, Flag, Op, Req, Status } from '../../hpdi/records.js';
+import { fence } from '../../wire/index.js';
 import { Interposed } from '../interposed.js';
 import type { FaultDevice } from './device.js';
 import { Random } from './random.js';
@@ -156,12 +157,14 @@ export class FaultQueue implements QueueDriver, CacheClient {
       return;
     }
     this.arm();
-    if (!pure) driver.arm();
+    if (!pure && this.ring.inFlight > 0) driver.arm();
+    fence();
     this.pull();
     if (this.readyTail !== this.readyHead) return;
-    const fd = driver.eventFd();
+    // The descriptor may still be readable from completions that are long here. poll(2) leaves
+    // negative descriptors out.
+    const fd = this.ring.inFlight > 0 ? driver.eventFd() : -1;
     if (pure && fd < 0) return;
-    // poll(2) leaves negative descriptors out.
     this.parkFds[0] = fd;
     this.parkFds[1] = pure ? -1 : this.timerFd();
     native.park(this.parkFds, timeoutUs);
