@@ -58,7 +58,7 @@ const attack = `
     const f = native[name];
     for (let i = 0; i < calls; i++) {
       const args = Array.from({ length: random(6) }, () => values[random(values.length)]());
-      if (name === 'park' && args[1] > 1000) args[1] = 1000;
+      if (name === 'park' && typeof args[1] === 'number' && args[1] > 1000) args[1] = 1000;
       try {
         const result = f(...args);
         if (/^(eventfdCreate|timerfdCreate|pidfdOpen)$/.test(name)) native.fileClose(result);
