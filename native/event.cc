@@ -463,7 +463,6 @@ void endRoom(Room* room) {
 void onWatchClosed(uv_handle_t* handle) {
   Watch* watch = static_cast<Watch*>(handle->data);
   Room* room = watch->room;
-  close(watch->polled);
   delete watch;
   room->handles--;
   if (room->ending && room->handles == 0) endRoom(room);
@@ -478,6 +477,8 @@ void beginClose(Watch* watch) {
   napi_delete_reference(room->env, watch->onReadable);
   napi_async_destroy(room->env, watch->context);
   uv_close(reinterpret_cast<uv_handle_t*>(&watch->poll), onWatchClosed);
+  // libuv is out of epoll at once, though it needs the handle for longer.
+  close(watch->polled);
 }
 
 void callBack(Watch* watch) {
