@@ -1,8 +1,8 @@
 // Copy, compare and fill over lists of address ranges in one call (layouts in lib/native.ts).
 //
-// Invariants: an address is used only after resolve() has found all of its range in live segments of
-// the access it needs, under the lock that keeps those from being closed; nothing of an entry is done
-// when one of its addresses is bad. Ranges may overlap (memmove), within an entry and between
+// Invariants: an address is used only after resolve() has found all of its range in live segments
+// of the access it needs, under the lock that keeps those from being closed; nothing of an entry is
+// done when one of its addresses is bad. Ranges may overlap (memmove), within an entry and between
 // entries, which are done in order.
 
 #include "copy.h"

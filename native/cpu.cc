@@ -1,8 +1,8 @@
 // The processor: affinity, the time stamp counter and its rate, PAUSE, a thread's CPU time.
 //
 // The counter is used as a clock only where CPUID promises that it ticks at one rate in every power
-// state (leaf 0x80000007, bit 8: what Linux calls constant_tsc and nonstop_tsc). Elsewhere the clock
-// gives CLOCK_MONOTONIC in nanoseconds and the rate is 10^9, so callers need no second path.
+// state (leaf 0x80000007, bit 8: what Linux calls constant_tsc and nonstop_tsc). Elsewhere the
+// clock gives CLOCK_MONOTONIC in nanoseconds and the rate is 10^9, so callers need no second path.
 
 #include <cpuid.h>
 #include <immintrin.h>

@@ -1,5 +1,5 @@
-// A new descriptor on its way to JavaScript: recorded as the environment's own, so that it is closed
-// when the environment ends, or closed at once when that cannot be.
+// A new descriptor on its way to JavaScript: recorded as the environment's own, so that it is
+// closed when the environment ends, or closed at once when that cannot be.
 
 #pragma once
 

@@ -1,8 +1,8 @@
-// Descriptors and waiting: files, eventfd, timerfd, pidfd, blocking waits, and watches in Node's loop.
+// Descriptors and waiting: files, eventfd, timerfd, pidfd, blocking waits, watches in Node's loop.
 //
 // Invariants:
-// - All state is per environment (`Room`), handed to each function as its data, so nothing here needs
-//   a lock. It ends in an asynchronous cleanup hook, when libuv has let go of the last watch.
+// - All state is per environment (`Room`), handed to each function as its data, so nothing here
+//   needs a lock. It ends in an asynchronous cleanup hook, when libuv has let go of the last watch.
 // - A watch polls a duplicate of its descriptor: another thread may close the original at any time
 //   and neither libuv's tables nor a reused number suffer from it.
 // - No thread blocks for longer than a slice. A thread in the kernel cannot be terminated, and
@@ -152,7 +152,7 @@ napi_value fileStat(napi_env env, napi_callback_info info) {
   return makeNumbers(env, values, sizeof values / sizeof values[0]);
 }
 
-// A number from the queue directory of a block device; a partition's is its disk's. 0 where unknown.
+// A number from a block device's queue directory; a partition's is its disk's. 0 where unknown.
 double queueLimit(dev_t device, const char* name) {
   for (const char* parent : {"", "../"}) {
     char path[128];

@@ -1,8 +1,8 @@
 // XXH3-128 and CRC-32C, over a view or over a list of address ranges in one call.
 //
 // xxHash is vendored as one header, compiled for SSE2, which every x86-64 has. Its AVX2 kernels are
-// compiled beside those and joined to the same algorithm here; they are used where the processor and
-// the system support them. Both give the same hash.
+// compiled beside those and joined to the same algorithm here; they are used where the processor
+// and the system support them. Both give the same hash.
 //
 // CRC-32C runs three streams at once, because the instruction takes three cycles but can start one
 // each cycle. A stream's CRC is moved past the bytes that follow it by a carry-less multiplication

@@ -1,4 +1,4 @@
-// The hashes themselves, without Node: what hash.cc wraps and the native tests check variant by variant.
+// The hashes themselves, without Node: what hash.cc wraps and the native tests check, each variant.
 
 #pragma once
 

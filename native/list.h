@@ -18,11 +18,10 @@ inline uint64_t readAddress(const uint32_t* lo) {
   return readWord(lo) | static_cast<uint64_t>(readWord(lo + 1)) << 32;
 }
 
-// resolve() for the words of a list: any 64-bit address, and no memory is needed for no bytes.
+// resolve() for the words of a list; no memory is needed for no bytes.
 inline bool resolveRange(uint64_t address, uint32_t bytes, bool writable, uint8_t** out) {
   *out = nullptr;
   if (bytes == 0) return true;
-  if (address >= kSpaceBytes || bytes > kSpaceBytes - address) return false;
   *out = static_cast<uint8_t*>(resolve(address, bytes, writable));
   return *out != nullptr;
 }

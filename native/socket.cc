@@ -267,7 +267,7 @@ napi_value unixPeer(napi_env env, napi_callback_info info) {
   bytes = sizeof pidfd;
   if (getsockopt(fd, SOL_SOCKET, kPeerPidfd, &pidfd, &bytes) != 0) {
     if (errno != ENOPROTOOPT) return throwErrno(env, errno, "getsockopt");
-    // Before Linux 6.5: by number, so a peer that has died already may be taken for another process.
+    // Before Linux 6.5: by number, so a peer that has died may be taken for another process.
     pidfd = static_cast<int>(syscall(SYS_pidfd_open, credentials.pid, 0u));
     if (pidfd < 0) return throwErrno(env, errno, "pidfd_open");
   }

@@ -47,6 +47,30 @@ static uint32_t someBytes(Random& random) {
   return static_cast<uint32_t>(random.below(kind == 1 ? 16384 : 80));
 }
 
+static uint32_t expectedResult(const uint32_t* entry) {
+  const uint64_t to = entry[0] | static_cast<uint64_t>(entry[1]) << 32;
+  const uint64_t from = entry[2] | static_cast<uint64_t>(entry[3]) << 32;
+  for (uint32_t i = 0; i < entry[4]; i++) {
+    if (fakeMemory()[to - kFakeAddress + i] != fakeMemory()[from - kFakeAddress + i]) return i;
+  }
+  return kEqual;
+}
+
+// Long ranges that differ in one byte only: the offset of each one is found.
+static void everyDifference() {
+  constexpr uint32_t kBytes = 9000;
+  uint8_t* memory = fakeMemory();
+  memset(memory, 7, kFakeBytes);
+  uint32_t entry[8] = {};
+  setEntry(entry, kFakeAddress, kFakeAddress + kFakeWritableBytes, kBytes);
+  for (uint32_t i = 0; i < kBytes; i++) {
+    memory[i] = 8;
+    EXPECT(compareEntries(entry, 1) == 1 && entry[5] == i);
+    memory[i] = 7;
+  }
+  EXPECT(compareEntries(entry, 1) == 1 && entry[5] == kEqual);
+}
+
 static void edges() {
   uint8_t* memory = fakeMemory();
   uint32_t entries[16] = {};
@@ -96,6 +120,7 @@ static void randomLists(uint64_t seed) {
     EXPECT(copyEntries(entries.data(), kEntries) == good);
     EXPECT(memcmp(memory, model.data(), kFakeBytes) == 0);
     EXPECT(compareEntries(entries.data(), kEntries) >= good);
+    for (uint32_t i = 0; i < good; i++) EXPECT(entries[i * 8 + 5] == expectedResult(&entries[i * 8]));
     EXPECT(memcmp(memory, model.data(), kFakeBytes) == 0);
   }
 }
@@ -104,6 +129,7 @@ static void randomLists(uint64_t seed) {
 
 int main() {
   penstock::edges();
+  penstock::everyDifference();
   for (uint64_t seed = 1; seed <= 4; seed++) penstock::randomLists(seed);
   return 0;
 }
