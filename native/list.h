@@ -1,6 +1,6 @@
 // Lists of address ranges as JavaScript hands them over: a Uint32Array of fixed-size entries that
 // another thread, or JavaScript through an overlapping view, may change at any time. Each word is
-// read exactly once, and only the copy is checked and used.
+// read once (a hint to the cache apart), and only the copy is checked and used.
 
 #pragma once
 

@@ -120,7 +120,9 @@ static void randomLists(uint64_t seed) {
     EXPECT(copyEntries(entries.data(), kEntries) == good);
     EXPECT(memcmp(memory, model.data(), kFakeBytes) == 0);
     EXPECT(compareEntries(entries.data(), kEntries) >= good);
-    for (uint32_t i = 0; i < good; i++) EXPECT(entries[i * 8 + 5] == expectedResult(&entries[i * 8]));
+    for (uint32_t i = 0; i < good; i++) {
+      EXPECT(entries[i * 8 + 5] == expectedResult(&entries[i * 8]));
+    }
     EXPECT(memcmp(memory, model.data(), kFakeBytes) == 0);
   }
 }
