@@ -1,6 +1,6 @@
 // Every function of the addon that takes no memory or ring is called with hostile arguments. It may
-// throw (ERR_INVALID_ARG, or an errno) or do harmless work, but the process lives and nothing leaks.
-// The calls run in a process of their own, so that a crash is seen as one.
+// throw (ERR_INVALID_ARG, or an errno) or do harmless work, but the process lives and nothing
+// leaks. The calls run in a process of their own, so that a crash is seen as one.
 
 import { once } from 'node:events';
 import { expect, test } from 'vitest';
@@ -34,7 +34,8 @@ const attack = `
     () => undefined, () => null, () => true, () => NaN, () => Infinity, () => -Infinity,
     () => -1, () => -0.5, () => 0.5, () => 2 ** 31, () => 2 ** 32, () => 2 ** 44,
     () => 2 ** 53, () => -(2 ** 53), () => 1e300, () => 4000, () => 100000, () => 10n ** 20n,
-    () => '', () => 'x', () => 'a\\0b', () => '\\0', () => '/nonexistent/x', () => 'y'.repeat(1 << 20),
+    () => '', () => 'x', () => 'a\\0b', () => '\\0', () => '/nonexistent/x',
+    () => 'y'.repeat(1 << 20),
     () => Symbol('s'), () => ({}), () => [], () => [1e9], () => [-1], () => ['1'], () => [[]],
     () => new Array(100000), () => new Array(65).fill(4000), () => [NaN, {}, null],
     () => () => undefined, () => class {}, () => new Proxy([], {}),
