@@ -22,7 +22,8 @@ export interface CommandOptions {
 
 /** `penstock …args`. */
 export function penstock(args: readonly string[], options: CommandOptions = {}): Promise<Ended> {
-  if (!existsSync(MAIN)) throw new Error('dist is not built: npm test builds it, npm run build too');
+  if (!existsSync(MAIN))
+    throw new Error('dist is not built: npm test builds it, npm run build too');
   return command(process.execPath, [MAIN, ...args], options);
 }
 

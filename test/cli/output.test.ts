@@ -57,8 +57,14 @@ describe('a failure', () => {
 
 describe('table', () => {
   it('pads every column but the last', () => {
-    expect(table(['A', 'LONG', 'C'], [['1', '2', '3'], ['four', '', 'x']])).toBe(
-      'A     LONG  C\n1     2     3\nfour        x\n',
-    );
+    expect(
+      table(
+        ['A', 'LONG', 'C'],
+        [
+          ['1', '2', '3'],
+          ['four', '', 'x'],
+        ],
+      ),
+    ).toBe('A     LONG  C\n1     2     3\nfour        x\n');
   });
 });
