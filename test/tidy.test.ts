@@ -89,6 +89,7 @@ describe('the checks themselves', () => {
     ['lib/memory/pool.ts', '../wire/index.js', 'goes sideways'],
     ['lib/drivers/ram/index.ts', '../null/index.js', 'goes to another driver'],
     ['lib/hpdi/device.ts', '../memory/pool.js', 'passes the door'],
+    ['lib/drivers/options.ts', './ram/index.js', 'goes up to a driver'],
     ['lib/unheard/of.ts', '../errors.js', 'is in no room'],
     ['lib/errors.ts', './open.js', 'goes up from the ground'],
   ])('%s → %s: %s', (file, target) => {
@@ -98,6 +99,7 @@ describe('the checks themselves', () => {
   it.each([
     ['lib/drivers/ram/queue.ts', '../../hpdi/index.js'],
     ['lib/drivers/ram/queue.ts', './shape.js'],
+    ['lib/drivers/ram/index.ts', '../options.js'],
     ['lib/uri.ts', './units.js'],
     ['lib/cli/bench.ts', '../bench/index.js'],
   ])('%s → %s is fine', (file, target) => {

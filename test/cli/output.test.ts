@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { asPenstockError, printFailure, table } from '../../lib/cli/output.js';
+import { asPenstockError, printFailure, printWarning, table } from '../../lib/cli/output.js';
 import { PenstockError } from '../../lib/errors.js';
 
 describe('a failure', () => {
@@ -44,6 +44,16 @@ describe('a failure', () => {
     printFailure(new Error('oops', { cause }), false);
     expect(stderr).toContain('output.test');
     expect(stderr).toContain('caused by: Error: deep');
+  });
+
+  it('that is a warning only is a remark with its hint', () => {
+    const warning = Object.assign(new Error('no hugepages'), { name: 'Warning', detail: 'do so' });
+    printWarning(warning);
+    printWarning(Object.assign(new Error('old call'), { name: 'DeprecationWarning' }));
+    expect(stderr).toBe(
+      'penstock: no hugepages\n  hint: do so\npenstock: DeprecationWarning: old call\n',
+    );
+    expect(stdout).toBe('');
   });
 
   it('of a system call keeps its errno name; a refusal is the environment not being ready', () => {
