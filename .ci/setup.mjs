@@ -31,6 +31,8 @@ const SYSTEM_PACKAGES = [
   { name: 'e2fsprogs', files: ['/sbin/mkfs.ext4', '/usr/sbin/mkfs.ext4'] },
   { name: 'util-linux', files: ['/sbin/losetup', '/usr/sbin/losetup'] },
   { name: 'mount', files: ['/bin/mount', '/usr/bin/mount'] },
+  { name: 'zsh', files: ['/bin/zsh', '/usr/bin/zsh'] },
+  { name: 'fish', files: ['/usr/bin/fish'] },
 ];
 
 const ADDON = 'build/Release/penstock.node';

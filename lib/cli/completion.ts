@@ -1,6 +1,6 @@
-// `penstock completion bash|zsh|fish`: a completion script for the shell, made from the command tree
-// itself, so that it cannot know options that the program does not have. The script is static: a
-// key press starts no process.
+// `penstock completion bash|zsh|fish`: a completion script for the shell, made from the command
+// tree itself, so that it cannot know options that the program does not have. The script is static:
+// a key press starts no process.
 
 import { type Command, Option } from 'commander';
 import { PenstockError } from '../errors.js';

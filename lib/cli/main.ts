@@ -3,7 +3,7 @@
 // exit code. It never calls process.exit, so that a command that leaves something open is noticed.
 
 import { CommanderError } from 'commander';
-import { Exit, printFailure } from './output.js';
+import { Exit, printFailure, printWarning } from './output.js';
 import { buildProgram } from './program.js';
 
 async function main(argv: readonly string[]): Promise<number> {
@@ -41,5 +41,9 @@ function endOfOptions(words: readonly string[]): number {
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') throw error;
 });
+
+// Node prints warnings of its own accord, with words about itself; this prints them as remarks.
+process.removeAllListeners('warning');
+process.on('warning', printWarning);
 
 process.exitCode = await main(process.argv.slice(2));

@@ -30,6 +30,12 @@ export function printNote(text: string): void {
   process.stderr.write(`penstock: ${text}\n`);
 }
 
+/** A warning of the process (`process.emitWarning`); its detail says what to do. */
+export function printWarning(warning: Error & { detail?: string }): void {
+  printNote(warning.name === 'Warning' ? warning.message : `${warning.name}: ${warning.message}`);
+  if (warning.detail !== undefined) process.stderr.write(`  hint: ${warning.detail}\n`);
+}
+
 /** Prints a failure as people or programs read it, and returns the exit code that goes with it. */
 export function printFailure(thrown: unknown, json: boolean): number {
   const error = asPenstockError(thrown);

@@ -13,6 +13,8 @@ const FLOORS: Readonly<Record<string, number>> = {
   uring: 2,
   pci: 2,
   hpdi: 3,
+  // What drivers share stands beside their folders.
+  'drivers/*.ts': 3.5,
   'drivers/*': 4,
   idc: 5,
   dedup: 6,
@@ -48,12 +50,13 @@ export function importsOf(file: string, text: string): string[] {
 
 /** 'lib/drivers/ram/queue.ts' → 'drivers/ram'; 'lib/open.ts' → 'open.ts'. */
 function roomOf(file: string): string {
-  const [, first = '', second = '', ...rest] = file.split('/');
-  return first === 'drivers' && rest.length > 0 ? `drivers/${second}` : first;
+  const [, first = '', second = ''] = file.split('/');
+  return first === 'drivers' ? `drivers/${second}` : first;
 }
 
 function floorOf(room: string): number | undefined {
-  return FLOORS[room.startsWith('drivers/') ? 'drivers/*' : room];
+  if (!room.startsWith('drivers/')) return FLOORS[room];
+  return FLOORS[room.endsWith('.ts') ? 'drivers/*.ts' : 'drivers/*'];
 }
 
 /** One line per import that goes up, sideways, or past a room's door. */
