@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -101,6 +102,8 @@ int main(int argc, char **argv) {
   uint64_t start = monotonicNs();
   int pid = fork();
   if (pid == 0) {
+    // Nothing is left running when this program is killed.
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
     execvp(argv[2], argv + 2);
     fprintf(stderr, "run: %s: %s\n", argv[2], strerror(errno));
     _exit(127);
