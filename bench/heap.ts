@@ -46,9 +46,8 @@ export function traceDeoptimisations(isOn: boolean): void {
   setFlagsFromString(isOn ? '--trace-deopt' : '--no-trace-deopt');
 }
 
-/** The functions that deoptimised, from the output of a process that traced them. */
+/** The functions that deoptimised ('' without a name), from the output of a process that traced them. */
 export function deoptimised(output: string): string[] {
-  return [
-    ...output.matchAll(/^\[bailout \(.*?begin\. deoptimizing \S+ <JSFunction ([^ >]*)/gm),
-  ].map((match) => match[1] ?? '');
+  const line = /^\[bailout \(.*?begin\. deoptimizing \S+ <JSFunction ?([^ >]*) \(sfi/gm;
+  return [...output.matchAll(line)].map((match) => match[1] ?? '');
 }

@@ -45,14 +45,17 @@ static inline void *zeroed(size_t count, size_t bytes) {
   return memory;
 }
 
-// Whether a transfer of `bytes` may write at the address: both its granules must be writable.
+// Whether [address, address + bytes) is memory that the device may write: every granule of it.
 static inline int addressWritable(const uint8_t *access, uint32_t lo, uint32_t hi,
                                   uint32_t bytes) {
+  if (hi >> 12 != 0) return 0;
   uint64_t address = (uint64_t)hi << 32 | lo;
-  uint64_t first = address >> ACCESS_GRANULE_SHIFT;
   uint64_t last = (address + bytes - 1) >> ACCESS_GRANULE_SHIFT;
   if (last >= ACCESS_ENTRIES) return 0;
-  return access[first] == ACCESS_WRITABLE && access[last] == ACCESS_WRITABLE;
+  for (uint64_t granule = address >> ACCESS_GRANULE_SHIFT; granule <= last; granule++) {
+    if ((access[granule] & ACCESS_WRITABLE) != ACCESS_WRITABLE) return 0;
+  }
+  return 1;
 }
 
 // The status of one request: operation, size, range, address, in the driver's order.
