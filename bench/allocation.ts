@@ -6,7 +6,7 @@ import { collect, heapCost, HEAP_GROWTH_MAX, OPERATIONS } from './heap.js';
 import { atMost, finish, parseOptions, program, type Bar } from './report.js';
 
 const DEPTH = 128;
-const WARM_UP_OPERATIONS = 300_000;
+const WARM_UP_OPERATIONS = 2_000_000;
 
 await program(async () => {
   const options = parseOptions({ rounds: 1, runtime: 1 });

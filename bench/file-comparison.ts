@@ -1,9 +1,9 @@
-// Random 4 KiB reads of one file by io_uring: the command line's bench, the C loop, and fio with each
-// of its option sets, in turn, round after round. Medians decide. CPU time is that of each program's
-// whole process tree from start to end, over the operations it reports.
+// Random 4 KiB reads of one file by io_uring: the command line's bench, the C loop, and fio with
+// each of its option sets, in turn, round after round. Medians decide. CPU time is that of each
+// program's whole process tree from start to end, over the operations it reports.
 //
-// A run that spent more than a tenth of its time runnable but not running counts as noisy: something
-// else had the CPU. Noisy runs are left out of a median as long as three calm ones remain.
+// A run that spent more than a tenth of its time runnable but not running counts as noisy:
+// something else had the CPU. Noisy runs are left out of a median as long as three calm ones remain.
 
 import { statfsSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -46,7 +46,7 @@ export function traceDeoptimisations(isOn: boolean): void {
   setFlagsFromString(isOn ? '--trace-deopt' : '--no-trace-deopt');
 }
 
-/** The functions that deoptimised ('' without a name), from the output of a process that traced them. */
+/** Names ('' for none) of the functions that deoptimised, from a traced process's output. */
 export function deoptimised(output: string): string[] {
   const line = /^\[bailout \(.*?begin\. deoptimizing \S+ <JSFunction ?([^ >]*) \(sfi/gm;
   return [...output.matchAll(line)].map((match) => match[1] ?? '');

@@ -1,8 +1,8 @@
 // The loop of bench/baseline/loop.h in TypeScript, over a Queue: reserve, fill, submit, poll, give
 // the tag back, count the latency. One clock read per submission and one per poll.
 //
-// Nothing is allocated in `run`: state between calls lives in typed arrays, within a call in locals.
-// A read's address is the buffer of its tag, so that each buffer belongs to one operation at a time.
+// Nothing is allocated in `run`: state between calls lives in typed arrays, within a call in
+// locals. A read's address is the buffer of its tag: each buffer belongs to one operation at a time.
 
 import type { Queue } from '../lib/hpdi/queue.js';
 import { Cpl, Op, Req } from '../lib/hpdi/records.js';
@@ -94,30 +94,33 @@ export class HotLoop {
     let done = 0;
     let failures = 0;
     read();
-    const begin = words[1]! * TWO32 + words[0]!;
-    let now = begin;
+    counts[Count.ticks] = counts[Count.ticks]! - (words[1]! * TWO32 + words[0]!);
     while (done < operations || this.freeCount < depth) {
       if (done < operations) {
         const at = queue.tail;
         const granted = queue.reserve(this.freeCount);
         read();
-        this.fill(at, granted, words[1]! * TWO32 + words[0]!);
+        this.fill(at, granted);
       }
       queue.submit();
       let completed = queue.poll(depth);
       if (completed === 0) completed = queue.park(PARK_US);
       read();
-      now = words[1]! * TWO32 + words[0]!;
-      failures += this.reap(completed, now);
+      failures += this.reap(completed);
       done += completed;
     }
     counts[Count.operations] = counts[Count.operations]! + done;
-    counts[Count.ticks] = counts[Count.ticks]! + (now - begin);
+    counts[Count.ticks] = counts[Count.ticks]! + (words[1]! * TWO32 + words[0]!);
     counts[Count.failures] = counts[Count.failures]! + failures;
   }
 
-  /** Fills `count` records from ring index `at` on with reads of random units (xoshiro128**). */
-  private fill(at: number, count: number, stamp: number): void {
+  /**
+   * Fills `count` records from ring index `at` on with reads of random units (xoshiro128**), stamped
+   * with the clock's words. (A stamp passed as an argument would be a heap number per batch.)
+   */
+  private fill(at: number, count: number): void {
+    const { words } = this.options.clock;
+    const stamp = words[1]! * TWO32 + words[0]!;
     const { startTicks, freeTags, addressWords, random } = this;
     const { sq, mask } = this.queue;
     const unitBlocks = this.options.unitBlocks;
@@ -158,8 +161,10 @@ export class HotLoop {
     this.freeCount = freeCount;
   }
 
-  /** Counts `count` completions of the queue's cq and frees their tags; returns how many failed. */
-  private reap(count: number, now: number): number {
+  /** Counts `count` completions of the queue's cq as of the clock's words; returns how many failed. */
+  private reap(count: number): number {
+    const { words } = this.options.clock;
+    const now = words[1]! * TWO32 + words[0]!;
     const { startTicks, freeTags, histogram } = this;
     const cq = this.queue.cq;
     let freeCount = this.freeCount;

@@ -1,9 +1,9 @@
 // The null device at depth 128 through the hot loop, after five drivers have gone through the same
-// call sites, against the same loop in C (baseline/null-loop.c), in turn. Bars: 0.9 of C, no garbage
-// and no deoptimisation over 10^7 operations. 17 M IOPS is the aim in absolute figures.
+// call sites, against the same loop in C (baseline/null-loop.c), in turn. Bars: 0.9 of C, no
+// garbage and no deoptimisation over 10^7 operations. 17 M IOPS is the aim in absolute figures.
 //
 // Every TypeScript round is a process of its own, so that none depends on how an earlier one was
-// compiled. The child's output holds V8's deoptimisation lines between two marks.
+// compiled. V8's deoptimisation lines stand in the child's output.
 
 import { fileURLToPath } from 'node:url';
 import { runBaseline, runMetered } from './baseline.js';

@@ -2,8 +2,8 @@
 //
 // A client fills 32-byte request records in a ring (layout: lib/hpdi/records.ts), calls the driver
 // once per batch through a function pointer, lets it copy 16-byte completion records into its own
-// completion array, gives each tag back to a stack of free tags and counts the latency. The clock is
-// read once per submission and once per poll. Both rings hold `depth` records, a power of two.
+// completion array, gives each tag back to a stack of free tags and counts the latency. The clock
+// is read once per submission and once per poll. Both rings hold `depth` records, a power of two.
 
 #pragma once
 

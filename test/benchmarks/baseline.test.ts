@@ -52,7 +52,8 @@ describe('the C baselines', () => {
 describe('runMetered', () => {
   it('counts the CPU time of grandchildren', async () => {
     const busy = 'const until = Date.now() + 300; while (Date.now() < until);';
-    const child = `require("node:child_process").execFileSync(process.execPath, ["-e", ${JSON.stringify(busy)}])`;
+    const args = JSON.stringify(['-e', busy]);
+    const child = `require('node:child_process').execFileSync(process.execPath, ${args})`;
     const { usage } = await runMetered(process.execPath, ['-e', child]);
     const idle = (await runMetered(process.execPath, ['-e', ''])).usage;
     const cpuNs = (of: typeof usage): number => of.user_ns + of.sys_ns;

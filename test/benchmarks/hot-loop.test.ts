@@ -1,4 +1,4 @@
-// The loop that benchmarks measure with does what it claims: whole records, each tag once, in range.
+// The loop that benchmarks measure with does what it claims: whole records, each tag once, range.
 
 import { describe, expect, it } from 'vitest';
 import { HotLoop } from '../../bench/hot-loop.js';
