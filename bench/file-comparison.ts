@@ -3,7 +3,8 @@
 // program's whole process tree from start to end, over the operations it reports.
 //
 // A run that spent more than a tenth of its time runnable but not running counts as noisy:
-// something else had the CPU. Noisy runs are left out of a median as long as three calm ones remain.
+// something else had the CPU. Noisy runs are left out of a median as long as three calm runs are
+// left.
 
 import { statfsSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -67,7 +67,7 @@ export async function openLoop(uri: string, depth: number, clock: Clock): Promis
   }
 }
 
-/** A trace is written between turns of the event loop, which the hot loop never ends: it has gaps. */
+/** A trace is written between turns of the event loop; the hot loop takes none, so it has gaps. */
 async function closeDevice(device: BlockDevice): Promise<void> {
   try {
     await device.close();

@@ -2,7 +2,7 @@
 // the tag back, count the latency. One clock read per submission and one per poll.
 //
 // Nothing is allocated in `run`: state between calls lives in typed arrays, within a call in
-// locals. A read's address is the buffer of its tag: each buffer belongs to one operation at a time.
+// locals. A read's address is the buffer of its tag: a buffer belongs to one operation at a time.
 
 import type { Queue } from '../lib/hpdi/queue.js';
 import { Cpl, Op, Req } from '../lib/hpdi/records.js';
@@ -115,8 +115,8 @@ export class HotLoop {
   }
 
   /**
-   * Fills `count` records from ring index `at` on with reads of random units (xoshiro128**), stamped
-   * with the clock's words. (A stamp passed as an argument would be a heap number per batch.)
+   * Fills `count` records from ring index `at` on with reads of random units (xoshiro128**),
+   * stamped with the clock's words. (A stamp passed as an argument would be boxed once per batch.)
    */
   private fill(at: number, count: number): void {
     const { words } = this.options.clock;
@@ -161,7 +161,7 @@ export class HotLoop {
     this.freeCount = freeCount;
   }
 
-  /** Counts `count` completions of the queue's cq as of the clock's words; returns how many failed. */
+  /** Counts `count` completions of the cq as of the clock's words; returns how many failed. */
   private reap(count: number): number {
     const { words } = this.options.clock;
     const now = words[1]! * TWO32 + words[0]!;
