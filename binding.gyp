@@ -8,10 +8,12 @@
         "native/copy.cc",
         "native/cpu.cc",
         "native/event.cc",
+        "native/file.cc",
         "native/hash.cc",
         "native/memory.cc",
         "native/socket.cc",
-        "native/uring.cc"
+        "native/uring.cc",
+        "native/watch.cc"
       ],
       "defines": ["NAPI_VERSION=9", "_GNU_SOURCE"],
       "cflags_cc!": ["-std=gnu++17", "-fno-rtti"],

@@ -1,10 +1,6 @@
-// Descriptors and waiting: files, eventfd, timerfd, pidfd, blocking waits, watches in Node's loop.
+// Events and waiting for them: eventfd, timerfd, pidfd, futexes, blocking waits.
 //
 // Invariants:
-// - All state is per environment (`Room`), handed to each function as its data, so nothing here
-//   needs a lock. It ends in an asynchronous cleanup hook, when libuv has let go of the last watch.
-// - A watch polls a duplicate of its descriptor: another thread may close the original at any time
-//   and neither libuv's tables nor a reused number suffer from it.
 // - No thread blocks for longer than a slice. A thread in the kernel cannot be terminated, and
 //   worker.terminate() and process exit join it; between slices an empty JavaScript function is
 //   called, whose stack check notices termination.
@@ -12,215 +8,30 @@
 //   inode and made non-blocking before it is read or written.
 
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <linux/futex.h>
-#include <linux/stat.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
-#include <uv.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <climits>
-#include <cstdio>
-#include <cstring>
 #include <ctime>
-#include <string>
-#include <unordered_map>
-#include <unordered_set>
 
 #include "check.h"
 #include "descriptor.h"
 #include "memory.h"
+#include "room.h"
 
 namespace penstock {
 
 namespace {
 
-constexpr int64_t kSafeInteger = 9007199254740991;
 constexpr int64_t kSliceNs = 200'000'000;
 constexpr size_t kParkedMax = 64;
-
-struct Room;
-
-struct Watch {
-  uv_poll_t poll;
-  Room* room;
-  uint32_t id;
-  int fd;      // the caller's
-  int polled;  // the duplicate that libuv polls
-  napi_ref onReadable;
-  napi_async_context context;
-  bool active;
-};
-
-struct Room {
-  napi_env env;
-  uv_loop_t* loop;
-  napi_ref emptyFunction;
-  napi_async_cleanup_hook_handle cleanup;
-  std::unordered_map<uint32_t, Watch*> watches;  // open ones
-  std::unordered_map<int, uint32_t> watchOfFd;
-  std::unordered_set<int> counters;  // eventfds and timerfds made in this environment
-  uint32_t nextWatch = 1;
-  uint32_t handles = 0;  // uv handles not yet closed, those of closed watches included
-  bool ending = false;
-};
-
-Room* roomOf(const Args& args) { return static_cast<Room*>(args.data()); }
-
-napi_value fileOpen(napi_env env, napi_callback_info info) {
-  Args args(env, info);
-  std::string path;
-  int64_t flags, mode;
-  if (!args.string(0, "path", PATH_MAX - 1, &path) ||
-      !args.integer(1, "flags", 0, INT_MAX, &flags) || !args.integer(2, "mode", 0, 07777, &mode)) {
-    return nullptr;
-  }
-  if (path.empty() || path.find('\0') != std::string::npos) {
-    return throwRange(env, "path must not be empty or contain a NUL byte");
-  }
-  int fd;
-  do {
-    fd = open(path.c_str(), static_cast<int>(flags) | O_CLOEXEC, static_cast<mode_t>(mode));
-  } while (fd < 0 && errno == EINTR);
-  return fd < 0 ? throwErrno(env, errno, "open") : giveDescriptor(env, fd);
-}
-
-napi_value fileClose(napi_env env, napi_callback_info info) {
-  Args args(env, info);
-  Room* room = roomOf(args);
-  int fd;
-  if (!args.fd(0, "fd", &fd)) return nullptr;
-  if (room->watchOfFd.contains(fd)) return throwErrno(env, EBUSY, "close");
-  if (!disownDescriptor(env, fd)) return throwErrno(env, EBADF, "close");
-  room->counters.erase(fd);
-  // EINTR on Linux means closed.
-  if (close(fd) != 0 && errno != EINTR) return throwErrno(env, errno, "close");
-  return makeUndefined(env);
-}
-
-napi_value fileDuplicate(napi_env env, napi_callback_info info) {
-  Args args(env, info);
-  int fd;
-  if (!args.fd(0, "fd", &fd)) return nullptr;
-  const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  return copy < 0 ? throwErrno(env, errno, "fcntl") : giveDescriptor(env, copy);
-}
-
-napi_value makeNumbers(napi_env env, const double* values, size_t count) {
-  napi_value array;
-  if (napi_create_array_with_length(env, count, &array) != napi_ok) return nullptr;
-  for (size_t i = 0; i < count; i++) {
-    napi_value number = makeNumber(env, values[i]);
-    if (number == nullptr || napi_set_element(env, array, i, number) != napi_ok) return nullptr;
-  }
-  return array;
-}
-
-napi_value fileStat(napi_env env, napi_callback_info info) {
-  Args args(env, info);
-  int fd;
-  if (!args.fd(0, "fd", &fd)) return nullptr;
-  // The fields and the bit of STATX_DIOALIGN (Linux 6.1) by number: older headers lack the names.
-  constexpr unsigned kDirectAlign = 0x2000;
-  constexpr size_t kDirectAlignOffset = 0x98;
-  struct statx st = {};
-  static_assert(sizeof st == 256);
-  if (statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | kDirectAlign, &st) != 0) {
-    return throwErrno(env, errno, "statx");
-  }
-  uint32_t align[2] = {0, 0};
-  if ((st.stx_mask & kDirectAlign) != 0) {
-    memcpy(align, reinterpret_cast<const char*>(&st) + kDirectAlignOffset, sizeof align);
-  }
-  const double values[] = {
-      static_cast<double>(st.stx_mode),
-      static_cast<double>(st.stx_size),
-      static_cast<double>(st.stx_blksize),
-      static_cast<double>(align[0]),
-      static_cast<double>(align[1]),
-      static_cast<double>(makedev(st.stx_dev_major, st.stx_dev_minor)),
-      static_cast<double>(st.stx_ino),
-  };
-  return makeNumbers(env, values, sizeof values / sizeof values[0]);
-}
-
-// A number from a block device's queue directory; a partition's is its disk's. 0 where unknown.
-double queueLimit(dev_t device, const char* name) {
-  for (const char* parent : {"", "../"}) {
-    char path[128];
-    snprintf(path, sizeof path, "/sys/dev/block/%u:%u/%squeue/%s", major(device), minor(device),
-             parent, name);
-    FILE* file = fopen(path, "re");
-    if (file == nullptr) continue;
-    unsigned long long value = 0;
-    const bool read = fscanf(file, "%llu", &value) == 1;
-    fclose(file);
-    return read ? static_cast<double>(value) : 0;
-  }
-  return 0;
-}
-
-napi_value blockGeometry(napi_env env, napi_callback_info info) {
-  Args args(env, info);
-  int fd;
-  if (!args.fd(0, "fd", &fd)) return nullptr;
-  struct stat st;
-  if (fstat(fd, &st) != 0) return throwErrno(env, errno, "fstat");
-  if (!S_ISBLK(st.st_mode)) return throwErrno(env, ENOTBLK, "blockGeometry");
-  uint64_t bytes = 0;
-  int logical = 0;
-  unsigned physical = 0;
-  if (ioctl(fd, BLKGETSIZE64, &bytes) != 0 || ioctl(fd, BLKSSZGET, &logical) != 0 ||
-      ioctl(fd, BLKPBSZGET, &physical) != 0) {
-    return throwErrno(env, errno, "ioctl");
-  }
-  // Some devices state a granularity though they cannot discard.
-  const bool discards = queueLimit(st.st_rdev, "discard_max_bytes") > 0;
-  const double values[] = {
-      static_cast<double>(bytes),
-      static_cast<double>(logical),
-      static_cast<double>(physical),
-      discards ? queueLimit(st.st_rdev, "discard_granularity") : 0,
-      queueLimit(st.st_rdev, "max_sectors_kb") * 1024,
-  };
-  return makeNumbers(env, values, sizeof values / sizeof values[0]);
-}
-
-napi_value fileAllocate(napi_env env, napi_callback_info info) {
-  Args args(env, info);
-  int fd;
-  int64_t mode, offset, bytes;
-  if (!args.fd(0, "fd", &fd) || !args.integer(1, "mode", 0, INT_MAX, &mode) ||
-      !args.integer(2, "offset", 0, kSafeInteger, &offset) ||
-      !args.integer(3, "bytes", 1, kSafeInteger, &bytes)) {
-    return nullptr;
-  }
-  int result;
-  do {
-    result = fallocate(fd, static_cast<int>(mode), offset, bytes);
-  } while (result != 0 && errno == EINTR);
-  return result != 0 ? throwErrno(env, errno, "fallocate") : makeUndefined(env);
-}
-
-napi_value fileTruncate(napi_env env, napi_callback_info info) {
-  Args args(env, info);
-  int fd;
-  int64_t bytes;
-  if (!args.fd(0, "fd", &fd) || !args.integer(1, "bytes", 0, kSafeInteger, &bytes)) return nullptr;
-  int result;
-  do {
-    result = ftruncate(fd, bytes);
-  } while (result != 0 && errno == EINTR);
-  return result != 0 ? throwErrno(env, errno, "ftruncate") : makeUndefined(env);
-}
 
 napi_value giveCounter(napi_env env, Room* room, int fd, const char* syscall) {
   if (fd < 0) return throwErrno(env, errno, syscall);
@@ -454,195 +265,26 @@ napi_value futexWake(napi_env env, napi_callback_info info) {
   return woken < 0 ? throwErrno(env, errno, "futex") : makeNumber(env, static_cast<double>(woken));
 }
 
-void endRoom(Room* room) {
-  napi_async_cleanup_hook_handle cleanup = room->cleanup;
-  delete room;
-  napi_remove_async_cleanup_hook(cleanup);
-}
-
-void onWatchClosed(uv_handle_t* handle) {
-  Watch* watch = static_cast<Watch*>(handle->data);
-  Room* room = watch->room;
-  delete watch;
-  room->handles--;
-  if (room->ending && room->handles == 0) endRoom(room);
-}
-
-// Takes the watch out of the room's tables and begins its end; libuv frees it by onWatchClosed.
-void beginClose(Watch* watch) {
-  Room* room = watch->room;
-  room->watches.erase(watch->id);
-  room->watchOfFd.erase(watch->fd);
-  watch->active = false;
-  napi_delete_reference(room->env, watch->onReadable);
-  napi_async_destroy(room->env, watch->context);
-  uv_close(reinterpret_cast<uv_handle_t*>(&watch->poll), onWatchClosed);
-  // libuv is out of epoll at once, though it needs the handle for longer.
-  close(watch->polled);
-}
-
-void callBack(Watch* watch) {
-  const napi_env env = watch->room->env;
-  napi_handle_scope scope;
-  if (napi_open_handle_scope(env, &scope) != napi_ok) return;
-  napi_value function, receiver;
-  if (napi_get_reference_value(env, watch->onReadable, &function) == napi_ok &&
-      napi_get_global(env, &receiver) == napi_ok &&
-      napi_make_callback(env, watch->context, receiver, function, 0, nullptr, nullptr) ==
-          napi_pending_exception) {
-    napi_value exception;
-    bool pending = false;
-    if (napi_is_exception_pending(env, &pending) == napi_ok && pending &&
-        napi_get_and_clear_last_exception(env, &exception) == napi_ok) {
-      napi_fatal_exception(env, exception);
-    }
-  }
-  napi_close_handle_scope(env, scope);
-}
-
-void onPoll(uv_poll_t* poll, int status, int) {
-  Watch* watch = static_cast<Watch*>(poll->data);
-  callBack(watch);
-  // libuv stops a handle when it reports an error (POLLERR). A level-triggered watch goes on until
-  // its owner, who has just been told and will see the error when reading, stops or closes it.
-  if (status < 0 && watch->active) uv_poll_start(poll, UV_READABLE, onPoll);
-}
-
-napi_value watchOpen(napi_env env, napi_callback_info info) {
-  Args args(env, info);
-  Room* room = roomOf(args);
-  int fd;
-  if (!args.fd(0, "fd", &fd) || !args.function(1, "onReadable")) return nullptr;
-  if (room->ending) return throwErrno(env, ECANCELED, "watch");
-  if (room->watchOfFd.contains(fd)) return throwErrno(env, EEXIST, "watch");
-  const int polled = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  if (polled < 0) return throwErrno(env, errno, "fcntl");
-  auto* watch = new Watch{.poll = {}, .room = room, .id = room->nextWatch, .fd = fd,
-                          .polled = polled, .onReadable = nullptr, .context = nullptr,
-                          .active = false};
-  napi_value name;
-  if (napi_create_reference(env, args.at(1), 1, &watch->onReadable) != napi_ok ||
-      napi_create_string_utf8(env, "PENSTOCK_WATCH", NAPI_AUTO_LENGTH, &name) != napi_ok ||
-      napi_async_init(env, nullptr, name, &watch->context) != napi_ok) {
-    if (watch->onReadable != nullptr) napi_delete_reference(env, watch->onReadable);
-    close(polled);
-    delete watch;
-    return throwErrno(env, ENOMEM, "watch");
-  }
-  // This also makes the open file non-blocking.
-  const int error = uv_poll_init(room->loop, &watch->poll, polled);
-  if (error != 0) {
-    napi_delete_reference(env, watch->onReadable);
-    napi_async_destroy(env, watch->context);
-    close(polled);
-    delete watch;
-    return throwErrno(env, -error, "epoll_ctl");
-  }
-  watch->poll.data = watch;
-  uv_unref(reinterpret_cast<uv_handle_t*>(&watch->poll));
-  room->handles++;
-  room->nextWatch++;
-  room->watches.emplace(watch->id, watch);
-  room->watchOfFd.emplace(fd, watch->id);
-  return makeNumber(env, watch->id);
-}
-
-Watch* watchAt(const Args& args) {
-  int64_t id;
-  if (!args.integer(0, "watch", 1, UINT32_MAX, &id)) return nullptr;
-  const auto& watches = roomOf(args)->watches;
-  const auto found = watches.find(static_cast<uint32_t>(id));
-  if (found != watches.end()) return found->second;
-  throwRange(args.env(), "watch %lld is not open", static_cast<long long>(id));
-  return nullptr;
-}
-
-napi_value watchSet(napi_env env, napi_callback_info info) {
-  Args args(env, info);
-  bool active;
-  if (!args.boolean(1, "active", &active)) return nullptr;
-  Watch* watch = watchAt(args);
-  if (watch == nullptr) return nullptr;
-  if (active == watch->active) return makeUndefined(env);
-  auto* handle = reinterpret_cast<uv_handle_t*>(&watch->poll);
-  if (active) {
-    const int error = uv_poll_start(&watch->poll, UV_READABLE, onPoll);
-    if (error != 0) return throwErrno(env, -error, "epoll_ctl");
-    uv_ref(handle);
-  } else {
-    uv_poll_stop(&watch->poll);
-    uv_unref(handle);
-  }
-  watch->active = active;
-  return makeUndefined(env);
-}
-
-napi_value watchClose(napi_env env, napi_callback_info info) {
-  Args args(env, info);
-  Watch* watch = watchAt(args);
-  if (watch == nullptr) return nullptr;
-  beginClose(watch);
-  return makeUndefined(env);
-}
-
-void onEnvironmentEnd(napi_async_cleanup_hook_handle, void* data) {
-  Room* room = static_cast<Room*>(data);
-  room->ending = true;
-  napi_handle_scope scope;
-  const bool scoped = napi_open_handle_scope(room->env, &scope) == napi_ok;
-  napi_delete_reference(room->env, room->emptyFunction);
-  while (!room->watches.empty()) beginClose(room->watches.begin()->second);
-  if (scoped) napi_close_handle_scope(room->env, scope);
-  if (room->handles == 0) endRoom(room);
-}
-
-Room* openRoom(napi_env env) {
-  napi_value source, function;
-  auto* room = new Room{.env = env, .loop = nullptr, .emptyFunction = nullptr, .cleanup = nullptr,
-                        .watches = {}, .watchOfFd = {}, .counters = {}};
-  // A script's function, because only bytecode has the stack check that mayGoOn needs.
-  if (napi_get_uv_event_loop(env, &room->loop) == napi_ok &&
-      napi_create_string_utf8(env, "(function () {})", NAPI_AUTO_LENGTH, &source) == napi_ok &&
-      napi_run_script(env, source, &function) == napi_ok &&
-      napi_create_reference(env, function, 1, &room->emptyFunction) == napi_ok &&
-      napi_add_async_cleanup_hook(env, onEnvironmentEnd, room, &room->cleanup) == napi_ok) {
-    return room;
-  }
-  if (room->emptyFunction != nullptr) napi_delete_reference(env, room->emptyFunction);
-  delete room;
-  return nullptr;
-}
-
 }  // namespace
 
 bool initEvent(napi_env env, napi_value exports) {
   Room* room = openRoom(env);
   if (room == nullptr) return false;
-  const struct {
-    const char* name;
-    napi_callback callback;
-  } functions[] = {
-      {"fileOpen", fileOpen},           {"fileClose", fileClose},
-      {"fileDuplicate", fileDuplicate}, {"fileStat", fileStat},
-      {"blockGeometry", blockGeometry}, {"fileAllocate", fileAllocate},
-      {"fileTruncate", fileTruncate},   {"eventfdCreate", eventfdCreate},
-      {"eventfdSignal", eventfdSignal}, {"eventfdDrain", drainCounter},
-      {"timerfdCreate", timerfdCreate}, {"timerfdSet", timerfdSet},
-      {"timerfdDrain", drainCounter},   {"pidfdOpen", pidfdOpen},
-      {"pidfdSignal", pidfdSignal},     {"park", park},
-      {"futexWait", futexWait},         {"futexWake", futexWake},
-      {"watchOpen", watchOpen},         {"watchSet", watchSet},
-      {"watchClose", watchClose},
+  constexpr RoomFunction functions[] = {
+      {"eventfdCreate", eventfdCreate},
+      {"eventfdSignal", eventfdSignal},
+      {"eventfdDrain", drainCounter},
+      {"timerfdCreate", timerfdCreate},
+      {"timerfdSet", timerfdSet},
+      {"timerfdDrain", drainCounter},
+      {"pidfdOpen", pidfdOpen},
+      {"pidfdSignal", pidfdSignal},
+      {"park", park},
+      {"futexWait", futexWait},
+      {"futexWake", futexWake},
   };
-  for (const auto& entry : functions) {
-    napi_value function;
-    if (napi_create_function(env, entry.name, NAPI_AUTO_LENGTH, entry.callback, room, &function) !=
-            napi_ok ||
-        napi_set_named_property(env, exports, entry.name, function) != napi_ok) {
-      return false;
-    }
-  }
-  return true;
+  return defineInRoom(env, exports, room, functions) && initFile(env, exports, room) &&
+         initWatch(env, exports, room);
 }
 
 }  // namespace penstock
