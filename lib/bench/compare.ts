@@ -1,0 +1,184 @@
+// `--vs fio`: the same job by Penstock and by fio in turn, A B A B, so that a machine that slows down
+// slows both. The figures are medians over the rounds; the ratios are ratios of medians.
+//
+// fio gets the option set that is fastest here: all are tried shortly first (after Penstock's first
+// run, which checks the device and warms its cache as much as ours).
+
+import { PenstockError } from '../errors.js';
+import type { FioOptionSet, FioRunOptions, PeerResult } from './fio.js';
+import { fioArguments, fioOptionSets, runFio, startupCpuMs } from './fio.js';
+import { median } from './numbers.js';
+import type { JobOptions, JobResult } from './types.js';
+
+/** What is compared. Percentiles are those of the direction that did more operations. */
+export interface Figures {
+  iops: number;
+  bwBytes: number;
+  cpuNsPerIo: number;
+  clatP50Ns: number;
+  clatP99Ns: number;
+}
+
+export interface Round {
+  penstock: Figures;
+  fio: Figures;
+}
+
+export interface Comparison {
+  job: JobOptions;
+  /** 'fio-3.33' and the option set that was fastest. */
+  version: string;
+  optionSet: string;
+  rounds: Round[];
+  /** Medians over the rounds. */
+  penstock: Figures;
+  fio: Figures;
+  /** Penstock's median over fio's; NaN where fio's is 0. */
+  ratio: Figures;
+  /** The run of each whose IOPS is nearest to its median: what is printed in full. */
+  result: JobResult;
+  peer: PeerResult;
+}
+
+export interface CompareOptions extends FioRunOptions {
+  /** Seconds per try of an option set. */
+  trialSeconds?: number;
+  /** Told what begins, for the status line. */
+  onStep?: (step: string) => void;
+}
+
+const TRIAL_SECONDS = 0.5;
+/** Each option set is tried this often, and its best counts: one try may meet a busy machine. */
+const TRIAL_PASSES = 2;
+
+/** Figures of one run, ours or fio's. */
+export function figuresOf(run: Pick<JobResult, 'read' | 'write' | 'cpuNsPerIo'>): Figures {
+  const { percentile } = (run.read.ios >= run.write.ios ? run.read : run.write).clatNs;
+  return {
+    iops: run.read.iops + run.write.iops,
+    bwBytes: run.read.bwBytes + run.write.bwBytes,
+    cpuNsPerIo: run.cpuNsPerIo,
+    clatP50Ns: percentile['50.000000'] ?? 0,
+    clatP99Ns: percentile['99.000000'] ?? 0,
+  };
+}
+
+/**
+ * Runs `job` by `runOnce` and by fio, `rounds` times each in turn. An interrupted or failed run of
+ * ours ends the comparison; without one whole round it throws.
+ */
+export async function compareWithFio(
+  job: JobOptions,
+  runOnce: () => Promise<JobResult>,
+  rounds: number,
+  options: CompareOptions = {},
+): Promise<Comparison> {
+  const results: JobResult[] = [];
+  const peers: PeerResult[] = [];
+  let set: FioOptionSet | null = null;
+  let run: FioRunOptions = options;
+  // Refuses what fio cannot do before the first run of ours.
+  for (const candidate of fioOptionSets(job)) fioArguments(job, candidate);
+  for (let round = 1; round <= rounds; round++) {
+    options.onStep?.(`round ${round} of ${rounds}: penstock`);
+    const result = await runOnce();
+    if (result.error !== null) {
+      const { code, message, hint } = result.error;
+      throw new PenstockError(code, message, { hint });
+    }
+    if (result.interrupted) break;
+    if (set === null) {
+      set = await fastestSet(job, options);
+      run = { ...options, startupCpuMs: await startupCpuMs(job, set, options) };
+    }
+    options.onStep?.(`round ${round} of ${rounds}: fio`);
+    try {
+      peers.push(await runFio(job, set, run));
+    } catch (error) {
+      // The rounds that are whole still count.
+      if (error instanceof PenstockError && error.code === 'ABORTED' && results.length > 0) break;
+      throw error;
+    }
+    results.push(result);
+  }
+  return summarise(job, results, peers);
+}
+
+/** The option set with the most IOPS in short runs of the same job. */
+async function fastestSet(job: JobOptions, options: CompareOptions): Promise<FioOptionSet> {
+  const sets = fioOptionSets(job);
+  const trial = { ...job, runtime: options.trialSeconds ?? TRIAL_SECONDS, rampTime: 0, ioSize: 0 };
+  let best: FioOptionSet | null = null;
+  let bestIops = -1;
+  // At a given rate all sets do that rate; registered files and buffers cost the least.
+  const tried = job.rateIops > 0 ? sets.filter((set) => set.name === 'registered') : sets;
+  for (let pass = 0; pass < TRIAL_PASSES && (tried.length > 1 || best === null); pass++) {
+    for (const set of tried) {
+      options.onStep?.(`trying fio's options: ${set.name}`);
+      const { iops } = figuresOf(await runFio(trial, set, options));
+      if (iops > bestIops) [best, bestIops] = [set, iops];
+    }
+  }
+  if (best === null) throw new PenstockError('PEER_FAILED', 'no option set of fio ran');
+  return best;
+}
+
+/** Medians and ratios of runs that stand in pairs. */
+export function summarise(
+  job: JobOptions,
+  results: readonly JobResult[],
+  peers: readonly PeerResult[],
+): Comparison {
+  const rounds = results.map((result, index) => {
+    const peer = peers[index];
+    if (peer === undefined) throw new RangeError('summarise: a run of fio is missing');
+    return { penstock: figuresOf(result), fio: figuresOf(peer) };
+  });
+  const ours = medians(rounds.map((round) => round.penstock));
+  const theirs = medians(rounds.map((round) => round.fio));
+  const result = nearestTo(ours.iops, results);
+  const peer = nearestTo(theirs.iops, peers);
+  if (result === null || peer === null) {
+    throw new PenstockError('ABORTED', 'the comparison ended before its first round was over', {
+      exitCode: 130,
+    });
+  }
+  return {
+    job,
+    version: peer.version,
+    optionSet: peer.optionSet,
+    rounds,
+    penstock: ours,
+    fio: theirs,
+    ratio: combine((key) => (theirs[key] > 0 ? ours[key] / theirs[key] : NaN)),
+    result,
+    peer,
+  };
+}
+
+function medians(figures: readonly Figures[]): Figures {
+  return combine((key) => median(figures.map((figure) => figure[key])));
+}
+
+function combine(value: (key: keyof Figures) => number): Figures {
+  return {
+    iops: value('iops'),
+    bwBytes: value('bwBytes'),
+    cpuNsPerIo: value('cpuNsPerIo'),
+    clatP50Ns: value('clatP50Ns'),
+    clatP99Ns: value('clatP99Ns'),
+  };
+}
+
+function nearestTo<T extends Pick<JobResult, 'read' | 'write' | 'cpuNsPerIo'>>(
+  iops: number,
+  runs: readonly T[],
+): T | null {
+  let best: T | null = null;
+  let bestDistance = Infinity;
+  for (const run of runs) {
+    const distance = Math.abs(figuresOf(run).iops - iops);
+    if (distance < bestDistance) [best, bestDistance] = [run, distance];
+  }
+  return best;
+}
