@@ -1,5 +1,5 @@
-// `--vs fio`: the same job by Penstock and by fio in turn, A B A B, so that a machine that slows down
-// slows both. The figures are medians over the rounds; the ratios are ratios of medians.
+// `--vs fio`: the same job by Penstock and by fio in turn, A B A B, so that a machine that slows
+// down slows both. The figures are medians over the rounds; the ratios are ratios of medians.
 //
 // fio gets the option set that is fastest here: all are tried shortly first (after Penstock's first
 // run, which checks the device and warms its cache as much as ours).
@@ -10,13 +10,16 @@ import { fioArguments, fioOptionSets, runFio, startupCpuMs } from './fio.js';
 import { median } from './numbers.js';
 import type { JobOptions, JobResult } from './types.js';
 
-/** What is compared. Percentiles are those of the direction that did more operations. */
+/**
+ * What is compared. Latency runs from submission to completion for both, see PeerResult; percentiles
+ * are those of the direction that did more operations.
+ */
 export interface Figures {
   iops: number;
   bwBytes: number;
   cpuNsPerIo: number;
-  clatP50Ns: number;
-  clatP99Ns: number;
+  latencyP50Ns: number;
+  latencyP99Ns: number;
 }
 
 export interface Round {
@@ -58,8 +61,8 @@ export function figuresOf(run: Pick<JobResult, 'read' | 'write' | 'cpuNsPerIo'>)
     iops: run.read.iops + run.write.iops,
     bwBytes: run.read.bwBytes + run.write.bwBytes,
     cpuNsPerIo: run.cpuNsPerIo,
-    clatP50Ns: percentile['50.000000'] ?? 0,
-    clatP99Ns: percentile['99.000000'] ?? 0,
+    latencyP50Ns: percentile['50.000000'] ?? 0,
+    latencyP99Ns: percentile['99.000000'] ?? 0,
   };
 }
 
@@ -165,8 +168,8 @@ function combine(value: (key: keyof Figures) => number): Figures {
     iops: value('iops'),
     bwBytes: value('bwBytes'),
     cpuNsPerIo: value('cpuNsPerIo'),
-    clatP50Ns: value('clatP50Ns'),
-    clatP99Ns: value('clatP99Ns'),
+    latencyP50Ns: value('latencyP50Ns'),
+    latencyP99Ns: value('latencyP99Ns'),
   };
 }
 

@@ -3,10 +3,12 @@
 // Fairness, and why each flag is there:
 // 1. `--invalidate=0`: fio drops the file's page cache before a job otherwise, Penstock does not.
 // 2. `--norandommap`: no bookkeeping of the blocks already touched, as here.
-// 3. CPU time is that of the whole process tree (kernel workers of io_uring included), which fio's own
-//    usr_cpu and sys_cpu leave out; the fixed cost of its start (150 ms, clock calibration for the
-//    most part) is measured apart and taken off, since Penstock's start does not count either.
-// 4. `--thread`: the jobs die with the process, whatever ends it.
+// 3. CPU time is that of the whole process tree (kernel workers of io_uring included), which fio's
+//    own usr_cpu and sys_cpu leave out; the fixed cost of its start (150 ms, clock calibration for
+//    the most part) is measured apart and taken off, since Penstock's start does not count either.
+// 4. Latency is fio's `lat`, from submission to completion: a page-cache hit completes while it is
+//    submitted, and `clat`, which begins after that, would be the time to look at the result.
+// 5. `--thread`: the jobs die with the process, whatever ends it.
 
 import { spawn } from 'node:child_process';
 import { statSync } from 'node:fs';
@@ -29,7 +31,7 @@ export interface FioRunOptions {
   startupCpuMs?: number;
 }
 
-/** One run of fio. */
+/** One run of fio. `clatNs` and `buckets` hold its `lat`, which is what Penstock calls clat. */
 export interface PeerResult {
   /** 'fio-3.33'. */
   version: string;
@@ -38,6 +40,8 @@ export interface PeerResult {
   command: string[];
   read: DirectionResult;
   write: DirectionResult;
+  /** fio's `clat`: without the submission, and without percentiles. */
+  clatNs: { read: LatencySummary; write: LatencySummary };
   /** fio's own figures: percent of one CPU, kernel workers left out. */
   usrCpu: number;
   sysCpu: number;
@@ -53,7 +57,7 @@ const UNTIMED_TIMEOUT_MS = 30 * 60_000;
 const GRACE_MS = 3_000;
 const OUTPUT_CHARACTERS_MAX = 64 * 2 ** 20;
 
-/** Option sets of fio's io_uring engine worth trying: which one is fastest depends on the machine. */
+/** Option sets of fio's io_uring engine worth trying; which is fastest depends on the machine. */
 export function fioOptionSets(job: JobOptions): FioOptionSet[] {
   const registered = ['--registerfiles=1', '--fixedbufs=1'];
   const depth = job.iodepth;
@@ -89,6 +93,8 @@ export function fioArguments(job: JobOptions, set: FioOptionSet): string[] {
     '--invalidate=0',
     '--allow_file_create=0',
     '--norandommap=1',
+    '--lat_percentiles=1',
+    '--clat_percentiles=0',
     `--randseed=${job.seed}`,
     `--direct=${direct ? 1 : 0}`,
   ];
@@ -246,7 +252,7 @@ function signalGroup(pid: number | undefined, signal: NodeJS.Signals): void {
   }
 }
 
-/** Second line of the shell's `times`: user and system time of the children, '0m1.230s 0m0.040s'. */
+/** Second line of the shell's `times`: the children's user and system time, '0m1.2s 0m0.04s'. */
 function childrenMs(times: string): number {
   const line = times.trim().split('\n')[1] ?? '';
   let ms = 0;
@@ -287,7 +293,7 @@ type Json = Record<string, unknown>;
 /** fio's JSON, whatever stands before it; the jobs of a group arrive merged. Throws PEER_FAILED. */
 export function parseFioOutput(
   text: string,
-): Pick<PeerResult, 'version' | 'jobname' | 'read' | 'write' | 'usrCpu' | 'sysCpu'> {
+): Omit<PeerResult, 'optionSet' | 'command' | 'cpuNsPerIo'> {
   // Warnings go to stdout too, ahead of the object.
   const start = /^\{/m.exec(text)?.index ?? -1;
   const end = text.lastIndexOf('}');
@@ -311,6 +317,7 @@ export function parseFioOutput(
     jobname: String(job['jobname'] ?? ''),
     read: direction(job['read']),
     write: direction(job['write']),
+    clatNs: { read: clatOf(job['read']), write: clatOf(job['write']) },
     usrCpu: numberOf(job, 'usr_cpu'),
     sysCpu: numberOf(job, 'sys_cpu'),
   };
@@ -327,8 +334,8 @@ function objectOf(value: unknown): Json {
 
 function direction(value: unknown): DirectionResult {
   const part = objectOf(value);
-  const clat = objectOf(part['clat_ns']);
-  const bins = Object.entries(objectOf(clat['bins']));
+  const lat = objectOf(part['lat_ns']);
+  const bins = Object.entries(objectOf(lat['bins']));
   const buckets = bins.map(([ns, count]): [number, number] => [Number(ns), Number(count)]);
   return {
     ios: numberOf(part, 'total_ios'),
@@ -336,21 +343,25 @@ function direction(value: unknown): DirectionResult {
     runtimeMs: numberOf(part, 'runtime'),
     iops: numberOf(part, 'iops'),
     bwBytes: numberOf(part, 'bw_bytes'),
-    clatNs: latency(clat),
+    clatNs: latency(lat),
     buckets: buckets.filter(([, count]) => count > 0).sort((a, b) => a[0] - b[0]),
   };
 }
 
-function latency(clat: Json): LatencySummary {
+function clatOf(part: unknown): LatencySummary {
+  return latency(objectOf(objectOf(part)['clat_ns']));
+}
+
+function latency(summary: Json): LatencySummary {
   const percentile: Record<string, number> = {};
-  for (const [key, ns] of Object.entries(objectOf(clat['percentile']))) {
+  for (const [key, ns] of Object.entries(objectOf(summary['percentile']))) {
     percentile[key] = Number(ns);
   }
   return {
-    min: numberOf(clat, 'min'),
-    max: numberOf(clat, 'max'),
-    mean: numberOf(clat, 'mean'),
-    stddev: numberOf(clat, 'stddev'),
+    min: numberOf(summary, 'min'),
+    max: numberOf(summary, 'max'),
+    mean: numberOf(summary, 'mean'),
+    stddev: numberOf(summary, 'stddev'),
     percentile,
   };
 }

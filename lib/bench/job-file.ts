@@ -2,8 +2,8 @@
 //
 // Invariants:
 // 1. [global] sections hold defaults for the sections below them, as in fio.
-// 2. No word is passed over in silence: it sets something, or it is refused with its line, or, when it
-//    only tunes fio itself, it is named in a warning.
+// 2. No word is passed over in silence: it sets something, or it is refused with its line, or, when
+//    it only tunes fio itself, it is named in a warning.
 
 import { resolve } from 'node:path';
 import { PenstockError } from '../errors.js';
@@ -73,8 +73,8 @@ interface Section {
 }
 
 /**
- * The jobs of a job file. Throws BAD_OPTION (usage, exit 2) with the line and, for a word that is not
- * known, the nearest one that is.
+ * The jobs of a job file. Throws BAD_OPTION (usage, exit 2) with the line and, for a word that is
+ * not known, the nearest one that is.
  */
 export function parseJobFile(text: string, context: JobFileContext = {}): ParsedJobFile {
   const prefix = context.file === undefined ? '' : `${context.file}: `;

@@ -1,10 +1,19 @@
-// The result for programs: schema 'penstock.bench/1'. Follows fio's JSON (one entry of `jobs` per URI
-// and job section, workers merged), with units in the keys; `--vs fio` adds `peer` and `ratio`.
+// The result for programs: schema 'penstock.bench/1'. Follows fio's JSON (one entry of `jobs` per
+// URI and job section, workers merged), units in the keys; `--vs fio` adds `peer` and `ratio`.
 
 import type { Comparison, Figures, Round } from './compare.js';
-import type { DirectionResult, HostFacts, JobOptions, JobResult } from './types.js';
+import type { PeerResult } from './fio.js';
+import type { DirectionResult, HostFacts, JobOptions, JobResult, LatencySummary } from './types.js';
 
 export const BENCH_SCHEMA = 'penstock.bench/1';
+
+interface LatencyJson {
+  min: number;
+  max: number;
+  mean: number;
+  stddev: number;
+  percentile: Record<string, number>;
+}
 
 export interface BenchDirectionJson {
   iops: number;
@@ -12,13 +21,13 @@ export interface BenchDirectionJson {
   total_ios: number;
   io_bytes: number;
   runtime_ms: number;
-  clat_ns: {
-    min: number;
-    max: number;
-    mean: number;
-    stddev: number;
-    percentile: Record<string, number>;
-  };
+  /** From submission to completion. */
+  clat_ns: LatencyJson;
+}
+
+/** fio's own terms: `lat` begins before the submission, `clat` after it. */
+export interface BenchPeerDirectionJson extends BenchDirectionJson {
+  lat_ns: LatencyJson;
 }
 
 export interface BenchJobJson {
@@ -54,8 +63,8 @@ export interface BenchPeerJobJson {
   jobname: string;
   option_set: string;
   command: string[];
-  read: BenchDirectionJson;
-  write: BenchDirectionJson;
+  read: BenchPeerDirectionJson;
+  write: BenchPeerDirectionJson;
   usr_cpu: number;
   sys_cpu: number;
   /** Whole process tree, kernel workers included. */
@@ -67,8 +76,9 @@ interface FiguresJson {
   iops: number;
   bw_bytes: number;
   cpu_ns_per_io: number;
-  clat_p50_ns: number;
-  clat_p99_ns: number;
+  /** Ours from clat_ns, fio's from lat_ns: the same span. */
+  latency_p50_ns: number;
+  latency_p99_ns: number;
 }
 
 /** Penstock's median over the peer's; several jobs: their geometric mean, and each under `jobs`. */
@@ -162,15 +172,23 @@ function optionsJson(options: JobOptions): BenchJobJson['options'] {
 }
 
 function directionJson(part: DirectionResult): BenchDirectionJson {
-  const { min, max, mean, stddev, percentile } = part.clatNs;
   return {
     iops: part.iops,
     bw_bytes: part.bwBytes,
     total_ios: part.ios,
     io_bytes: part.bytes,
     runtime_ms: part.runtimeMs,
-    clat_ns: { min: finite(min), max, mean: finite(mean), stddev: finite(stddev), percentile },
+    clat_ns: latencyJson(part.clatNs),
   };
+}
+
+function peerDirectionJson(peer: PeerResult, name: 'read' | 'write'): BenchPeerDirectionJson {
+  const lat = latencyJson(peer[name].clatNs);
+  return { ...directionJson(peer[name]), lat_ns: lat, clat_ns: latencyJson(peer.clatNs[name]) };
+}
+
+function latencyJson({ min, max, mean, stddev, percentile }: LatencySummary): LatencyJson {
+  return { min: finite(min), max, mean: finite(mean), stddev: finite(stddev), percentile };
 }
 
 /** An idle direction has no least latency; JSON has no Infinity. */
@@ -183,8 +201,8 @@ function peerJson({ peer, rounds }: Comparison): BenchPeerJobJson {
     jobname: peer.jobname,
     option_set: peer.optionSet,
     command: peer.command,
-    read: directionJson(peer.read),
-    write: directionJson(peer.write),
+    read: peerDirectionJson(peer, 'read'),
+    write: peerDirectionJson(peer, 'write'),
     usr_cpu: peer.usrCpu,
     sys_cpu: peer.sysCpu,
     cpu_ns_per_io: peer.cpuNsPerIo,
@@ -201,8 +219,8 @@ function figuresJson(figures: Figures): FiguresJson {
     iops: figures.iops,
     bw_bytes: figures.bwBytes,
     cpu_ns_per_io: figures.cpuNsPerIo,
-    clat_p50_ns: figures.clatP50Ns,
-    clat_p99_ns: figures.clatP99Ns,
+    latency_p50_ns: figures.latencyP50Ns,
+    latency_p99_ns: figures.latencyP99Ns,
   };
 }
 
@@ -216,15 +234,15 @@ function ratioJson(comparisons: readonly Comparison[]): BenchRatioJson {
     iops: mean('iops'),
     bw_bytes: mean('bwBytes'),
     cpu_ns_per_io: mean('cpuNsPerIo'),
-    clat_p50_ns: mean('clatP50Ns'),
-    clat_p99_ns: mean('clatP99Ns'),
+    latency_p50_ns: mean('latencyP50Ns'),
+    latency_p99_ns: mean('latencyP99Ns'),
     jobs: comparisons.map(({ job, ratio }) => ({
       jobname: job.name,
       iops: defined(ratio.iops),
       bw_bytes: defined(ratio.bwBytes),
       cpu_ns_per_io: defined(ratio.cpuNsPerIo),
-      clat_p50_ns: defined(ratio.clatP50Ns),
-      clat_p99_ns: defined(ratio.clatP99Ns),
+      latency_p50_ns: defined(ratio.latencyP50Ns),
+      latency_p99_ns: defined(ratio.latencyP99Ns),
     })),
   };
 }

@@ -1,7 +1,7 @@
 // Numbers as fio prints them: at most so many significant characters, then k, M, G or Ki, Mi, Gi.
 //
-// A number that fits into the width is printed whole (`IOPS=4938`), a longer one is divided until it
-// fits and gets as many decimals as the width leaves (`60.1k`, `235MiB/s`).
+// A number that fits into the width is printed whole (`IOPS=4938`), a longer one is divided until
+// it fits and gets as many decimals as the width leaves (`60.1k`, `235MiB/s`).
 
 const DECIMAL_PREFIXES = ['', 'k', 'M', 'G', 'T', 'P'] as const;
 const BINARY_PREFIXES = ['', 'Ki', 'Mi', 'Gi', 'Ti', 'Pi'] as const;

@@ -1,7 +1,7 @@
 // The words a job is described with: one table for the job file and for the command line's flags.
 //
-// Words, kinds and meanings are fio's (HOWTO, "Parameter types"). A word is parsed and checked in one
-// place, setOption, whichever way it came in, so that `--bs 4k` and `bs=4k` cannot differ.
+// Words, kinds and meanings are fio's (HOWTO, "Parameter types"). A word is parsed and checked in
+// one place, setOption, whichever way it came in, so that `--bs 4k` and `bs=4k` cannot differ.
 
 import { PenstockError } from '../errors.js';
 import { parseDuration, parseSize } from '../units.js';
@@ -195,7 +195,10 @@ export function findOption(name: string): OptionWord | null {
   return null;
 }
 
-/** Parses `text` and stores it; `where` begins the message ('--bs', 'line 3: bs'). Throws BAD_OPTION. */
+/**
+ * Parses `text` and stores it. `where` begins the message: '--bs', 'line 3: bs'. Throws BAD_OPTION
+ * (usage, exit 2).
+ */
 export function setOption(job: JobOptions, word: OptionWord, text: string, where: string): void {
   const target = job as unknown as Record<string, string | number | boolean>;
   target[word.key] = parseValue(word, text.trim(), where);

@@ -12,7 +12,7 @@ export interface Interval {
   writeBwBytes: number;
 }
 
-/** Rates between neighbouring samples; samples of the same time and counts that fell are left out. */
+/** Rates between neighbouring samples; equal times and fallen counts are left out. */
 export function intervals(series: readonly Sample[]): Interval[] {
   const parts: Interval[] = [];
   let last: Sample = { timeMs: 0, readIos: 0, writeIos: 0, readBytes: 0, writeBytes: 0 };

@@ -1,7 +1,7 @@
-// The result for people: fio's output block, line for line, so that eyes and scripts used to it keep
-// working; what only Penstock knows follows as lines of its own.
+// The result for people: fio's output block, line for line, so that eyes and scripts used to it
+// keep working; what only Penstock knows follows as lines of its own.
 //
-// Left out are lines that would need figures which are not measured (slat, ctx, faults, disk stats),
+// Lines that would need figures which are not measured (slat, ctx, faults, disk stats) are left out
 // rather than printed as zeros.
 
 import type { Comparison, Figures } from './compare.js';
@@ -41,8 +41,9 @@ function headerLines({ options }: JobResult): string[] {
 
 function jobLines(result: JobResult, index: number, host: HostFacts): string[] {
   const { options } = result;
+  const errors = String(result.errors).padStart(2);
   const lines = [
-    `${options.name}: (groupid=0, jobs=${options.numjobs}): err=${String(result.errors).padStart(2)}: ` +
+    `${options.name}: (groupid=0, jobs=${options.numjobs}): err=${errors}: ` +
       `pid=${process.pid}: ${ctime(host.date)}`,
   ];
   if (index > 0) lines.unshift('');
@@ -220,8 +221,9 @@ function groupLines(results: readonly JobResult[]): string[] {
     const longestMs = Math.max(...runtimes, 1);
     const [low, high] = [Math.min(...rates), Math.max(...rates)];
     const total = (bytes * 1000) / longestMs;
+    const label = name.toUpperCase().padStart(7);
     lines.push(
-      `${name.toUpperCase().padStart(7)}: bw=${scaleBytes(total)}/s (${scaleBytesDecimal(total)}/s), ` +
+      `${label}: bw=${scaleBytes(total)}/s (${scaleBytesDecimal(total)}/s), ` +
         `${scaleBytes(low)}/s-${scaleBytes(high)}/s ` +
         `(${scaleBytesDecimal(low)}/s-${scaleBytesDecimal(high)}/s), ` +
         `io=${scaleBytes(bytes)} (${scaleBytesDecimal(bytes)}), ` +
@@ -234,8 +236,8 @@ function groupLines(results: readonly JobResult[]): string[] {
 const FIGURES: readonly [string, keyof Figures, (value: number) => string][] = [
   ['IOPS', 'iops', scaleCount],
   ['BW', 'bwBytes', (bytes) => `${scaleBytes(bytes)}/s`],
-  ['clat p50', 'clatP50Ns', formatNanoseconds],
-  ['clat p99', 'clatP99Ns', formatNanoseconds],
+  ['latency p50', 'latencyP50Ns', formatNanoseconds],
+  ['latency p99', 'latencyP99Ns', formatNanoseconds],
   ['CPU per I/O', 'cpuNsPerIo', formatNanoseconds],
 ];
 

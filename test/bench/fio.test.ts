@@ -96,7 +96,8 @@ describe('parseFioOutput', () => {
   };
 
   test('passes over what stands before and after the object', () => {
-    const text = `fio: a warning {not json}\nnote: x\n${JSON.stringify(output, null, 2)}\ntrailer\n`;
+    const json = JSON.stringify(output, null, 2);
+    const text = `fio: a warning {not json}\nnote: x\n${json}\ntrailer\n`;
     const parsed = parseFioOutput(text);
     expect(parsed).toMatchObject({ version: 'fio-3.33', jobname: 'j', usrCpu: 1, sysCpu: 2 });
     expect(parsed.read.ios).toBe(10);

@@ -12,6 +12,7 @@ function peer(ios: number): PeerResult {
     command: ['fio', '--name=j'],
     read: busy(ios, 200),
     write: idle(),
+    clatNs: { read: idle().clatNs, write: idle().clatNs },
     usrCpu: 1,
     sysCpu: 2,
     cpuNsPerIo: 2500,

@@ -115,6 +115,7 @@ describe('benchText', () => {
       command: ['fio'],
       read: busy(ios * 1000, 200),
       write: idle(),
+      clatNs: { read: idle().clatNs, write: idle().clatNs },
       usrCpu: 1,
       sysCpu: 2,
       cpuNsPerIo: 2500,
