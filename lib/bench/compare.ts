@@ -11,8 +11,8 @@ import { median } from './numbers.js';
 import type { JobOptions, JobResult } from './types.js';
 
 /**
- * What is compared. Latency runs from submission to completion for both, see PeerResult; percentiles
- * are those of the direction that did more operations.
+ * What is compared. Latency runs from submission to completion for both, see PeerResult;
+ * percentiles are those of the direction that did more operations.
  */
 export interface Figures {
   iops: number;

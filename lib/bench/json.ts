@@ -44,6 +44,8 @@ export interface BenchJobJson {
   error_detail: { code: string; message: string; hint: string } | null;
   verify: {
     checked_blocks: number;
+    /** All damaged blocks; `failures` holds the first few. */
+    failure_count: number;
     failures: { kind: string; block: number; offset: number; detail: string }[];
   } | null;
   interrupted: boolean;
@@ -134,8 +136,7 @@ function jobJson(result: JobResult): BenchJobJson {
     sys_cpu: result.sysCpu,
     error: result.errors,
     error_detail: result.error,
-    verify:
-      verify === null ? null : { checked_blocks: verify.checkedBlocks, failures: verify.failures },
+    verify: verifyJson(verify),
     interrupted: result.interrupted,
     penstock: {
       device: penstock.device,
@@ -148,6 +149,12 @@ function jobJson(result: JobResult): BenchJobJson {
       cpu_ns_per_io: result.cpuNsPerIo,
     },
   };
+}
+
+function verifyJson(verify: JobResult['verify']): BenchJobJson['verify'] {
+  if (verify === null) return null;
+  const { checkedBlocks, failureCount, failures } = verify;
+  return { checked_blocks: checkedBlocks, failure_count: failureCount, failures };
 }
 
 /** The job's options under fio's words. */

@@ -1,8 +1,8 @@
 // The report page's own style and script, as text that is put into the page.
 //
-// A run and its peer share a colour; the peer's line is dashed, and directions and percentiles differ
-// in dash too, for those who see few colours. The script draws what the data script holds and
-// nothing else; it draws anew when the colour scheme or the width changes.
+// A run and its peer share a colour; the peer's line is dashed, and directions and percentiles
+// differ in dash too, for those who see few colours. The script draws what the data script holds
+// and nothing else; it draws anew when the colour scheme or the width changes.
 
 export const PAGE_STYLE = `
 :root {

@@ -46,8 +46,9 @@ function figuresOf(result: JobResult): [string, string][] {
     ['CPU per I/O', formatNanoseconds(result.cpuNsPerIo)],
   ];
   if (verify !== null) {
-    const good = `${scaleCount(verify.checkedBlocks)} good`;
-    figures.push(['Verify', verify.failures.length === 0 ? good : 'DAMAGED']);
+    const { checkedBlocks, failureCount } = verify;
+    const [good, damaged] = [scaleCount(checkedBlocks), scaleCount(failureCount)];
+    figures.push(['Verify', failureCount === 0 ? `${good} good` : `${damaged} DAMAGED`]);
   }
   return figures;
 }
@@ -67,7 +68,7 @@ function alerts({ error, errors, interrupted }: JobResult): string {
 }
 
 function damage({ options, verify }: JobResult): string {
-  if (verify === null || verify.failures.length === 0) return '';
+  if (verify === null || verify.failureCount === 0) return '';
   const rows = verify.failures.map(({ block, kind, offset, detail }) => [
     String(block),
     kind,
@@ -113,7 +114,8 @@ export function comparisonSection(
   );
   const sets = [...new Set(comparisons.map((comparison) => comparison.optionSet))].join(', ');
   const how =
-    `Medians of runs in turn. fio uses io_uring with the options that were fastest here (${sets}). ` +
+    'Medians of runs in turn. fio uses io_uring with the options that were fastest here ' +
+    `(${sets}). ` +
     'Latency runs from submission to completion; CPU time is that of the whole process tree.';
   const head = ['figure', 'Penstock', first.version, 'ratio'];
   const medians = tableHtml({ head, rows }, 'Medians');

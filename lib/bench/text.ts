@@ -202,11 +202,13 @@ function penstockLines({ options, read, write, penstock }: JobResult): string[] 
 
 function verifyLines({ verify }: JobResult): string[] {
   if (verify === null) return [];
-  const { checkedBlocks, failures } = verify;
-  const lines = [`  verify       : checked=${checkedBlocks} blocks, damaged=${failures.length}`];
+  const { checkedBlocks, failureCount, failures } = verify;
+  const lines = [`  verify       : checked=${checkedBlocks} blocks, damaged=${failureCount}`];
   for (const { kind, block, offset, detail } of failures) {
     lines.push(`     ${kind.padEnd(9)} : block ${block} at byte ${offset}: ${detail}`);
   }
+  const unlisted = failureCount - failures.length;
+  if (unlisted > 0) lines.push(`     and ${unlisted} more`);
   return lines;
 }
 

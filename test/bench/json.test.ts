@@ -60,6 +60,7 @@ test('failures of verify and of operations are told', () => {
   result.error = { code: 'MEDIA_ERROR', message: 'm', hint: 'h' };
   result.verify = {
     checkedBlocks: 10,
+    failureCount: 1,
     failures: [{ kind: 'stale', block: 3, offset: 12288, detail: 'd' }],
   };
   const [job] = benchJson([result], HOST).jobs;
@@ -67,6 +68,7 @@ test('failures of verify and of operations are told', () => {
   expect(job?.error_detail?.code).toBe('MEDIA_ERROR');
   expect(job?.verify).toEqual({
     checked_blocks: 10,
+    failure_count: 1,
     failures: [{ kind: 'stale', block: 3, offset: 12288, detail: 'd' }],
   });
 });

@@ -151,6 +151,7 @@ describe('page', () => {
     result.penstock.device = { [hostile]: hostile };
     result.verify = {
       checkedBlocks: 1,
+      failureCount: 3,
       failures: [{ kind: 'torn', block: 1, offset: 4096, detail: hostile }],
     };
     const host = { ...HOST, cpu: hostile };
@@ -159,7 +160,7 @@ describe('page', () => {
     expect(page).not.toContain('<img');
     // The data and the two programs, and none of the four that were smuggled in.
     expect(page.match(/<script/g)).toHaveLength(3);
-    expect(page).toContain('DAMAGED');
+    expect(page).toContain('3 DAMAGED');
   });
 
   test('its data and programs parse', () => {

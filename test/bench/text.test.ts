@@ -94,14 +94,15 @@ describe('benchText', () => {
     result.interrupted = true;
     result.verify = {
       checkedBlocks: 100,
+      failureCount: 5,
       failures: [{ kind: 'torn', block: 9, offset: 36864, detail: 'two sequences' }],
     };
     const text = benchText([result], HOST);
     expect(text).toContain('err= 3:');
     expect(text).toContain('  error: MEDIA_ERROR: block 5 unreadable\n  hint: replace it\n');
     expect(text).toContain('interrupted');
-    expect(text).toContain('checked=100 blocks, damaged=1\n');
-    expect(text).toContain('torn      : block 9 at byte 36864: two sequences\n');
+    expect(text).toContain('checked=100 blocks, damaged=5\n');
+    expect(text).toContain('torn      : block 9 at byte 36864: two sequences\n     and 4 more\n');
     // The depth of an open loop is not recorded, so none is claimed.
     expect(text).not.toContain('IO depths');
   });
