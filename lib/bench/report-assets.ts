@@ -53,6 +53,7 @@ caption { text-align: left; color: var(--soft); padding: 10px 0 4px; }
 .table tr > :first-child { text-align: left; }
 .table tbody th { font-weight: 400; color: var(--soft); white-space: nowrap; }
 .table td { overflow-wrap: anywhere; }
+.charts .table td { white-space: nowrap; }
 details { margin-top: 8px; }
 details .table { max-height: 420px; overflow: auto; }
 .wide details .table { max-height: none; }
