@@ -36,6 +36,8 @@ export interface RingOptions {
 }
 
 const NO_TIMEOUT = 0xffffffff;
+/** Bit of the CQ ring's flags word: completions do not signal the registered eventfd. */
+const CQ_EVENTFD_DISABLED = 1;
 
 export class Ring {
   readonly fd: number;
@@ -58,7 +60,9 @@ export class Ring {
   private readonly cqHead: number;
   private readonly cqTail: number;
   private readonly cqOverflow: number;
+  private readonly cqFlags: number;
   private readonly cqes: number;
+  private eventfd = -1;
   private readonly sqMask: number;
   private readonly cqMask: number;
   private readonly polled: boolean;
@@ -88,6 +92,7 @@ export class Ring {
     this.cqHead = record.cqHead >>> 2;
     this.cqTail = record.cqTail >>> 2;
     this.cqOverflow = record.cqOverflow >>> 2;
+    this.cqFlags = record.cqFlags >>> 2;
     this.cqes = record.cqes >>> 2;
     this.sqMask = record.sqEntries - 1;
     this.cqMask = record.cqEntries - 1;
@@ -261,9 +266,35 @@ export class Ring {
     return native.uringRegisterBuffers(this.id, slot, entry) >= 0;
   }
 
-  /** Registers an eventfd that is signalled at every completion. */
-  registerEventfd(fd: number): boolean {
-    return native.uringRegister(this.id, Register.EVENTFD, Int32Array.of(fd), 1) >= 0;
+  /**
+   * The eventfd that armed completions signal; made at the first call. (The ring's own descriptor does
+   * not serve: with DEFER_TASKRUN the kernel wakes no poller when work for this thread comes in.)
+   */
+  eventFd(): number {
+    if (this.eventfd < 0) {
+      this.eventfd = native.eventfdCreate();
+      this.rings[this.cqFlags] = CQ_EVENTFD_DISABLED;
+      const registered = native.uringRegister(
+        this.id,
+        Register.EVENTFD,
+        Int32Array.of(this.eventfd),
+        1,
+      );
+      if (registered < 0) throw new Error(`io_uring refused an eventfd: errno ${-registered}`);
+    }
+    return this.eventfd;
+  }
+
+  /** Lets completions signal eventFd() from now on. The caller fences and looks once more. */
+  arm(): void {
+    // An old signal goes first: what comes from here on is kept, what came before the look finds.
+    native.eventfdDrain(this.eventFd());
+    this.rings[this.cqFlags] = 0;
+  }
+
+  /** Ends that: completions cost no signal any more. */
+  disarm(): void {
+    this.rings[this.cqFlags] = CQ_EVENTFD_DISABLED;
   }
 
   /** Limits the kernel's worker threads; [bounded, unbounded], 0 leaves one as it is. */
@@ -277,5 +308,6 @@ export class Ring {
     if (!this.open) return;
     this.open = false;
     native.uringClose(this.id);
+    if (this.eventfd >= 0) native.fileClose(this.eventfd);
   }
 }

@@ -76,6 +76,7 @@ export class FileQueue implements QueueDriver {
   private readonly readOnly: boolean;
   private readonly retries: Int32Array;
   private retryCount = 0;
+  private armed = false;
   private readonly onShrunk: () => void;
 
   constructor(options: FileQueueOptions) {
@@ -136,6 +137,7 @@ export class FileQueue implements QueueDriver {
       if (ring.pending() > 0) ring.submit(); // the kernel was short of something last time
       return count;
     }
+    if (this.armed) this.disarm();
     const { rings } = ring;
     for (let i = 0; i < ready; i++) {
       const at = ring.cqeAt(i);
@@ -218,11 +220,12 @@ export class FileQueue implements QueueDriver {
   // hot:end
 
   arm(): void {
-    // The ring's descriptor is readable whenever a completion is there: nothing to arm.
+    this.armed = true;
+    this.ring.arm();
   }
 
   eventFd(): number {
-    return this.done.length > 0 ? -1 : this.ring.fd;
+    return this.done.length > 0 ? -1 : this.ring.eventFd();
   }
 
   park(timeoutUs: number): void {
@@ -250,6 +253,11 @@ export class FileQueue implements QueueDriver {
   async close(): Promise<void> {
     await this.drain();
     this.ring.close();
+  }
+
+  private disarm(): void {
+    this.armed = false;
+    this.ring.disarm();
   }
 
   private refuse(tag: number, status: number): void {
