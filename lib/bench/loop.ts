@@ -134,6 +134,7 @@ export class Loop {
   run(): LoopOutcome {
     this.planAt = 0;
     if (!this.options.plan.refill()) this.issuing = false;
+    if (this.options.control[Control.stop] !== 0) this.stop();
     if (this.rampTicks === 0) this.beginMeasuring(0);
     else this.options.progress[Progress.phase] = Phase.ramp;
     while (this.slice());

@@ -19,7 +19,7 @@ export function mix32(word: number): number {
 
 /** One 32-bit word from three, for keys of contents and of streams. */
 export function hash32(a: number, b: number, c: number): number {
-  return mix32(mix32(mix32(a + 0x9e3779b9) ^ b) + Math.imul(c, 0x9e3779b1));
+  return mix32(mix32(mix32((a | 0) + 0x9e3779b9) ^ b) + Math.imul(c, 0x9e3779b1));
 }
 
 export class Random {

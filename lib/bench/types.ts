@@ -52,7 +52,7 @@ export interface DirectionResult {
   buckets: [number, number][];
 }
 
-/** One sample of progress, for the status line and the report. */
+/** One sample of progress, for the status line and the report: totals since counting began. */
 export interface Sample {
   timeMs: number;
   readIos: number;
@@ -81,7 +81,8 @@ export interface JobResult {
   /** Failed operations: 0, or the first error. */
   errors: number;
   error: { code: string; message: string; hint: string } | null;
-  verify: { checkedBlocks: number; failures: VerifyFailure[] } | null;
+  /** Blocks of `bs` checked, damaged ones counted, the first few of those. */
+  verify: { checkedBlocks: number; failureCount: number; failures: VerifyFailure[] } | null;
   penstock: {
     device: Record<string, string | number | boolean>;
     seed: number;
