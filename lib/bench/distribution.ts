@@ -129,11 +129,7 @@ class Zipf extends Skewed {
   private readonly alpha: number;
   private readonly eta: number;
 
-  constructor(
-    range: number,
-    random: Random,
-    theta: number,
-  ) {
+  constructor(range: number, random: Random, theta: number) {
     super(range, random);
     this.zeta = zeta(range, theta);
     this.second = 1 + 0.5 ** theta;

@@ -43,9 +43,7 @@ export function headerFits(
     words[at + Header.seed] === seed &&
     words[at + Header.lbaLo] === lbaLo &&
     words[at + Header.lbaHi] === lbaHi &&
-    (sequence === 0
-      ? words[at + Header.sequence] !== 0
-      : words[at + Header.sequence] === sequence)
+    (sequence === 0 ? words[at + Header.sequence] !== 0 : words[at + Header.sequence] === sequence)
   );
 }
 
@@ -74,7 +72,11 @@ export function inspectUnit(
   if (first === null) return tornBetween(words, size, blocks);
   // Some blocks are the expected write's and the rest an older one's: the write stopped half-way.
   if (old === blocks - whole && whole > 0) {
-    return { kind: 'torn', index: first.index, detail: `${whole} of ${blocks} blocks are of the last write; block ${first.index}: ${first.detail}` };
+    return {
+      kind: 'torn',
+      index: first.index,
+      detail: `${whole} of ${blocks} blocks are of the last write; block ${first.index}: ${first.detail}`,
+    };
   }
   const mixed = first.kind === 'stale' ? tornBetween(words, size, blocks) : null;
   return mixed ?? first;

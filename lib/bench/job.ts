@@ -138,5 +138,7 @@ export function shareOf(job: JobOptions, geometry: Geometry, worker: number): Sh
 
 /** A verified uniform random writer takes every unit once per pass, so that a full pass covers all. */
 export function isShuffled(job: JobOptions): boolean {
-  return job.verify && isRandom(job.rw) && job.randomDistribution === 'random' && job.rw !== 'randrw';
+  return (
+    job.verify && isRandom(job.rw) && job.randomDistribution === 'random' && job.rw !== 'randrw'
+  );
 }

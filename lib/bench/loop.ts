@@ -146,8 +146,7 @@ export class Loop {
       writes: state[State.writes]!,
       failed: state[State.failed]!,
       status: this.status,
-      measuredSeconds:
-        (state[State.now]! - state[State.measureStart]!) / this.options.clock.hertz,
+      measuredSeconds: (state[State.now]! - state[State.measureStart]!) / this.options.clock.hertz,
       stopped: this.stopped,
       polls: counters.polls - this.pollsBefore,
       doorbells: counters.doorbells - this.doorbellsBefore,

@@ -50,7 +50,10 @@ export function jobResult(facts: JobFacts, outputs: readonly WorkerOutput[]): Jo
   const writeIos = sum(outputs, (output) => output.writeIos);
   const ios = readIos + writeIos;
   const status = outputs.find((output) => output.status !== 0)?.status ?? 0;
-  const failures = outputs.flatMap((output) => output.failures).slice(0, FAILURES_KEPT);
+  const failures = outputs
+    .flatMap((output) => output.failures)
+    .sort((a, b) => a.offset - b.offset)
+    .slice(0, FAILURES_KEPT);
   const percent = (us: number): number => (seconds > 0 ? us / seconds / 1e4 : 0);
   return {
     options,

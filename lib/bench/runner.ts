@@ -69,7 +69,10 @@ function cpuShare(outputs: readonly WorkerOutput[][], job: number): number {
  * device. BAD_OPTION (exit code 2) for an option that does not fit; I/O errors and failed verification
  * are part of the results.
  */
-export async function runJobs(jobs: readonly JobOptions[], hooks: RunHooks = {}): Promise<JobResult[]> {
+export async function runJobs(
+  jobs: readonly JobOptions[],
+  hooks: RunHooks = {},
+): Promise<JobResult[]> {
   if (jobs.length === 0) {
     throw new PenstockError('BAD_OPTION', 'no job was given', {
       hint: 'name at least one URI',

@@ -150,4 +150,3 @@ export class ReadBackPlan extends Plan {
     return count > 0;
   }
 }
-

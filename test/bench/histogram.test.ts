@@ -81,7 +81,11 @@ describe('Histogram', () => {
         expect([...merged.counts]).toEqual([...whole.counts]);
         const { mean, stddev, ...rest } = merged.summary();
         const expected = whole.summary();
-        expect(rest).toEqual({ min: expected.min, max: expected.max, percentile: expected.percentile });
+        expect(rest).toEqual({
+          min: expected.min,
+          max: expected.max,
+          percentile: expected.percentile,
+        });
         expect(mean).toBeCloseTo(expected.mean, 0);
         expect(Math.abs(stddev - expected.stddev)).toBeLessThanOrEqual(expected.max * 1e-5 + 1e-6);
       }),

@@ -48,7 +48,10 @@ describe('Random', () => {
   });
 
   it('stays within any range up to 2^53', () => {
-    const range = fc.oneof(fc.integer({ min: 1, max: 2 ** 22 }), fc.integer({ min: 1, max: 2 ** 53 - 1 }));
+    const range = fc.oneof(
+      fc.integer({ min: 1, max: 2 ** 22 }),
+      fc.integer({ min: 1, max: 2 ** 53 - 1 }),
+    );
     fc.assert(
       fc.property(seeds, range, (seed, size) => {
         const out = new Float64Array(32);

@@ -56,6 +56,8 @@ export class FakeDriver implements QueueDriver {
   readonly counters: QueueCounters = { doorbells: 0, polls: 0 };
   /** Requests seen, by operation code. */
   readonly seen: { op: number; lba: number }[] = [];
+  /** Times a request met another one in flight over the same blocks. */
+  overlaps = 0;
   private readonly pending: Pending[] = [];
   private picks = 1;
 
@@ -77,6 +79,10 @@ export class FakeDriver implements QueueDriver {
         address: sq[r + Req.addressLo]! + sq[r + Req.addressHi]! * TWO32,
       };
       this.seen.push({ op: request.op, lba: request.lba });
+      const end = request.lba + request.blocks;
+      const meets = (other: Pending): boolean =>
+        other.lba < end && request.lba < other.lba + other.blocks;
+      if (this.pending.some(meets)) this.overlaps++;
       this.pending.push(request);
     }
     return count;
