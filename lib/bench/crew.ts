@@ -1,9 +1,9 @@
-// The workers of one job, seen from the main thread: started together, told to stop by a word, waited
-// for, and ended on failure. A worker that does not stop when told is ended by force.
+// The workers of one job, seen from the main thread: started together, told to stop by a word,
+// waited for, and ended on failure. A worker that does not stop when told is ended by force.
 
 import { Worker } from 'node:worker_threads';
 import { PenstockError } from '../errors.js';
-import type { DeviceHandle } from '../hpdi/driver.js';
+import type { DeviceHandle } from '../hpdi/index.js';
 import { shareOf, type Geometry } from './job.js';
 import type { WorkerInput, WorkerMessage, WorkerOutput } from './messages.js';
 import {

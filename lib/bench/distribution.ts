@@ -1,6 +1,6 @@
-// Which unit of the range comes next: sequential, uniform, zipf, pareto, normal, or every unit once in
-// a random order. Units are numbered from 0; a chooser fills an array of them at a time, so that the
-// call costs nothing per operation.
+// Which unit of the range comes next: sequential, uniform, zipf, pareto, normal, or every unit once
+// in a random order. Units are numbered from 0; a chooser fills an array of them at a time, so that
+// the call costs nothing per operation.
 //
 // Zipf is Gray et al., "Quickly generating billion-record synthetic databases" (SIGMOD 1994), as in
 // fio; pareto is fio's. Their hot units would be neighbours: a bijection scatters them.
@@ -41,7 +41,7 @@ class Uniform implements Chooser {
   }
 }
 
-/** A bijection of [0, range), range up to 2^31: mixing within the next power of two, cycle-walked. */
+/** A bijection of [0, range), range up to 2^31: mixing within a power of two, cycle-walked. */
 export class Scatter {
   private readonly mask: number;
   private readonly half: number;
@@ -70,7 +70,7 @@ export class Scatter {
   }
 }
 
-/** Every unit once in a random order, then in that order again: written units never overlap early. */
+/** Every unit once in a random order, then in that order again. */
 export class Shuffled implements Chooser {
   private readonly at = new Float64Array(1);
   private readonly scatter: Scatter;
@@ -169,7 +169,7 @@ class Pareto extends Skewed {
   }
 }
 
-/** A normal distribution round the middle of the range (Box and Muller); draws outside are redrawn. */
+/** A normal distribution round the middle (Box and Muller); draws outside are redrawn. */
 class Normal implements Chooser {
   constructor(
     private readonly range: number,
@@ -199,7 +199,7 @@ export function parseDistribution(text: string): { kind: string; value: number }
   if (kind === 'pareto' && value > 0 && value < 1) return { kind, value };
   if (kind === 'normal' && value > 0 && value <= 100) return { kind, value };
   throw new PenstockError('BAD_OPTION', `random-distribution '${text}' is not one that is known`, {
-    hint: 'random, zipf:THETA (above 0, not 1), pareto:H (0 to 1), normal:DEVIATION (percent, to 100)',
+    hint: 'random, zipf:THETA (above 0, not 1), pareto:H (0 to 1), normal:DEVIATION (percent)',
     exitCode: 2,
   });
 }

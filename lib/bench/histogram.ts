@@ -1,11 +1,12 @@
-// A log-linear latency histogram: 64 buckets in every power of two, so that a bucket is at most 1/64
-// (1.6 %) of its value wide. Values are integer nanoseconds from 0 to 2^46 (19 hours); larger ones
-// count as the largest.
+// A log-linear latency histogram: 64 buckets in every power of two, so that a bucket is at most
+// 1/64 (1.6 %) of its value wide. Values are integer nanoseconds from 0 to 2^46 (19 hours); larger
+// ones count as the largest.
 //
 // Invariants: values below 128 have a bucket of their own; bucket order is value order; merging is
-// exact for counts, minimum, maximum and mean. Counts and sums are doubles in typed arrays: exact to
-// 2^53, and a store allocates nothing. The mean and deviation are kept as sums of differences from
-// the first value, which does not lose the deviation of many equal-sized latencies in rounding.
+// exact for counts, minimum, maximum and mean. Counts and sums are doubles in typed arrays: exact
+// to 2^53, and a store allocates nothing. The mean and deviation are kept as sums of differences
+// from the first value, which does not lose the deviation of many equal-sized latencies in
+// rounding.
 
 import type { LatencySummary } from './types.js';
 

@@ -1,9 +1,9 @@
-// Judging blocks that were read back: which kind of damage, where, and a sentence about it. Runs per
-// block only for the comparison of the header; everything else runs for damaged blocks alone.
+// Judging blocks that were read back: which kind of damage, where, and a sentence about it. Runs
+// per block only for the comparison of the header; everything else runs for damaged blocks alone.
 //
 // Order of judgement of one device block: no header → unwritten; checksum wrong → torn when its
-// sectors belong to different writes, else corrupt; another position → misplaced; another job's seed
-// or an older sequence → stale. A unit whose blocks belong to different writes is torn.
+// sectors belong to different writes, else corrupt; another position → misplaced; another job's
+// seed or an older sequence → stale. A unit whose blocks belong to different writes is torn.
 
 import { Header, MAGIC, type Pattern } from './pattern.js';
 import type { VerifyFailure } from './types.js';
@@ -72,11 +72,9 @@ export function inspectUnit(
   if (first === null) return tornBetween(words, size, blocks);
   // Some blocks are the expected write's and the rest an older one's: the write stopped half-way.
   if (old === blocks - whole && whole > 0) {
-    return {
-      kind: 'torn',
-      index: first.index,
-      detail: `${whole} of ${blocks} blocks are of the last write; block ${first.index}: ${first.detail}`,
-    };
+    const rest = `block ${first.index}: ${first.detail}`;
+    const detail = `${whole} of ${blocks} blocks are of the last write; ${rest}`;
+    return { kind: 'torn', index: first.index, detail };
   }
   const mixed = first.kind === 'stale' ? tornBetween(words, size, blocks) : null;
   return mixed ?? first;
@@ -95,7 +93,8 @@ function tornBetween(words: Uint32Array, size: number, blocks: number): Damage |
     const at = i * size;
     const start = lbaOf(words, at) - words[at + Header.index]!;
     if (start === unit && words[at + Header.sequence] !== sequence) {
-      const detail = `block ${i} is of write ${words[at + Header.sequence]}, the ones before it of ${sequence}`;
+      const own = words[at + Header.sequence];
+      const detail = `block ${i} is of write ${own}, the ones before it of ${sequence}`;
       return { kind: 'torn', index: i, detail };
     }
     unit = start;
@@ -161,7 +160,8 @@ function checksumDamage(
   const sequence = words[at + Header.sequence]!;
   const other = otherSectors(pattern, words, at, lo, hi, sequence);
   if (other !== null) {
-    const detail = `bytes from ${other.sector * SECTOR_BYTES} on are of ${other.what}, the header of write ${sequence}`;
+    const from = other.sector * SECTOR_BYTES;
+    const detail = `bytes from ${from} on are of ${other.what}, the header of write ${sequence}`;
     return { kind: 'torn', index, detail };
   }
   const key = pattern.key(lo, hi, sequence);

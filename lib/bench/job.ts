@@ -1,17 +1,18 @@
-// What a job means on a given device: checks of the options, the units it covers, each worker's share.
+// What a job means on a given device: checks of the options, the units it covers, each worker's
+// share.
 //
-// Units are `bs` bytes from `offset` on. Workers of a verified job have disjoint regions, so that every
-// unit has one writer; otherwise each worker covers the whole range, as in fio.
+// Units are `bs` bytes from `offset` on. Workers of a verified job have disjoint regions, so that
+// every unit has one writer; otherwise each worker covers the whole range, as in fio.
 
 import { PenstockError } from '../errors.js';
-import type { DeviceInfo } from '../hpdi/info.js';
+import type { DeviceInfo } from '../hpdi/index.js';
 import { parseDistribution } from './distribution.js';
 import type { JobOptions } from './types.js';
 import { isRandom, readPercent } from './workload.js';
 
 const DIRECTIONS = ['read', 'write', 'randread', 'randwrite', 'rw', 'randrw'];
 const WORKERS_MAX = 256;
-const DEPTH_MAX = 65536;
+const DEPTH_MAX = 32768;
 /** A verified writer keeps five bytes a unit. */
 const VERIFIED_UNITS_MAX = 2 ** 28;
 
@@ -136,7 +137,7 @@ export function shareOf(job: JobOptions, geometry: Geometry, worker: number): Sh
   };
 }
 
-/** A verified uniform random writer takes every unit once per pass, so that a full pass covers all. */
+/** A verified uniform random writer takes every unit once per pass: a full pass covers all. */
 export function isShuffled(job: JobOptions): boolean {
   return (
     job.verify && isRandom(job.rw) && job.randomDistribution === 'random' && job.rw !== 'randrw'

@@ -1,17 +1,16 @@
 // The hot loop of a worker: fill free slots, one submit, one poll, one clock read per round.
 //
-// Closed loop: every free slot is filled at once and its latency counts from the clock read before its
-// batch was filled, so the engine's own work counts against the device, never for it. Open loop
-// (`intervalTicks` > 0): operation k is due at start + k · interval; it is issued when it is due and a
-// slot is free, and its latency counts from when it was due (no coordinated omission).
+// Closed loop: every free slot is filled at once and its latency counts from the clock read before
+// its batch was filled, so the engine's own work counts against the device, never for it. Open loop
+// (`intervalTicks` > 0): operation k is due at start + k · interval; it is issued when it is due
+// and a slot is free, and its latency counts from when it was due (no coordinated omission).
 //
 // Invariants: no allocation per operation (state between slices lives in typed arrays, times are
-// doubles in locals); an error ends issuing, never the draining; a slot is free or in flight, and its
-// buffer is looked at only while it is free. The loop runs in slices that return, so that V8 compiles
-// it as an ordinary function instead of replacing a running frame.
+// doubles in locals); an error ends issuing, never the draining; a slot is free or in flight, and
+// its buffer is looked at only while it is free. The loop runs in slices that return, so that V8
+// compiles it as an ordinary function instead of replacing a running frame.
 
-import type { Queue } from '../hpdi/queue.js';
-import { Cpl, Op, Req } from '../hpdi/records.js';
+import { Cpl, Op, Req, type Queue } from '../hpdi/index.js';
 import type { Histogram } from './histogram.js';
 import type { Contents } from './pattern.js';
 import { Control, Phase, Progress } from './progress.js';
@@ -153,6 +152,7 @@ export class Loop {
     };
   }
 
+  // hot:begin
   /** Some rounds; false when the run is over. */
   private slice(): boolean {
     const { queue, clock, control, verifier, progress } = this.options;
@@ -285,7 +285,9 @@ export class Loop {
     if (queue.tail !== queue.head) queue.submit();
   }
 
-  /** Polls; with nothing there, blocks until something is, or until the loop has something to do. */
+  // hot:end
+
+  /** Polls; with nothing there, blocks until something is or the loop has something to do. */
   private collect(inFlight: number): number {
     const queue = this.options.queue;
     if (queue.tail !== queue.head && !this.issuing) queue.submit();

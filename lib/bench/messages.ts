@@ -1,6 +1,6 @@
 // What the main thread and a worker tell each other. All of it is structured-cloneable.
 
-import type { DeviceHandle } from '../hpdi/driver.js';
+import type { DeviceHandle } from '../hpdi/index.js';
 import type { HistogramState } from './histogram.js';
 import type { Geometry, Share } from './job.js';
 import type { JobOptions, VerifyFailure } from './types.js';

@@ -1,7 +1,8 @@
 // What is written: verified blocks that say which write they belong to, and plain contents that no
 // deduplicating device finds twice unless the job asks for it.
 //
-// A verified unit (one operation, `bs` bytes) carries this header in every device block, then payload:
+// A verified unit (one operation, `bs` bytes) carries this header in every device block, then
+// payload:
 //
 //   word 0  CRC-32C of the rest of the block      word 4  seed of the job, folded to 32 bits
 //   word 1  magic                                 word 5  sequence: 1, 2, … per unit
@@ -90,8 +91,8 @@ export class Pattern {
 
 /**
  * Contents of writes that are not verified: the same random bytes in every buffer, and in each 512
- * bytes two words that no other write of the job has. A repeated write takes the words of an earlier
- * one, and so is equal to it byte for byte.
+ * bytes two words that no other write of the job has. A repeated write takes the words of an
+ * earlier one, and so is equal to it byte for byte.
  */
 export class Contents {
   private readonly random: Random;

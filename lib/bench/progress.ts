@@ -1,5 +1,5 @@
-// The words that the main thread and the workers of one job share. Law "one writer": the control words
-// are written by the main thread, each worker's words by that worker alone.
+// The words that the main thread and the workers of one job share. Law "one writer": the control
+// words are written by the main thread, each worker's words by that worker alone.
 
 /** Int32 words that the main thread writes. */
 export const enum Control {
@@ -10,7 +10,7 @@ export const enum Control {
   words = 2,
 }
 
-/** Float64 words of one worker; 16 of them are two cache lines, so that no two workers share one. */
+/** Float64 words of one worker; 16 are two cache lines, so that no two workers share one. */
 export const enum Progress {
   readIos = 0,
   writeIos = 1,

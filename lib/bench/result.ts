@@ -1,4 +1,5 @@
-// From what the workers of a job counted to the job's result: histograms merged exactly, sums, rates.
+// From what the workers of a job counted to the job's result: histograms merged exactly, sums,
+// rates.
 
 import type { WorkerOutput } from './messages.js';
 import { Histogram, type HistogramState } from './histogram.js';

@@ -1,5 +1,6 @@
-// Runs jobs: opens each device once, starts the workers of all jobs together, samples their progress,
-// merges what they counted. Everything opened is closed in reverse order, also on failure half-way.
+// Runs jobs: opens each device once, starts the workers of all jobs together, samples their
+// progress, merges what they counted. Everything opened is closed in reverse order, also on failure
+// half-way.
 
 import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
@@ -57,7 +58,7 @@ class Series {
   }
 }
 
-/** Splits the process's CPU time among jobs that ran at the same time by their threads' own time. */
+/** A job's share of the process's CPU time: its threads' part of all workers' own time. */
 function cpuShare(outputs: readonly WorkerOutput[][], job: number): number {
   const own = outputs.map((each) => each.reduce((sum, output) => sum + output.threadCpuNs, 0));
   const all = own.reduce((sum, each) => sum + each, 0);
@@ -66,8 +67,8 @@ function cpuShare(outputs: readonly WorkerOutput[][], job: number): number {
 
 /**
  * Runs all jobs at the same time and gives their results in order. Jobs with the same URI share one
- * device. BAD_OPTION (exit code 2) for an option that does not fit; I/O errors and failed verification
- * are part of the results.
+ * device. BAD_OPTION (exit code 2) for an option that does not fit; I/O errors and failed
+ * verification are part of the results.
  */
 export async function runJobs(
   jobs: readonly JobOptions[],
@@ -128,8 +129,8 @@ async function run(
           aborted: hooks.signal?.aborted === true,
           series: series[i]!.samples,
           explain: (status) => {
-            const { name, message, hint } = device.explain(status);
-            return { code: name, message, hint };
+            const { code, message, hint } = device.explain(status);
+            return { code, message, hint };
           },
         },
         outputs[i]!,

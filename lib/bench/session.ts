@@ -1,9 +1,9 @@
-// One worker's run over an open queue: set up, the measured part, the read-back. Apart from the thread
-// it runs in, so that tests drive it over any queue.
+// One worker's run over an open queue: set up, the measured part, the read-back. Apart from the
+// thread it runs in, so that tests drive it over any queue.
 
 import { GCProfiler, getHeapStatistics } from 'node:v8';
 import { native } from '../native.js';
-import type { Queue } from '../hpdi/queue.js';
+import type { Queue } from '../hpdi/index.js';
 import { Histogram } from './histogram.js';
 import { isShuffled, type Geometry, type Share } from './job.js';
 import { Loop, type Clock, type LoopOptions } from './loop.js';

@@ -1,7 +1,9 @@
-// The slots of a worker: one per operation in flight, with the buffers it reads into and writes from.
+// The slots of a worker: one per operation in flight, with the buffers it reads into and writes
+// from.
 //
-// A job that only reads or only writes has one buffer a slot; a mixed one has two, so that what a read
-// brings never becomes what a write sends. All addresses stand in typed arrays for the hot loop.
+// A job that only reads or only writes has one buffer a slot; a mixed one has two, so that what a
+// read brings never becomes what a write sends. All addresses stand in typed arrays for the hot
+// loop.
 
 /** The part of a DmaBuffer that the engine uses. */
 export interface SlotBuffer {
@@ -14,7 +16,7 @@ export interface SlotMemory {
   alloc(bytes: number): SlotBuffer;
 }
 
-/** A buffer's address and words, looked up once: a DmaBuffer's own view checks its life at each use. */
+/** A buffer's address and words, looked up once: a DmaBuffer's view checks its life at each use. */
 export interface SlotView {
   readonly address: number;
   readonly words: Uint32Array;

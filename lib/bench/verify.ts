@@ -1,5 +1,5 @@
-// The verifier of one worker: fills what is written, remembers what was acknowledged, and checks what
-// is read. Checksums go through one native call per batch.
+// The verifier of one worker: fills what is written, remembers what was acknowledged, and checks
+// what is read. Checksums go through one native call per batch.
 //
 // Invariants: a unit has at most one operation in flight (`busy`), so that its contents are always
 // known; sequences[unit] is the last acknowledged write's number, 0 when there is none or a write
@@ -76,7 +76,7 @@ export class Verifier {
     this.staged[this.stagedCount++] = slot;
   }
 
-  /** Computes the checksums of all units filled since the last call. Before the batch is submitted. */
+  /** Computes the checksums of all units filled since the last call. Before the submit. */
   seal(views: readonly SlotView[]): void {
     if (this.stagedCount === 0) return;
     const size = this.pattern.blockWords;
@@ -125,7 +125,7 @@ export class Verifier {
     this.stagedCount = 0;
   }
 
-  /** Checksums of the staged units from `from` on, as many as the list holds; returns where it ended. */
+  /** Checksums of the staged units from `from` on, as many as fit; returns where it ended. */
   private checksums(views: readonly SlotView[], from: number): number {
     const unitBlocks = this.options.unitBlocks;
     const blockSize = this.options.blockSize;
@@ -170,7 +170,8 @@ export class Verifier {
     const sequence = this.slotSequence[slot]!;
     const lba = firstBlock + this.slotUnit[slot]! * unitBlocks;
     let good = true;
-    // A whole unit has one sequence; where any is taken, an operation over several units is looked at.
+    // A whole unit has one sequence; where any is taken, an operation over several units is looked
+    // at.
     for (let block = 0; block < unitBlocks && good; block++) {
       const at = block * size;
       const hi = Math.floor((lba + block) / TWO32);

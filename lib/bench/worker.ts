@@ -1,4 +1,5 @@
-// The thread of one worker: attaches to the device, says it is ready, sleeps until the go word, runs.
+// The thread of one worker: attaches to the device, says it is ready, sleeps until the go word,
+// runs.
 //
 // Order of life: attach, queue, session; closed in reverse, also on failure. A failure becomes a
 // message, so that the main thread can tell a refused option from a crash.

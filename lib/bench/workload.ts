@@ -1,8 +1,8 @@
 // The plan of a worker: which operation comes next and where, made 256 operations ahead.
 //
-// The hot loop takes operations from the plan's arrays by index and calls refill() when they are used
-// up: generators cost their loop, not a call per operation. Sequential mixed jobs keep one position
-// for reads and one for writes, as fio does.
+// The hot loop takes operations from the plan's arrays by index and calls refill() when they are
+// used up: generators cost their loop, not a call per operation. Sequential mixed jobs keep one
+// position for reads and one for writes, as fio does.
 
 import { randomChooser, Sequential, Shuffled, type Chooser } from './distribution.js';
 import { Random } from './random.js';

@@ -1,6 +1,6 @@
-// A memory device for tests of what drives queues: completes in a seeded order, at most `batch` a poll,
-// and misbehaves on request. Every address is looked up among the buffers that were registered, so
-// that a wrong address fails the test instead of touching memory.
+// A memory device for tests of what drives queues: completes in a seeded order, at most `batch` a
+// poll, and misbehaves on request. Every address is looked up among the buffers that were
+// registered, so that a wrong address fails the test instead of touching memory.
 
 import type { QueueCounters, QueueDriver } from '../../lib/hpdi/driver.js';
 import { Cpl, Op, Req, Status } from '../../lib/hpdi/records.js';
