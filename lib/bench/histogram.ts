@@ -3,10 +3,8 @@
 // ones count as the largest.
 //
 // Invariants: values below 128 have a bucket of their own; bucket order is value order; merging is
-// exact for counts, minimum, maximum and mean. Counts and sums are doubles in typed arrays: exact
-// to 2^53, and a store allocates nothing. The mean and deviation are kept as sums of differences
-// from the first value, which does not lose the deviation of many equal-sized latencies in
-// rounding.
+// exact for counts, minimum and maximum. Counts and sums are doubles in typed arrays: exact to 2^53,
+// and a store allocates nothing.
 
 import type { LatencySummary } from './types.js';
 
@@ -22,12 +20,11 @@ const HIGH_SHIFT = 20;
 /** Words of `stats`. */
 const enum Stat {
   count = 0,
-  first = 1,
-  sum = 2,
-  squares = 3,
-  min = 4,
-  max = 5,
-  words = 6,
+  sum = 1,
+  squares = 2,
+  min = 3,
+  max = 4,
+  words = 5,
 }
 
 /** fio's percentile list. */
@@ -70,6 +67,7 @@ export class Histogram {
   constructor(state?: HistogramState) {
     this.counts = state?.counts ?? new Float64Array(BUCKETS);
     this.stats = state?.stats ?? new Float64Array(Stat.words);
+    if (state === undefined) this.clear();
   }
 
   get count(): number {
@@ -82,43 +80,28 @@ export class Histogram {
     const counts = this.counts;
     const bucket = bucketOf(ns);
     counts[bucket] = counts[bucket]! + times;
-    const before = stats[Stat.count]!;
-    if (before === 0) {
-      stats[Stat.first] = ns;
-      stats[Stat.min] = ns;
-      stats[Stat.max] = ns;
-    }
-    stats[Stat.count] = before + times;
-    const difference = ns - stats[Stat.first]!;
-    stats[Stat.sum] = stats[Stat.sum]! + difference * times;
-    stats[Stat.squares] = stats[Stat.squares]! + difference * difference * times;
-    if (ns < stats[Stat.min]!) stats[Stat.min] = ns;
-    if (ns > stats[Stat.max]!) stats[Stat.max] = ns;
+    stats[Stat.count] = stats[Stat.count]! + times;
+    stats[Stat.sum] = stats[Stat.sum]! + ns * times;
+    stats[Stat.squares] = stats[Stat.squares]! + ns * ns * times;
+    // No branches: one that is first taken in mid-run would make V8 compile this again.
+    stats[Stat.min] = Math.min(stats[Stat.min]!, ns);
+    stats[Stat.max] = Math.max(stats[Stat.max]!, ns);
   }
 
   clear(): void {
     this.counts.fill(0);
     this.stats.fill(0);
+    this.stats[Stat.min] = Infinity;
   }
 
   /** Adds what another histogram counted. */
   merge(other: HistogramState): void {
     const theirs = other.stats;
-    const added = theirs[Stat.count]!;
-    if (added === 0) return;
     for (let i = 0; i < BUCKETS; i++) this.counts[i] = this.counts[i]! + other.counts[i]!;
     const ours = this.stats;
-    if (ours[Stat.count] === 0) {
-      ours.set(theirs);
-      return;
+    for (const word of [Stat.count, Stat.sum, Stat.squares]) {
+      ours[word] = ours[word]! + theirs[word]!;
     }
-    // Their sums are differences from their first value; move them to ours.
-    const shift = theirs[Stat.first]! - ours[Stat.first]!;
-    const sum = theirs[Stat.sum]!;
-    ours[Stat.squares] =
-      ours[Stat.squares]! + theirs[Stat.squares]! + 2 * shift * sum + shift * shift * added;
-    ours[Stat.sum] = ours[Stat.sum]! + sum + shift * added;
-    ours[Stat.count] = ours[Stat.count]! + added;
     ours[Stat.min] = Math.min(ours[Stat.min]!, theirs[Stat.min]!);
     ours[Stat.max] = Math.max(ours[Stat.max]!, theirs[Stat.max]!);
   }
@@ -126,7 +109,7 @@ export class Histogram {
   /** Arithmetic mean in nanoseconds; 0 when empty. */
   mean(): number {
     const count = this.count;
-    return count === 0 ? 0 : this.stats[Stat.first]! + this.stats[Stat.sum]! / count;
+    return count === 0 ? 0 : this.stats[Stat.sum]! / count;
   }
 
   /** Standard deviation of the sample (divisor n - 1). */

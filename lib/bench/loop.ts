@@ -46,7 +46,18 @@ const enum State {
   measureStart = 5,
   reads = 6,
   writes = 7,
-  words = 8,
+  /** When the loop has to look up: the ramp's end, then the deadline. */
+  horizon = 8,
+  /** The clock when the loop began. */
+  origin = 9,
+  words = 10,
+}
+
+const enum Flag {
+  issuing = 0,
+  measuring = 1,
+  stopped = 2,
+  words = 3,
 }
 
 export interface LoopOptions {
@@ -93,16 +104,13 @@ export class Loop {
   private readonly slotWrite: Uint8Array;
   /** Place in the plan of the next operation. */
   private planAt = 0;
-  private issuing = true;
-  private stopped = false;
+  /** Flag words: a field that changes late would make V8 compile the loop again in mid-run. */
+  private readonly flags = new Uint8Array(Flag.words);
   private status = 0;
-  private readonly originHi: number;
-  private readonly originLo: number;
   private readonly nsPerTick: number;
   private readonly rampTicks: number;
   private readonly deadlineTicks: number;
   private readonly intervalTicks: number;
-  private measuring = false;
   private pollsBefore = 0;
   private doorbellsBefore = 0;
 
@@ -125,19 +133,21 @@ export class Loop {
     this.intervalTicks = options.intervalSeconds * clock.hertz;
     this.state[State.due] = options.firstDueSeconds * clock.hertz;
     clock.read();
-    this.originLo = clock.words[0]!;
-    this.originHi = clock.words[1]!;
+    this.state[State.origin] = clock.words[1]! * TWO32 + clock.words[0]!;
   }
 
   /** Runs to the end: deadline, last operation, stop request or first error, and all completed. */
   run(): LoopOutcome {
-    this.planAt = 0;
-    if (!this.options.plan.refill()) this.issuing = false;
+    this.flags[Flag.issuing] = 1;
+    if (!this.options.plan.refill()) this.flags[Flag.issuing] = 0;
     if (this.options.control[Control.stop] !== 0) this.stop();
     if (this.rampTicks === 0) this.beginMeasuring(0);
-    else this.options.progress[Progress.phase] = Phase.ramp;
-    while (this.slice());
-    if (!this.measuring) this.beginMeasuring(this.state[State.now]!);
+    else {
+      this.state[State.horizon] = this.rampTicks;
+      this.options.progress[Progress.phase] = Phase.ramp;
+    }
+    while (this.slice()) this.turn();
+    if (this.flags[Flag.measuring] === 0) this.beginMeasuring(this.state[State.now]!);
     const counters = this.options.queue.driver.counters;
     const state = this.state;
     return {
@@ -146,28 +156,40 @@ export class Loop {
       failed: state[State.failed]!,
       status: this.status,
       measuredSeconds: (state[State.now]! - state[State.measureStart]!) / this.options.clock.hertz,
-      stopped: this.stopped,
+      stopped: this.flags[Flag.stopped] !== 0,
       polls: counters.polls - this.pollsBefore,
       doorbells: counters.doorbells - this.doorbellsBefore,
     };
+  }
+
+  /** Between slices: ramp over, deadline reached, stop requested. */
+  private turn(): void {
+    const state = this.state;
+    const now = state[State.now]!;
+    if (this.flags[Flag.measuring] === 0 && now >= this.rampTicks) this.beginMeasuring(now);
+    if (now >= this.deadlineTicks) {
+      this.flags[Flag.issuing] = 0;
+      state[State.horizon] = Infinity;
+    }
+    if (this.options.control[Control.stop] !== 0) this.stop();
   }
 
   // hot:begin
   /** Some rounds; false when the run is over. */
   private slice(): boolean {
     const { queue, clock, control, verifier, progress } = this.options;
-    const { state, freeSlots, slotStamp, slotWrite } = this;
+    const { state, flags, freeSlots, slotStamp, slotWrite } = this;
     const { cq } = queue;
     const words = clock.words;
     let now = state[State.now]!;
     for (let round = 0; round < ROUNDS_PER_SLICE; round++) {
-      if (this.issuing) this.issue();
+      if (flags[Flag.issuing] !== 0) this.issue();
       const inFlight = queue.inFlight + ((queue.tail - queue.head) | 0);
-      if (inFlight === 0 && !this.issuing) return false;
+      if (inFlight === 0 && flags[Flag.issuing] === 0) return false;
       const done = this.collect(inFlight);
 
       clock.read();
-      now = (words[1]! - this.originHi) * TWO32 + (words[0]! - this.originLo);
+      now = words[1]! * TWO32 + words[0]! - state[State.origin]!;
       state[State.now] = now;
 
       // Operations of one batch share their stamp: runs of equal latency are counted together.
@@ -207,9 +229,8 @@ export class Loop {
         progress[Progress.writeIos] = state[State.writes]!;
         progress[Progress.readIos] = state[State.reads]!;
       }
-      if (!this.measuring && now >= this.rampTicks) this.beginMeasuring(now);
-      if (control[Control.stop] !== 0) this.stop();
-      if (now >= this.deadlineTicks) this.issuing = false;
+      // What is rare happens between slices: code not seen before makes V8 throw this away.
+      if (now >= state[State.horizon]! || control[Control.stop] !== 0) break;
     }
     return true;
   }
@@ -244,7 +265,7 @@ export class Loop {
       if (planAt === plan.length) {
         planAt = 0;
         if (!plan.refill()) {
-          this.issuing = false;
+          this.flags[Flag.issuing] = 0;
           break;
         }
       }
@@ -281,7 +302,7 @@ export class Loop {
       if (verifier !== null) verifier.seal(slots.writeViews);
       queue.reserve(issued);
     }
-    if (state[State.issued]! >= operations) this.issuing = false;
+    if (state[State.issued]! >= operations) this.flags[Flag.issuing] = 0;
     if (queue.tail !== queue.head) queue.submit();
   }
 
@@ -289,9 +310,14 @@ export class Loop {
 
   /** Polls; with nothing there, blocks until something is or the loop has something to do. */
   private collect(inFlight: number): number {
-    const queue = this.options.queue;
-    if (queue.tail !== queue.head && !this.issuing) queue.submit();
-    if (this.intervalTicks === 0 && this.deadlineTicks === Infinity && this.measuring) {
+    const { queue } = this.options;
+    const flags = this.flags;
+    if (queue.tail !== queue.head && flags[Flag.issuing] === 0) queue.submit();
+    if (
+      this.intervalTicks === 0 &&
+      this.deadlineTicks === Infinity &&
+      flags[Flag.measuring] !== 0
+    ) {
       return queue.park(PARK_US_MAX);
     }
     const done = queue.poll(queue.depth);
@@ -305,13 +331,13 @@ export class Loop {
 
   /** Microseconds until the loop has to look up again. */
   private waitUs(): number {
-    const state = this.state;
+    const { state, flags } = this;
     const now = state[State.now]!;
-    let until = this.measuring ? this.deadlineTicks : this.rampTicks;
-    if (this.issuing && this.intervalTicks > 0) {
+    let until = flags[Flag.measuring] !== 0 ? this.deadlineTicks : this.rampTicks;
+    if (flags[Flag.issuing] !== 0 && this.intervalTicks > 0) {
       // A backlog waits for a slot, not for the clock.
       if (this.freeCount > 0) until = Math.min(until, state[State.due]!);
-    } else if (!this.issuing) until = Infinity;
+    } else if (flags[Flag.issuing] === 0) until = Infinity;
     const us = ((until - now) * this.nsPerTick) / 1000;
     if (us >= PARK_US_MAX) return PARK_US_MAX;
     return this.intervalTicks > 0 ? Math.floor(us) - SPIN_US : Math.max(1, Math.ceil(us));
@@ -319,11 +345,12 @@ export class Loop {
 
   private beginMeasuring(now: number): void {
     const { reads, writes, progress, queue } = this.options;
-    this.measuring = true;
+    this.flags[Flag.measuring] = 1;
     reads.clear();
     writes.clear();
     const state = this.state;
     state[State.measureStart] = now;
+    state[State.horizon] = this.deadlineTicks;
     state[State.reads] = 0;
     state[State.writes] = 0;
     progress[Progress.readIos] = 0;
@@ -337,12 +364,12 @@ export class Loop {
   private fail(status: number): void {
     if (this.status === 0) this.status = status;
     this.state[State.failed] = this.state[State.failed]! + 1;
-    this.issuing = false;
+    this.flags[Flag.issuing] = 0;
   }
 
   private stop(): void {
-    if (!this.issuing) return;
-    this.stopped = true;
-    this.issuing = false;
+    if (this.flags[Flag.issuing] === 0) return;
+    this.flags[Flag.stopped] = 1;
+    this.flags[Flag.issuing] = 0;
   }
 }

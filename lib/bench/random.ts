@@ -71,7 +71,7 @@ export class Random {
     return one[0];
   }
 
-  /** Lemire's reduction: the high word of draw × range, unless the low one is in the biased rest. */
+  /** Lemire's reduction: the high word of draw × range, unless the low word says it is biased. */
   private fillSmall(out: Float64Array, count: number, range: number): void {
     const rest = TWO32 % range;
     for (let i = 0; i < count; i++) {
