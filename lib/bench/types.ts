@@ -20,7 +20,7 @@ export interface JobOptions {
   runtime: number;
   /** Seconds before counting begins. */
   rampTime: number;
-  /** Operations a second and worker, open loop; 0: closed. Latency counts from the intended start. */
+  /** Operations a second and worker, open loop; 0: closed. Latency counts from when one was due. */
   rateIops: number;
   /** `random`, or `zipf:THETA`, `pareto:H`, `normal:DEVIATION` in percent of the range. */
   randomDistribution: string;
