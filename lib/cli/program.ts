@@ -34,6 +34,11 @@ export const COMMANDS: readonly CommandEntry[] = [
     load: () => import('./list.js'),
   },
   {
+    name: 'bench',
+    summary: "Run a workload, described in fio's words, on devices",
+    load: () => import('./bench.js'),
+  },
+  {
     name: 'completion',
     summary: 'Print a completion script for bash, zsh or fish',
     load: () => import('./completion.js'),

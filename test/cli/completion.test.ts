@@ -63,3 +63,20 @@ describe('completion --json', () => {
     expect([schema, shell, script]).toEqual(['penstock.completion/1', 'bash', bash.stdout]);
   });
 });
+
+describe('bash completion of bench', () => {
+  it('offers choices, files and schemes', async () => {
+    expect(await bashOffers('bench', '--rw', 'rand')).toEqual(['randread', 'randwrite', 'randrw']);
+    expect(await bashOffers('bench', '--iodepth', '')).toEqual([]);
+    expect(await bashOffers('bench', '--ran')).toEqual(['--random-distribution']);
+    expect(await bashOffers('bench', 'fi')).toEqual(['file:']);
+    expect(await bashOffers('bench', '')).toEqual(['file:', 'null:', 'ram:']);
+    expect(await bashOffers('bench', '--report', `${folder}/penstock.b`)).toEqual([
+      `${folder}/penstock.bash`,
+    ]);
+    // Bash splits `file:/path` into three words.
+    expect(await bashOffers('bench', 'file', ':', `${folder}/penstock.z`)).toEqual([
+      `${folder}/penstock.zsh`,
+    ]);
+  });
+});
