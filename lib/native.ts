@@ -74,10 +74,6 @@ export interface UringRecord {
   readonly cqOverflow: number;
   readonly cqFlags: number;
   readonly cqes: number;
-  /** 64 bytes, the control block of `enter`: see Control in lib/uring/layout.ts. */
-  readonly control: ArrayBuffer;
-  /** io_uring_enter with what stands in `control`; no arguments, no result, cannot throw. */
-  readonly enter: () => void;
 }
 
 export interface ReceivedMessage {
@@ -137,6 +133,10 @@ export interface Native {
   livenessClose(index: number): void;
 
   // --- uring.cc --------------------------------------------------------------------------------
+  /** 64 bytes, what uringEnter works from: see Control in lib/uring/layout.ts. */
+  readonly uringControl: ArrayBuffer;
+  /** io_uring_enter of the ring in uringControl; no arguments, no result, cannot throw. */
+  readonly uringEnter: () => void;
   uringSetup(parameters: UringParameters): UringRecord;
   /** io_uring_register; `argument` is pinned for the call only. Returns its result, negative errno included. */
   uringRegister(

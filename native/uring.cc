@@ -3,8 +3,9 @@
 // Invariants
 // 1. Ring mappings are adopted by the registry (memory.cc): closing a ring replaces their pages, so a
 //    stale view of a ring never faults.
-// 2. `enter` is bound to its ring and takes no arguments: what it does stands in the control block,
-//    its result goes there too. It may be called on a closed ring (EBADF).
+// 2. `enter` takes no arguments: what it does, and to which ring, stands in the environment's control
+//    block; its result goes there too. One function serves all rings of an environment: V8 calls a
+//    function it knows much faster than one of several. A ring that is not there is EBADF.
 // 3. A ring is used only by the environment (thread) that made it, and closed when that ends.
 // 4. io_uring_register reads and writes through pointers: only opcodes whose sizes are known here pass.
 
@@ -14,14 +15,11 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
-#include <x86intrin.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <cstring>
-#include <map>
-#include <mutex>
 #include <vector>
 
 #include "check.h"
@@ -36,38 +34,52 @@ namespace penstock {
 
 namespace {
 
-// The control block, as lib/uring's UringControl.
+// The control block, as lib/uring's Control.
 struct Control {
   uint32_t toSubmit;
   uint32_t minComplete;
   uint32_t flags;      // IORING_ENTER_GETEVENTS, SQ_WAKEUP, SQ_WAIT
   uint32_t timeoutUs;  // with minComplete > 0; UINT32_MAX: no limit
   int32_t result;      // what the call returned, negative errno included
-  uint32_t stamp;      // 1: write the time stamp counter after the call
-  uint32_t tscLo, tscHi;
-  uint32_t calls;  // system calls made through this block
-  uint32_t reserved[7];
+  uint32_t ring;       // id
+  uint32_t reserved[10];
 };
 static_assert(sizeof(Control) == 64);
 
 struct Ring {
-  Control control = {};
   uint32_t id = 0;
   int fd = -1;
   int enterFd = -1;         // the registered index, or fd
   uint32_t enterFlags = 0;  // IORING_ENTER_REGISTERED_RING when enterFd is one
   bool extArg = false;
   uint32_t rings = 0, sqes = 0;  // mapping ids
-  napi_env env = nullptr;
-  int references = 0;  // open, function, control buffer
+};
+
+// An environment's rings. Used by its thread only.
+struct Room {
+  alignas(64) Control control = {};
+  std::vector<Ring*> rings;  // by id - 1; nullptr: closed
+  int references = 0;        // environment, function, control buffer
 };
 
 constexpr uint32_t kEnterFlags =
     IORING_ENTER_GETEVENTS | IORING_ENTER_SQ_WAKEUP | IORING_ENTER_SQ_WAIT;
 
-std::mutex tableLock;
-std::map<uint32_t, Ring*> rings;
-uint32_t nextId = 1;
+// System calls without libc's errno and cancellation detours: they are most of what `enter` costs.
+long enterCall(int fd, uint32_t toSubmit, uint32_t minComplete, uint32_t flags, void* argument,
+               size_t bytes) {
+  register long r10 asm("r10") = flags;
+  register void* r8 asm("r8") = argument;
+  register size_t r9 asm("r9") = bytes;
+  long result;
+  asm volatile("syscall"
+               : "=a"(result)
+               : "a"(__NR_io_uring_enter), "D"(static_cast<long>(fd)),
+                 "S"(static_cast<unsigned long>(toSubmit)),
+                 "d"(static_cast<unsigned long>(minComplete)), "r"(r10), "r"(r8), "r"(r9)
+               : "rcx", "r11", "memory");
+  return result;
+}
 
 int setup(uint32_t entries, io_uring_params* params) {
   return static_cast<int>(syscall(__NR_io_uring_setup, entries, params));
@@ -78,13 +90,11 @@ int registerCall(int fd, unsigned opcode, void* argument, unsigned count) {
   return result < 0 ? -errno : static_cast<int>(result);
 }
 
-void dropReference(Ring* ring) {
-  std::lock_guard lock(tableLock);
-  if (--ring->references == 0) delete ring;
+void dropReference(Room* room) {
+  if (--room->references == 0) delete room;
 }
 
 void closeRing(Ring* ring) {
-  if (ring->fd < 0) return;
   if (ring->rings != 0) closeMapping(ring->rings);
   if (ring->sqes != 0) closeMapping(ring->sqes);
   if ((ring->enterFlags & IORING_ENTER_REGISTERED_RING) != 0) {
@@ -93,79 +103,69 @@ void closeRing(Ring* ring) {
     registerCall(ring->fd, IORING_UNREGISTER_RING_FDS, &update, 1);
   }
   close(ring->fd);
-  ring->fd = ring->enterFd = -1;
-  ring->control.result = -EBADF;
+  delete ring;
 }
 
 void onEnvironmentEnd(void* data) {
-  std::vector<Ring*> mine;
-  {
-    std::lock_guard lock(tableLock);
-    for (auto it = rings.begin(); it != rings.end();) {
-      if (it->second->env == data) {
-        mine.push_back(it->second);
-        it = rings.erase(it);
-      } else {
-        ++it;
-      }
-    }
+  Room* room = static_cast<Room*>(data);
+  for (Ring* ring : room->rings) {
+    if (ring != nullptr) closeRing(ring);
   }
-  for (Ring* ring : mine) {
-    closeRing(ring);
-    dropReference(ring);
-  }
+  room->rings.clear();
+  dropReference(room);
 }
 
-int enterOnce(Ring* ring, uint32_t toSubmit, uint32_t minComplete, uint32_t flags,
-              uint32_t timeoutUs) {
-  long result;
-  if (minComplete > 0 && timeoutUs != UINT32_MAX && ring->extArg) {
+long enterOnce(Ring* ring, const Control& control, uint32_t flags) {
+  const uint32_t timeoutUs = control.timeoutUs;
+  if (control.minComplete == 0 || timeoutUs == UINT32_MAX) {
+    return enterCall(ring->enterFd, control.toSubmit, control.minComplete, flags, nullptr, 0);
+  }
+  if (ring->extArg) {
     __kernel_timespec timeout;
     timeout.tv_sec = timeoutUs / 1000000;
     timeout.tv_nsec = (timeoutUs % 1000000) * 1000ll;
     io_uring_getevents_arg argument = {};
     argument.sigmask_sz = 8;  // the kernel's sigset_t; no mask is given
     argument.ts = reinterpret_cast<uint64_t>(&timeout);
-    result = syscall(__NR_io_uring_enter, ring->enterFd, toSubmit, minComplete,
+    return enterCall(ring->enterFd, control.toSubmit, control.minComplete,
                      flags | IORING_ENTER_EXT_ARG, &argument, sizeof argument);
-  } else if (minComplete > 0 && timeoutUs != UINT32_MAX) {
-    // Before 5.11 there is no timeout: submit, then poll the ring's descriptor.
-    result = syscall(__NR_io_uring_enter, ring->enterFd, toSubmit, 0, flags, nullptr, 0);
-    pollfd wait = {ring->fd, POLLIN, 0};
-    const timespec limit = {timeoutUs / 1000000, (timeoutUs % 1000000) * 1000l};
-    if (result >= 0) ppoll(&wait, 1, &limit, nullptr);
-  } else {
-    result = syscall(__NR_io_uring_enter, ring->enterFd, toSubmit, minComplete, flags, nullptr, 0);
   }
-  return result < 0 ? -errno : static_cast<int>(result);
+  // Before 5.11 there is no timeout: submit, then poll the ring's descriptor.
+  const long result = enterCall(ring->enterFd, control.toSubmit, 0, flags, nullptr, 0);
+  pollfd wait = {ring->fd, POLLIN, 0};
+  const timespec limit = {timeoutUs / 1000000, (timeoutUs % 1000000) * 1000l};
+  if (result >= 0) ppoll(&wait, 1, &limit, nullptr);
+  return result;
 }
 
 napi_value enter(napi_env env, napi_callback_info info) {
   void* data;
   if (napi_get_cb_info(env, info, nullptr, nullptr, nullptr, &data) != napi_ok) return nullptr;
-  Ring* ring = static_cast<Ring*>(data);
-  Control& control = ring->control;
-  if (ring->fd < 0) return nullptr;
-  control.result = enterOnce(ring, control.toSubmit, control.minComplete,
-                             (control.flags & kEnterFlags) | ring->enterFlags, control.timeoutUs);
-  control.calls++;
-  if (control.stamp != 0) {
-    const uint64_t now = __rdtsc();
-    control.tscLo = static_cast<uint32_t>(now);
-    control.tscHi = static_cast<uint32_t>(now >> 32);
+  Room* room = static_cast<Room*>(data);
+  Control& control = room->control;
+  const uint32_t index = control.ring - 1;
+  Ring* ring = index < room->rings.size() ? room->rings[index] : nullptr;
+  if (ring == nullptr) {
+    control.result = -EBADF;
+    return nullptr;
   }
+  const uint32_t flags = (control.flags & kEnterFlags) | ring->enterFlags;
+  control.result = static_cast<int32_t>(enterOnce(ring, control, flags));
   return nullptr;
 }
 
-void onFunctionGone(napi_env, void* data, void*) { dropReference(static_cast<Ring*>(data)); }
-void onControlGone(napi_env, void*, void* data) { dropReference(static_cast<Ring*>(data)); }
+void onRoomUserGone(napi_env, void* data, void* hint) {
+  dropReference(static_cast<Room*>(hint != nullptr ? hint : data));
+}
+
+// The calling environment's rings: every function here is bound to them.
+Room* roomOf(const Args& args) { return static_cast<Room*>(args.data()); }
 
 Ring* findRing(const Args& args, const char* call) {
   uint32_t id;
   if (!args.u32(0, "ring", &id)) return nullptr;
-  std::lock_guard lock(tableLock);
-  auto found = rings.find(id);
-  if (found != rings.end() && found->second->env == args.env()) return found->second;
+  const auto& rings = roomOf(args)->rings;
+  if (id != 0 && id <= rings.size() && rings[id - 1] != nullptr) return rings[id - 1];
   throwErrno(args.env(), EBADF, call);
   return nullptr;
 }
@@ -186,25 +186,13 @@ uint32_t mapArea(int fd, uint64_t bytes, uint64_t offset) {
 
 napi_value describeRing(napi_env env, Ring* ring, const io_uring_params& params,
                         uint64_t ringBytes, uint64_t sqeBytes) {
-  napi_value result, function, control;
+  napi_value result;
   napi_value ringBuffer = mappingBuffer(env, ring->rings, 0, ringBytes);
   napi_value sqeBuffer = mappingBuffer(env, ring->sqes, 0, sqeBytes);
   if (ringBuffer == nullptr || sqeBuffer == nullptr) return nullptr;
   napi_create_object(env, &result);
-  if (napi_create_function(env, "enter", NAPI_AUTO_LENGTH, enter, ring, &function) != napi_ok ||
-      napi_add_finalizer(env, function, ring, onFunctionGone, nullptr, nullptr) != napi_ok) {
-    return nullptr;
-  }
-  ring->references++;
-  if (napi_create_external_arraybuffer(env, &ring->control, sizeof(Control), onControlGone, ring,
-                                       &control) != napi_ok) {
-    return nullptr;
-  }
-  ring->references++;
   napi_set_named_property(env, result, "rings", ringBuffer);
   napi_set_named_property(env, result, "sqes", sqeBuffer);
-  napi_set_named_property(env, result, "enter", function);
-  napi_set_named_property(env, result, "control", control);
   setNumber(env, result, "id", ring->id);
   setNumber(env, result, "fd", ring->fd);
   setNumber(env, result, "features", params.features);
@@ -251,11 +239,13 @@ napi_value uringSetup(napi_env env, napi_callback_info info) {
   }
   params.sq_thread_idle = static_cast<uint32_t>(idle);
   if (attach != 0) {
-    std::lock_guard lock(tableLock);
-    auto found = rings.find(static_cast<uint32_t>(attach));
-    if (found == rings.end()) return throwErrno(env, EBADF, "io_uring_setup");
+    const auto& rings = roomOf(args)->rings;
+    const size_t index = static_cast<size_t>(attach - 1);
+    if (index >= rings.size() || rings[index] == nullptr) {
+      return throwErrno(env, EBADF, "io_uring_setup");
+    }
     params.flags |= IORING_SETUP_ATTACH_WQ;
-    params.wq_fd = static_cast<uint32_t>(found->second->fd);
+    params.wq_fd = static_cast<uint32_t>(rings[index]->fd);
   }
   const int fd = setup(static_cast<uint32_t>(entries), &params);
   if (fd < 0) return throwErrno(env, errno, "io_uring_setup");
@@ -273,15 +263,12 @@ napi_value uringSetup(napi_env env, napi_callback_info info) {
   const uint64_t sqeBytes = params.sq_entries * sqeSize;
   Ring* ring = new Ring;
   ring->fd = ring->enterFd = fd;
-  ring->env = env;
   ring->extArg = (params.features & IORING_FEAT_EXT_ARG) != 0;
-  ring->references = 1;
   ring->rings = mapArea(fd, ringBytes, IORING_OFF_SQ_RING);
   if (ring->rings != 0) ring->sqes = mapArea(fd, sqeBytes, IORING_OFF_SQES);
   if (ring->sqes == 0) {
     const int error = errno;
     closeRing(ring);
-    dropReference(ring);
     return throwErrno(env, error, "mmap");
   }
   // A registered ring descriptor saves the descriptor look-up of every call; without it fd serves.
@@ -292,24 +279,20 @@ napi_value uringSetup(napi_env env, napi_callback_info info) {
     ring->enterFd = static_cast<int>(update.offset);
     ring->enterFlags = IORING_ENTER_REGISTERED_RING;
   }
-  {
-    std::lock_guard lock(tableLock);
-    while (nextId == 0 || rings.count(nextId) != 0) nextId++;
-    ring->id = nextId++;
-    rings[ring->id] = ring;
-  }
+  auto& rings = roomOf(args)->rings;
+  size_t index = 0;
+  while (index < rings.size() && rings[index] != nullptr) index++;
+  if (index == rings.size()) rings.push_back(nullptr);
+  ring->id = static_cast<uint32_t>(index + 1);
   napi_value result = describeRing(env, ring, params, ringBytes, sqeBytes);
   if (result == nullptr) {
-    {
-      std::lock_guard lock(tableLock);
-      rings.erase(ring->id);
-    }
     closeRing(ring);
-    dropReference(ring);
     bool pending = false;
     napi_is_exception_pending(env, &pending);
-    if (!pending) return throwErrno(env, ENOMEM, "uringSetup");
+    if (!pending) throwErrno(env, ENOMEM, "uringSetup");
+    return nullptr;
   }
+  rings[index] = ring;
   return result;
 }
 
@@ -404,23 +387,40 @@ napi_value uringClose(napi_env env, napi_callback_info info) {
   Args args(env, info);
   Ring* ring = findRing(args, "uringClose");
   if (ring == nullptr) return nullptr;
-  {
-    std::lock_guard lock(tableLock);
-    rings.erase(ring->id);
-  }
+  roomOf(args)->rings[ring->id - 1] = nullptr;
   closeRing(ring);
-  dropReference(ring);
   return makeUndefined(env);
+}
+
+bool defineBound(napi_env env, napi_value exports, const char* name, napi_callback callback,
+                 Room* room) {
+  napi_value function;
+  return napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, room, &function) == napi_ok &&
+         napi_set_named_property(env, exports, name, function) == napi_ok;
 }
 
 }  // namespace
 
 bool initUring(napi_env env, napi_value exports) {
-  return napi_add_env_cleanup_hook(env, onEnvironmentEnd, env) == napi_ok &&
-         defineFunction(env, exports, "uringSetup", uringSetup) &&
-         defineFunction(env, exports, "uringRegister", uringRegister) &&
-         defineFunction(env, exports, "uringRegisterBuffers", uringRegisterBuffers) &&
-         defineFunction(env, exports, "uringClose", uringClose);
+  Room* room = new Room;
+  room->references = 1;
+  if (napi_add_env_cleanup_hook(env, onEnvironmentEnd, room) != napi_ok) {
+    delete room;
+    return false;
+  }
+  napi_value control;
+  if (napi_create_external_arraybuffer(env, &room->control, sizeof(Control), onRoomUserGone, room,
+                                       &control) != napi_ok) {
+    return false;
+  }
+  room->references++;
+  return napi_set_named_property(env, exports, "uringControl", control) == napi_ok &&
+         napi_add_finalizer(env, exports, room, onRoomUserGone, nullptr, nullptr) == napi_ok &&
+         ++room->references > 0 && defineBound(env, exports, "uringEnter", enter, room) &&
+         defineBound(env, exports, "uringSetup", uringSetup, room) &&
+         defineBound(env, exports, "uringRegister", uringRegister, room) &&
+         defineBound(env, exports, "uringRegisterBuffers", uringRegisterBuffers, room) &&
+         defineBound(env, exports, "uringClose", uringClose, room);
 }
 
 }  // namespace penstock

@@ -33,17 +33,14 @@ export const enum Cqe {
   words = 4,
 }
 
-/** Word indices of the control block that `enter` works from (native/uring.cc). */
+/** Word indices of the environment's control block, which `uringEnter` works from (native/uring.cc). */
 export const enum Control {
   toSubmit = 0,
   minComplete = 1,
   flags = 2,
   timeoutUs = 3,
   result = 4,
-  stamp = 5,
-  tscLo = 6,
-  tscHi = 7,
-  calls = 8,
+  ring = 5,
 }
 
 export const enum Opcode {
@@ -162,7 +159,5 @@ export const CONTROL_LAYOUT = layout('uring control block', 64, 'native/uring.cc
   { name: 'flags', offset: 8, bytes: 4, meaning: 'IORING_ENTER_ flags' },
   { name: 'timeoutUs', offset: 12, bytes: 4, meaning: 'limit of the wait; 0xffffffff: none' },
   { name: 'result', offset: 16, bytes: 4, meaning: 'result of the call, negated errno included' },
-  { name: 'stamp', offset: 20, bytes: 4, meaning: '1: read the time stamp counter after the call' },
-  { name: 'tsc', offset: 24, bytes: 8, meaning: 'the time stamp counter' },
-  { name: 'calls', offset: 32, bytes: 4, meaning: 'system calls made' },
+  { name: 'ring', offset: 20, bytes: 4, meaning: 'id of the ring' },
 ]);
