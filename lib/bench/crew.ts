@@ -18,6 +18,8 @@ import type { JobOptions } from './types.js';
 
 /** How long a worker may take to stop, or to start, before it is ended. */
 const STOP_MS_MAX = 15_000;
+/** How long after its runtime a job may take to complete what is in flight. */
+const DRAIN_MS_MAX = 60_000;
 
 /** What one worker has come to. */
 interface Member {
@@ -35,6 +37,7 @@ export class Crew {
   private failure: Error | null = null;
   private timer: NodeJS.Timeout | undefined;
   private deadline: NodeJS.Timeout | undefined;
+  private overrun: NodeJS.Timeout | undefined;
   /** Called after every change of a member. */
   private changed: () => void = () => undefined;
   private cpuAtStart: NodeJS.CpuUsage | null = null;
@@ -83,8 +86,9 @@ export class Crew {
     if (message.type === 'ready') member.ready = true;
     else if (message.type === 'measured') {
       member.measured = true;
-      if (this.members.every((each) => each.measured) && this.cpuAtStart !== null) {
-        this.cpuOverRun = process.cpuUsage(this.cpuAtStart);
+      if (this.members.every((each) => each.measured)) {
+        clearTimeout(this.overrun);
+        if (this.cpuAtStart !== null) this.cpuOverRun = process.cpuUsage(this.cpuAtStart);
       }
     } else if (message.type === 'result') {
       member.output = message.output;
@@ -128,8 +132,24 @@ export class Crew {
         this.cpuAtStart = process.cpuUsage();
       }, this.job.rampTime * 1000);
     }
+    if (this.job.runtime > 0) {
+      const runMs = (this.job.rampTime + this.job.runtime) * 1000;
+      // Timers hold 31 bits of milliseconds: a run of weeks is watched by its caller.
+      if (runMs < 2 ** 31 - DRAIN_MS_MAX) {
+        this.overrun = setTimeout(() => this.hung(DRAIN_MS_MAX), runMs + DRAIN_MS_MAX);
+      }
+    }
     Atomics.store(this.control, Control.go, 1);
     Atomics.notify(this.control, Control.go);
+  }
+
+  private hung(ms: number): void {
+    this.failure ??= new PenstockError(
+      'DEVICE_HUNG',
+      `operations on ${this.job.uri} did not complete within ${ms / 1000} s of the end`,
+      { hint: 'the device or a driver below holds them; see `penstock list` and the kernel log' },
+    );
+    this.changed();
   }
 
   /** Asks all workers to issue nothing more; those that do not stop in time are ended. */
@@ -138,14 +158,7 @@ export class Crew {
     Atomics.notify(this.control, Control.stop);
     Atomics.store(this.control, Control.go, 1);
     Atomics.notify(this.control, Control.go);
-    this.deadline ??= setTimeout(() => {
-      this.failure ??= new PenstockError(
-        'DEVICE_HUNG',
-        `operations on ${this.job.uri} did not complete within ${STOP_MS_MAX / 1000} s of the stop`,
-        { hint: 'the device or a driver below holds them; see `penstock list` and the kernel log' },
-      );
-      this.changed();
-    }, STOP_MS_MAX);
+    this.deadline ??= setTimeout(() => this.hung(STOP_MS_MAX), STOP_MS_MAX);
   }
 
   /** Operations so far. `measuring` is false before the ramp's end and after the run's. */
@@ -176,6 +189,7 @@ export class Crew {
   /** Ends what still runs: first by asking, then by force. Never throws. */
   async close(): Promise<void> {
     clearTimeout(this.timer);
+    clearTimeout(this.overrun);
     const running = this.members.filter((member) => !member.exited);
     if (running.length > 0) {
       this.stop();

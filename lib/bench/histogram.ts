@@ -3,8 +3,8 @@
 // ones count as the largest.
 //
 // Invariants: values below 128 have a bucket of their own; bucket order is value order; merging is
-// exact for counts, minimum and maximum. Counts and sums are doubles in typed arrays: exact to 2^53,
-// and a store allocates nothing.
+// exact for counts, minimum and maximum. Counts and sums are doubles in typed arrays: exact to
+// 2^53, and a store allocates nothing.
 
 import type { LatencySummary } from './types.js';
 

@@ -1,5 +1,5 @@
-// Jobs from end to end: devices, workers, results. Through the built dist/, since workers are loaded
-// from files that Node can run.
+// Jobs from end to end: devices, workers, results. Through the built dist/, since workers are
+// loaded from files that Node can run.
 
 import {
   mkdtempSync,
