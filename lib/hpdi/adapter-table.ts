@@ -3,15 +3,6 @@
 import type { DeviceInfo } from './info.js';
 import { Op } from './records.js';
 
-/** Passed on whatever it says (FLUSH, RAW, what the device must refuse itself). */
-export const KIND_PASS = 0;
-/** Passed on when size and address fit. */
-export const KIND_TRANSFER = 1;
-/** Passed on when the size fits; there is no buffer. */
-export const KIND_RANGE = 2;
-/** Always the adapter's work. */
-export const KIND_SLOW = 3;
-
 const EMULATED = (1 << Op.READ_LOAN) | (1 << Op.COMPARE) | (1 << Op.COPY) | (1 << Op.WRITE_ZEROES);
 
 /** Whether a device with the adapter before it does an operation. */
@@ -27,14 +18,22 @@ export function emulatedOperations(info: DeviceInfo): number {
   return info.readOnly ? EMULATED & ~writes : EMULATED;
 }
 
-/** One kind per operation code. */
-export function passTable(info: DeviceInfo): Uint8Array {
-  const table = new Uint8Array(256).fill(KIND_PASS);
-  table[Op.READ] = KIND_TRANSFER;
-  table[Op.WRITE] = KIND_TRANSFER;
-  table[Op.DISCARD] = KIND_RANGE;
-  for (const op of [Op.READ_LOAN, Op.COMPARE, Op.COPY]) table[op] = KIND_SLOW;
-  const native = (info.operations & (1 << Op.WRITE_ZEROES)) !== 0;
-  table[Op.WRITE_ZEROES] = native || info.readOnly ? KIND_RANGE : KIND_SLOW;
-  return table;
+/** Sets of operations, a bit (1 << Op) each; what is in none is passed on whatever it says. */
+export interface PassMasks {
+  /** Always the adapter's work. */
+  slow: number;
+  /** Passed on when the size fits. */
+  sized: number;
+  /** Of these, those with a buffer: passed on when that is aligned. */
+  transfer: number;
+}
+
+export function passMasks(info: DeviceInfo): PassMasks {
+  const transfer = (1 << Op.READ) | (1 << Op.WRITE);
+  let sized = transfer | (1 << Op.DISCARD);
+  let slow = (1 << Op.READ_LOAN) | (1 << Op.COMPARE) | (1 << Op.COPY);
+  const zeroes = 1 << Op.WRITE_ZEROES;
+  if ((info.operations & zeroes) !== 0 || info.readOnly) sized |= zeroes;
+  else slow |= zeroes;
+  return { slow, sized, transfer };
 }

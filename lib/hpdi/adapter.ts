@@ -21,7 +21,7 @@ import type { QueueCounters, QueueDriver } from './driver.js';
 import type { DeviceInfo } from './info.js';
 import { LoanTable } from './loans.js';
 import { Cpl, Flag, Op, Req, Sg, Status } from './records.js';
-import { emulates, KIND_PASS, KIND_SLOW, KIND_TRANSFER, passTable } from './adapter-table.js';
+import { emulates, passMasks } from './adapter-table.js';
 
 const CHILD = 0x80000000;
 const CHILDREN = 64;
@@ -63,14 +63,21 @@ class Child {
 }
 
 export class Adapter implements QueueDriver {
+  // What every batch touches stands first, together.
   private readonly inner: QueueDriver;
+  private readonly slowMask: number;
+  private readonly sizedMask: number;
+  private readonly transferMask: number;
+  private readonly maxBlocks: number;
+  private readonly alignMask: number;
+  private readonly boundary: number;
+  /** Parents that have not completed. */
+  private live = 0;
+  private doneCount = 0;
+  private readonly done: CompletionRing;
   private readonly info: DeviceInfo;
   private readonly memory: Memory;
   private readonly check: RequestCheck;
-  private readonly kinds: Uint8Array;
-  private readonly maxBlocks: number;
-  private readonly alignMask: number;
-  private readonly done: CompletionRing;
   private readonly children: Child[] = [];
   private readonly freeChildren: number[] = [];
   private readonly childSq = new Uint32Array(CHILDREN * Req.words);
@@ -79,20 +86,23 @@ export class Adapter implements QueueDriver {
   private readonly waiting: Parent[] = [];
   private readonly bounces: DmaBuffer[] = [];
   private bouncesMade = 0;
-  private live = 0;
   private readonly loans: LoanTable;
   private readonly copyEntry = new Uint32Array(8);
   private zeroes: DmaBuffer | null = null;
 
   constructor(inner: QueueDriver, info: DeviceInfo, memory: Memory, depth: number) {
     this.inner = inner;
+    const masks = passMasks(info);
+    this.slowMask = masks.slow;
+    this.sizedMask = masks.sized;
+    this.transferMask = masks.transfer;
+    this.maxBlocks = info.maxTransferBlocks;
+    this.alignMask = info.addressAlign - 1;
+    this.boundary = info.boundary;
+    this.done = new CompletionRing(depth);
     this.info = info;
     this.memory = memory;
     this.check = new RequestCheck({ ...info, maxTransferBlocks: 2 ** 32 });
-    this.kinds = passTable(info);
-    this.maxBlocks = info.maxTransferBlocks;
-    this.alignMask = info.addressAlign - 1;
-    this.done = new CompletionRing(depth);
     this.loans = new LoanTable(memory, depth * 2);
     for (let i = 0; i < CHILDREN; i++) {
       this.children.push(new Child());
@@ -124,8 +134,8 @@ export class Adapter implements QueueDriver {
 
   poll(cq: Uint32Array, max: number): number {
     if (this.live === 0) {
-      if (this.done.length === 0) return this.inner.poll(cq, max);
-      return this.done.drain(cq, 0, max);
+      if (this.doneCount === 0) return this.inner.poll(cq, max);
+      return this.takeDone(cq, 0, max);
     }
     const count = this.inner.poll(cq, max);
     let kept = 0;
@@ -140,7 +150,7 @@ export class Adapter implements QueueDriver {
       kept++;
     }
     this.advance();
-    return kept + this.done.drain(cq, kept, max - kept);
+    return kept + this.takeDone(cq, kept, max - kept);
   }
 
   arm(): void {
@@ -152,7 +162,7 @@ export class Adapter implements QueueDriver {
   }
 
   park(timeoutUs: number): void {
-    if (this.done.length > 0) return;
+    if (this.doneCount > 0) return;
     if (this.inner.park !== undefined) {
       this.inner.park(timeoutUs);
       return;
@@ -176,7 +186,7 @@ export class Adapter implements QueueDriver {
         const at = i * Cpl.words;
         const tag = scratch[at]!;
         if ((tag & CHILD) !== 0) this.finishChild(tag & ~CHILD, scratch[at + Cpl.status]!);
-        else this.done.push(tag, scratch[at + 1]!, scratch[at + 2]!, scratch[at + 3]!);
+        else this.complete(tag, scratch[at + 1]!, scratch[at + 2]!, scratch[at + 3]!);
       }
       this.advance();
       await this.inner.drain();
@@ -200,18 +210,32 @@ export class Adapter implements QueueDriver {
   private fits(sq: Uint32Array, at: number): boolean {
     const word = sq[at]!;
     if ((word & (Flag.mask & ~Flag.FUA)) !== 0) return false;
-    const kind = this.kinds[word & 0xff]!;
-    if (kind === KIND_PASS) return true;
-    if (kind === KIND_SLOW) return false;
+    // Masks, not a table: one cache line less in every batch.
+    const op = word & 0xff;
+    const bit = op < 32 ? 1 << op : 0;
+    if ((this.sizedMask & bit) === 0) return (this.slowMask & bit) === 0;
     const blocks = sq[at + Req.blocks]!;
     if (blocks > this.maxBlocks) return false;
-    if (kind === KIND_TRANSFER && (sq[at + Req.addressLo]! & this.alignMask) !== 0) return false;
-    if (this.info.boundary === 0) return true;
+    if ((this.transferMask & bit) !== 0 && (sq[at + Req.addressLo]! & this.alignMask) !== 0) {
+      return false;
+    }
+    if (this.boundary === 0) return true;
     const lba = sq[at + Req.lbaHi]! * 4294967296 + sq[at + Req.lbaLo]!;
-    return (lba % this.info.boundary) + blocks <= this.info.boundary;
+    return (lba % this.boundary) + blocks <= this.boundary;
   }
 
   // hot:end
+
+  private complete(tag: number, status: number, resultLo: number, resultHi: number): void {
+    this.done.push(tag, status, resultLo, resultHi);
+    this.doneCount++;
+  }
+
+  private takeDone(cq: Uint32Array, start: number, max: number): number {
+    const count = this.done.drain(cq, start, max);
+    this.doneCount -= count;
+    return count;
+  }
 
   /** Makes a parent of a record that does not fit, and issues what can be issued. */
   private begin(sq: Uint32Array, at: number): void {
@@ -225,7 +249,7 @@ export class Adapter implements QueueDriver {
     if (status !== Status.OK) {
       if (parent.loan >= 0) this.loans.drop(parent.loan);
       if (parent.give !== 0 && status !== Status.BAD_ADDRESS) this.giveBack(parent);
-      this.done.push(parent.tag, status, 0, 0);
+      this.complete(parent.tag, status, 0, 0);
       return;
     }
     this.live++;
@@ -555,7 +579,7 @@ export class Adapter implements QueueDriver {
     }
     if (parent.give !== 0) this.giveBack(parent);
     this.live--;
-    this.done.push(parent.tag, parent.status, lo, hi);
+    this.complete(parent.tag, parent.status, lo, hi);
   }
 
   /** GIVE: the device releases the buffer to its owner. */

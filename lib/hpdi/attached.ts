@@ -1,10 +1,13 @@
 // What an attached worker's queue adds: when the device's home is gone, everything completes with
 // DEVICE_GONE, and what is in flight only after the device has let go of it.
 
-import { isAlive } from '../memory/index.js';
+import { statusWords, StatusWord } from '../memory/index.js';
 import { CompletionRing } from './completions.js';
 import type { QueueCounters, QueueDriver } from './driver.js';
 import { Cpl, Req, Status } from './records.js';
+
+/** A constant of the module: V8 then knows where its words are. */
+const status = statusWords();
 
 export class AttachedDriver implements QueueDriver {
   private readonly inner: QueueDriver;
@@ -15,7 +18,7 @@ export class AttachedDriver implements QueueDriver {
   /** index and serial name the home's liveness word. */
   constructor(inner: QueueDriver, index: number, serial: number, depth: number) {
     this.inner = inner;
-    this.index = index;
+    this.index = StatusWord.liveness + index;
     this.serial = serial;
     this.refused = new CompletionRing(depth);
   }
@@ -25,7 +28,7 @@ export class AttachedDriver implements QueueDriver {
   }
 
   submit(sq: Uint32Array, head: number, tail: number): number {
-    if (isAlive(this.index, this.serial)) return this.inner.submit(sq, head, tail);
+    if (status[this.index] === this.serial) return this.inner.submit(sq, head, tail);
     const mask = (sq.length >>> 3) - 1;
     for (let at = head; at !== tail; at = (at + 1) | 0) {
       this.refused.push(sq[(at & mask) * Req.words + Req.tag]!, Status.DEVICE_GONE, 0, 0);
@@ -35,7 +38,7 @@ export class AttachedDriver implements QueueDriver {
 
   poll(cq: Uint32Array, max: number): number {
     const count = this.inner.poll(cq, max);
-    if (isAlive(this.index, this.serial)) return count;
+    if (status[this.index] === this.serial) return count;
     for (let i = 0; i < count; i++) {
       const at = i * Cpl.words;
       cq[at + Cpl.status] = Status.DEVICE_GONE;

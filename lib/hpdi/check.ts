@@ -9,13 +9,15 @@ export const enum Access {
   write = 3,
 }
 
+/** A constant of the module: V8 then knows where its bytes are, and an operation touches one cache line less. */
+const map = accessMap();
+
 /** Checks requests against a device's capacity and the process's memory, without garbage. */
 export class RequestCheck {
   /** Capacity in blocks; may change when the device does. */
   blocks: number;
   maxBlocks: number;
   readonly blockSize: number;
-  private readonly access = accessMap();
 
   constructor(info: { blocks: number; blockSize: number; maxTransferBlocks: number }) {
     this.blocks = info.blocks;
@@ -51,7 +53,6 @@ export class RequestCheck {
   /** Whether [address, address + bytes) is live memory with the wanted access. */
   memory(addressLo: number, addressHi: number, bytes: number, access: Access): Status {
     if (addressHi >>> 12 !== 0) return Status.BAD_ADDRESS;
-    const map = this.access;
     let granule = (addressHi << 11) | (addressLo >>> 21);
     const reach = (addressLo & 0x1fffff) + bytes - 1;
     // Up to 1 GiB by shifts: a division costs more than the rest of the check.

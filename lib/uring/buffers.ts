@@ -16,20 +16,22 @@ const GRANULES = 2 ** 36 / GRANULE_BYTES;
 /** Entry values: 0 not looked at yet, 1 … SLOTS slot + 1, NONE not to be registered. */
 const NONE = 0xffff;
 
+/** A constant of the module: V8 then knows where its words are. */
+const status = statusWords();
+
 export class BufferTable {
   /** By granule of the process's slot. */
   private readonly entries = new Uint16Array(GRANULES);
   private readonly segments = new Int32Array(SLOTS);
   private readonly ring: Ring;
   private readonly firstGranule: number;
-  private readonly status = statusWords();
   private epoch: number;
   private usable: boolean;
 
   constructor(ring: Ring) {
     this.ring = ring;
     this.firstGranule = (addressSpace().domain * 2 ** 36) / GRANULE_BYTES;
-    this.epoch = this.status[StatusWord.epoch]!;
+    this.epoch = status[StatusWord.epoch]!;
     this.usable = ring.createBufferTable(SLOTS);
   }
 
@@ -42,7 +44,7 @@ export class BufferTable {
 
   /** Slot of the fixed buffer that holds [address, address + bytes), or -1. Words of an Address. */
   slotOf(addressLo: number, addressHi: number, bytes: number): number {
-    if (this.epoch !== this.status[StatusWord.epoch]!) this.refresh();
+    if (this.epoch !== status[StatusWord.epoch]!) this.refresh();
     const granule = ((addressHi << 11) | (addressLo >>> 21)) - this.firstGranule;
     if (granule < 0 || granule >= GRANULES) return -1;
     let entry = this.entries[granule]!;
@@ -82,7 +84,7 @@ export class BufferTable {
   }
 
   private refresh(): void {
-    this.epoch = this.status[StatusWord.epoch]!;
+    this.epoch = status[StatusWord.epoch]!;
     const live = new Set(
       addressSpace()
         .list()

@@ -44,46 +44,39 @@ const NO_TIMEOUT = 0xffffffff;
 const CQ_EVENTFD_DISABLED = 1;
 
 export class Ring {
-  readonly fd: number;
-  readonly entries: number;
-  readonly cqEntries: number;
-  readonly sqeWords: number;
-  readonly cqeWords: number;
-  /** IORING_SETUP_* in force. */
-  readonly setupFlags: number;
-  readonly features: number;
+  // What every operation touches stands first, together: after a system call little is in the cache.
   readonly sqes: Uint32Array;
   /** The mapped rings as words; completions stand at cqeAt(i). */
   readonly rings: Uint32Array;
-  private readonly id: number;
+  private tail = 0;
+  private submitted = 0;
+  private head = 0;
+  private callCount = 0;
   private readonly sqHead: number;
   private readonly sqTail: number;
   private readonly sqFlags: number;
   private readonly cqHead: number;
   private readonly cqTail: number;
-  private readonly cqOverflow: number;
-  private readonly cqFlags: number;
   private readonly cqes: number;
-  private eventfd = -1;
-  private callCount = 0;
   private readonly sqMask: number;
   private readonly cqMask: number;
+  readonly entries: number;
+  readonly sqeWords: number;
+  readonly cqeWords: number;
+  private readonly id: number;
   private readonly polled: boolean;
   private readonly sqpoll: boolean;
-  private tail = 0;
-  private submitted = 0;
-  private head = 0;
+  readonly fd: number;
+  readonly cqEntries: number;
+  /** IORING_SETUP_* in force. */
+  readonly setupFlags: number;
+  readonly features: number;
+  private readonly cqOverflow: number;
+  private readonly cqFlags: number;
+  private eventfd = -1;
   private open = true;
 
   private constructor(record: UringRecord) {
-    this.id = record.id;
-    this.fd = record.fd;
-    this.entries = record.sqEntries;
-    this.cqEntries = record.cqEntries;
-    this.setupFlags = record.flags;
-    this.features = record.features;
-    this.sqeWords = (record.flags & Setup.SQE128) !== 0 ? 2 * Sqe.words : Sqe.words;
-    this.cqeWords = (record.flags & Setup.CQE32) !== 0 ? 8 : 4;
     this.sqes = new Uint32Array(record.sqes);
     this.rings = new Uint32Array(record.rings, 0, record.rings.byteLength >>> 2);
     this.sqHead = record.sqHead >>> 2;
@@ -91,13 +84,21 @@ export class Ring {
     this.sqFlags = record.sqFlags >>> 2;
     this.cqHead = record.cqHead >>> 2;
     this.cqTail = record.cqTail >>> 2;
-    this.cqOverflow = record.cqOverflow >>> 2;
-    this.cqFlags = record.cqFlags >>> 2;
     this.cqes = record.cqes >>> 2;
     this.sqMask = record.sqEntries - 1;
     this.cqMask = record.cqEntries - 1;
+    this.entries = record.sqEntries;
+    this.sqeWords = (record.flags & Setup.SQE128) !== 0 ? 2 * Sqe.words : Sqe.words;
+    this.cqeWords = (record.flags & Setup.CQE32) !== 0 ? 8 : 4;
+    this.id = record.id;
     this.polled = (record.flags & Setup.IOPOLL) !== 0;
     this.sqpoll = (record.flags & Setup.SQPOLL) !== 0;
+    this.fd = record.fd;
+    this.cqEntries = record.cqEntries;
+    this.setupFlags = record.flags;
+    this.features = record.features;
+    this.cqOverflow = record.cqOverflow >>> 2;
+    this.cqFlags = record.cqFlags >>> 2;
     if ((record.flags & Setup.NO_SQARRAY) === 0) {
       const array = record.sqArray >>> 2;
       for (let i = 0; i < record.sqEntries; i++) this.rings[array + i] = i;
@@ -173,6 +174,11 @@ export class Ring {
     if (((tail - this.rings[this.sqHead]!) | 0) >= this.entries) return -1;
     this.tail = (tail + 1) | 0;
     return (tail & this.sqMask) * this.sqeWords;
+  }
+
+  /** Whether next would find no free entry. */
+  full(): boolean {
+    return ((this.tail - this.rings[this.sqHead]!) | 0) >= this.entries;
   }
 
   /** Entries taken by next and not yet with the kernel. */

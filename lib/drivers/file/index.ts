@@ -262,7 +262,7 @@ export const driver: DriverModule = {
     iopoll: '1: completions by polling the drive (needs direct=1 and poll queues)',
     create: 'SIZE: make the file with this much space if it does not exist',
     readonly: '1: open for reading only',
-    fixed: '0: no registered buffers (default 1)',
+    fixed: '1: registered buffers (default: as direct; the page cache gains nothing by them)',
   },
 
   async open(path, query, uri) {
@@ -271,7 +271,7 @@ export const driver: DriverModule = {
       sqpoll: parseSwitch('sqpoll', query.get('sqpoll')),
       iopoll: parseSwitch('iopoll', query.get('iopoll')),
       readonly: parseSwitch('readonly', query.get('readonly')),
-      fixed: parseSwitch('fixed', query.get('fixed') ?? '1'),
+      fixed: parseSwitch('fixed', query.get('fixed') ?? query.get('direct')),
     };
     if (options.iopoll && !options.direct) {
       throw new PenstockError('BAD_OPTION', 'iopoll=1 needs direct=1', {

@@ -28,24 +28,26 @@ const FALLOC_KEEP_SIZE = 1;
 const FALLOC_PUNCH_HOLE = 2 | FALLOC_KEEP_SIZE;
 const FALLOC_ZERO_RANGE = 16 | FALLOC_KEEP_SIZE;
 
-/** Words of a slot: what it takes to continue the operation. */
+/** Words of a slot, a cache line: what it takes to complete the operation, or to continue it. */
 const enum Slot {
   tag = 0,
   op = 1,
-  /** Bytes of data left, as the kernel was asked for. */
+  /** Bytes of data left; fallocate: the mode. */
   bytes = 2,
+  /** Virtual address; fallocate: the length. */
   addressLo = 3,
   addressHi = 4,
   offLo = 5,
   offHi = 6,
-  /** Words of the entry that a continuation repeats. */
-  opcode = 7,
-  opFlags = 8,
-  bufIndex = 9,
+  /** Op-specific flags of the entry. */
+  opFlags = 7,
+  /** Fixed buffer + 1; 0: none. */
+  buffer = 8,
   /** fallocate: the other mode was tried. */
-  fallback = 10,
-  bytesHi = 11,
-  words = 12,
+  fallback = 9,
+  /** The next free slot. */
+  next = 10,
+  words = 16,
 }
 
 export interface FileQueueOptions {
@@ -60,51 +62,51 @@ export interface FileQueueOptions {
 }
 
 export class FileQueue implements QueueDriver {
-  readonly counters: QueueCounters;
-  readonly ring: Ring;
-  private readonly check: RequestCheck;
-  private readonly done: CompletionRing;
+  // What every operation touches stands first, together: after a system call little is in the cache.
   private readonly slots: Uint32Array;
-  private readonly free: Int32Array;
+  readonly ring: Ring;
+  private freeHead = 0;
   private freeCount: number;
-  private readonly depth: number;
+  private refused = 0;
+  private retryCount = 0;
+  private armed = false;
+  private polls = 0;
+  private readonly check: RequestCheck;
   private readonly shift: number;
+  private readonly alignMask: number;
+  private readonly readOnly: boolean;
   private readonly fileWord: number;
   private readonly fileFlag: number;
   private readonly buffers: BufferTable | null;
-  private readonly alignMask: number;
-  private readonly readOnly: boolean;
+  private readonly depth: number;
+  private readonly done: CompletionRing;
   private readonly retries: Int32Array;
-  private retryCount = 0;
-  private armed = false;
   private readonly onShrunk: () => void;
 
   constructor(options: FileQueueOptions) {
     const { depth, info } = options;
-    this.ring = Ring.open({ entries: depth, sqpoll: options.sqpoll, iopoll: options.iopoll });
-    const { ring } = this;
-    this.counters = {
-      get doorbells(): number {
-        return ring.calls;
-      },
-      polls: 0,
-    };
-    const fixed = ring.registerFiles([options.fd]);
+    this.slots = new Uint32Array(depth * Slot.words);
+    for (let i = 0; i < depth; i++) this.slots[i * Slot.words + Slot.next] = i + 1;
+    this.freeCount = depth;
+    // SQPOLL's thread gives entries back after their completions are visible: twice as many keep one free.
+    const entries = options.sqpoll ? depth * 2 : depth;
+    this.ring = Ring.open({ entries, sqpoll: options.sqpoll, iopoll: options.iopoll });
+    const fixed = this.ring.registerFiles([options.fd]);
     this.fileWord = fixed ? 0 : options.fd;
     this.fileFlag = fixed ? SqeFlag.FIXED_FILE : 0;
-    this.buffers = options.fixedBuffers ? new BufferTable(ring) : null;
+    this.buffers = options.fixedBuffers ? new BufferTable(this.ring) : null;
     this.check = new RequestCheck(info);
     this.done = new CompletionRing(depth);
     this.depth = depth;
     this.shift = Math.log2(info.blockSize);
     this.alignMask = info.addressAlign - 1;
     this.readOnly = info.readOnly;
-    this.slots = new Uint32Array(depth * Slot.words);
-    this.free = new Int32Array(depth);
-    for (let i = 0; i < depth; i++) this.free[i] = depth - 1 - i;
-    this.freeCount = depth;
     this.retries = new Int32Array(depth);
     this.onShrunk = options.onShrunk;
+  }
+
+  get counters(): QueueCounters {
+    return { doorbells: this.ring.calls, polls: this.polls };
   }
 
   /** The device's capacity changed. */
@@ -121,6 +123,7 @@ export class FileQueue implements QueueDriver {
       if (this.freeCount === 0) break;
       const record = (at & mask) * Req.words;
       const status = this.prepare(sq, record);
+      if (status < 0) break;
       if (status !== Status.OK) this.refuse(sq[record + Req.tag]!, status);
     }
     if (this.ring.pending() > 0) this.ring.submit();
@@ -128,9 +131,9 @@ export class FileQueue implements QueueDriver {
   }
 
   poll(cq: Uint32Array, max: number): number {
-    this.counters.polls++;
-    let count = this.done.length === 0 ? 0 : this.done.drain(cq, 0, max);
-    const { ring } = this;
+    this.polls = (this.polls + 1) | 0;
+    let count = this.refused === 0 ? 0 : this.takeRefused(cq, max);
+    const { ring, slots } = this;
     let ready = ring.ready();
     if (ready > max - count) ready = max - count;
     if (ready === 0) {
@@ -139,25 +142,33 @@ export class FileQueue implements QueueDriver {
     }
     if (this.armed) this.disarm();
     const { rings } = ring;
+    let freeHead = this.freeHead;
+    const before = count;
     for (let i = 0; i < ready; i++) {
       const at = ring.cqeAt(i);
       const slot = rings[at + Cqe.userDataLo]!;
-      const status = this.outcome(slot, rings[at + Cqe.res]! | 0);
+      const s = slot * Slot.words;
+      const result = rings[at + Cqe.res]! | 0;
+      const status =
+        result === (slots[s + Slot.bytes]! | 0) ? Status.OK : this.unusual(slot, result);
       if (status < 0) continue;
       const to = count * Cpl.words;
-      cq[to] = this.slots[slot * Slot.words]!;
+      cq[to] = slots[s]!;
       cq[to + Cpl.status] = status;
       cq[to + Cpl.resultLo] = 0;
       cq[to + Cpl.resultHi] = 0;
-      this.free[this.freeCount++] = slot;
+      slots[s + Slot.next] = freeHead;
+      freeHead = slot;
       count++;
     }
+    this.freeHead = freeHead;
+    this.freeCount += count - before;
     ring.advance(ready);
     if (this.retryCount > 0) this.retry();
     return count;
   }
 
-  /** Checks a request and makes its entry; a status other than OK when it is wrong. */
+  /** Checks a request and makes its entry: OK, the error it has, or -1 when the ring is full. */
   private prepare(sq: Uint32Array, record: number): Status {
     const word = sq[record]!;
     const op = word & 0xff;
@@ -170,51 +181,40 @@ export class FileQueue implements QueueDriver {
     const addressLo = sq[record + Req.addressLo]!;
     const addressHi = sq[record + Req.addressHi]!;
     if ((addressLo & this.alignMask) !== 0) return Status.MISALIGNED;
-    const bytes = sq[record + Req.blocks]! << this.shift;
+    const { shift, slots, ring } = this;
+    const bytes = sq[record + Req.blocks]! << shift;
     const lbaLo = sq[record + Req.lbaLo]!;
-    const { shift } = this;
-    const buffer = this.buffers === null ? -1 : this.buffers.slotOf(addressLo, addressHi, bytes);
-    let opcode: number = writes ? Opcode.WRITE : Opcode.READ;
-    if (buffer >= 0) opcode = writes ? Opcode.WRITE_FIXED : Opcode.READ_FIXED;
-    const slot = this.free[--this.freeCount]!;
+    const offLo = lbaLo << shift;
+    const offHi = (sq[record + Req.lbaHi]! << shift) | (lbaLo >>> (32 - shift));
+    const buffer = this.buffers === null ? 0 : this.buffers.slotOf(addressLo, addressHi, bytes) + 1;
+    const opFlags = writes && (word & Flag.FUA) !== 0 ? RWF_DSYNC : 0;
+    const at = ring.next();
+    if (at < 0) return -1 as Status;
+    const slot = this.freeHead;
     const s = slot * Slot.words;
-    const { slots } = this;
+    this.freeHead = slots[s + Slot.next]!;
+    this.freeCount--;
     slots[s] = sq[record + Req.tag]!;
     slots[s + Slot.op] = op;
     slots[s + Slot.bytes] = bytes;
     slots[s + Slot.addressLo] = addressLo;
     slots[s + Slot.addressHi] = addressHi + ADDRESS_BASE_HIGH;
-    slots[s + Slot.offLo] = lbaLo << shift;
-    slots[s + Slot.offHi] = (sq[record + Req.lbaHi]! << shift) | (lbaLo >>> (32 - shift));
-    slots[s + Slot.opcode] = opcode | this.fileFlag;
-    slots[s + Slot.opFlags] = (word & Flag.FUA) !== 0 && writes ? RWF_DSYNC : 0;
-    slots[s + Slot.bufIndex] = buffer >= 0 ? buffer : 0;
-    this.issue(slot);
-    return Status.OK;
-  }
-
-  /** Writes a slot's entry. The ring has at least `depth` entries, so that there is one. */
-  private issue(slot: number): void {
-    const { ring, slots } = this;
-    const at = ring.next();
+    slots[s + Slot.offLo] = offLo;
+    slots[s + Slot.offHi] = offHi;
+    slots[s + Slot.opFlags] = opFlags;
+    slots[s + Slot.buffer] = buffer;
     const { sqes } = ring;
-    const s = slot * Slot.words;
-    sqes[at] = slots[s + Slot.opcode]!;
+    sqes[at] = transferOpcode(writes, buffer) | this.fileFlag;
     sqes[at + Sqe.fd] = this.fileWord;
-    sqes[at + Sqe.offLo] = slots[s + Slot.offLo]!;
-    sqes[at + Sqe.offHi] = slots[s + Slot.offHi]!;
-    sqes[at + Sqe.addrLo] = slots[s + Slot.addressLo]!;
-    sqes[at + Sqe.addrHi] = slots[s + Slot.addressHi]!;
-    sqes[at + Sqe.len] = slots[s + Slot.bytes]!;
-    sqes[at + Sqe.opFlags] = slots[s + Slot.opFlags]!;
+    sqes[at + Sqe.offLo] = offLo;
+    sqes[at + Sqe.offHi] = offHi;
+    sqes[at + Sqe.addrLo] = addressLo;
+    sqes[at + Sqe.addrHi] = addressHi + ADDRESS_BASE_HIGH;
+    sqes[at + Sqe.len] = bytes;
+    sqes[at + Sqe.opFlags] = opFlags;
     sqes[at + Sqe.userDataLo] = slot;
-    sqes[at + Sqe.bufIndex] = slots[s + Slot.bufIndex]!;
-  }
-
-  /** The status of a completed entry, or -1 when the operation goes on. */
-  private outcome(slot: number, result: number): number {
-    if (result === this.slots[slot * Slot.words + Slot.bytes]!) return Status.OK;
-    return this.unusual(slot, result);
+    sqes[at + Sqe.bufIndex] = buffer === 0 ? 0 : buffer - 1;
+    return Status.OK;
   }
 
   // hot:end
@@ -225,11 +225,11 @@ export class FileQueue implements QueueDriver {
   }
 
   eventFd(): number {
-    return this.done.length > 0 ? -1 : this.ring.eventFd();
+    return this.refused > 0 ? -1 : this.ring.eventFd();
   }
 
   park(timeoutUs: number): void {
-    if (this.done.length > 0 || this.freeCount === this.depth) return;
+    if (this.refused > 0 || this.freeCount === this.depth) return;
     this.ring.submitAndWait(1, timeoutUs);
   }
 
@@ -240,11 +240,10 @@ export class FileQueue implements QueueDriver {
   async drain(): Promise<void> {
     const scratch = new Uint32Array(Cpl.words * this.depth);
     while (this.freeCount < this.depth) {
-      const before = this.done.length;
+      const before = this.refused;
       const count = this.poll(scratch, this.depth);
       for (let i = 0; i < count; i++) {
-        const at = i * Cpl.words;
-        this.done.push(scratch[at]!, scratch[at + Cpl.status]!, 0, 0);
+        this.refuse(scratch[i * Cpl.words]!, scratch[i * Cpl.words + Cpl.status]!);
       }
       if (count === before) await new Promise((resolve) => setTimeout(resolve, 1));
     }
@@ -260,8 +259,16 @@ export class FileQueue implements QueueDriver {
     this.ring.disarm();
   }
 
+  /** Keeps a completion for the next poll: a request that was wrong, or one that drain met. */
   private refuse(tag: number, status: number): void {
     this.done.push(tag, status, 0, 0);
+    this.refused++;
+  }
+
+  private takeRefused(cq: Uint32Array, max: number): number {
+    const count = this.done.drain(cq, 0, max);
+    this.refused -= count;
+    return count;
   }
 
   /** FLUSH, DISCARD, WRITE_ZEROES. */
@@ -272,20 +279,21 @@ export class FileQueue implements QueueDriver {
       const status = this.check.range(sq, record);
       if (status !== Status.OK) return status;
     }
-    const slot = this.free[--this.freeCount]!;
-    const s = slot * Slot.words;
+    if (this.ring.full()) return -1 as Status;
     const { slots } = this;
+    const slot = this.freeHead;
+    const s = slot * Slot.words;
+    this.freeHead = slots[s + Slot.next]!;
+    this.freeCount--;
     slots.fill(0, s, s + Slot.words);
     slots[s] = sq[record + Req.tag]!;
     slots[s + Slot.op] = op;
     if (op === Op.FLUSH) {
-      slots[s + Slot.opcode] = Opcode.FSYNC | this.fileFlag;
       slots[s + Slot.opFlags] = FSYNC_DATASYNC;
     } else {
       const blockSize = 2 ** this.shift;
       const offset = (sq[record + Req.lbaHi]! * 2 ** 32 + sq[record + Req.lbaLo]!) * blockSize;
       const length = sq[record + Req.blocks]! * blockSize;
-      slots[s + Slot.opcode] = Opcode.FALLOCATE | this.fileFlag;
       slots[s + Slot.offLo] = offset % 2 ** 32;
       slots[s + Slot.offHi] = Math.floor(offset / 2 ** 32);
       slots[s + Slot.addressLo] = length % 2 ** 32; // fallocate's length travels in addr,
@@ -294,6 +302,29 @@ export class FileQueue implements QueueDriver {
     }
     this.issue(slot);
     return Status.OK;
+  }
+
+  /** Writes the entry that a slot describes: operations without data, and continuations. */
+  private issue(slot: number): void {
+    const { ring, slots } = this;
+    const at = ring.next();
+    const { sqes } = ring;
+    const s = slot * Slot.words;
+    const op = slots[s + Slot.op]!;
+    const buffer = slots[s + Slot.buffer]!;
+    let opcode: number = Opcode.FALLOCATE;
+    if (op === Op.FLUSH) opcode = Opcode.FSYNC;
+    else if (op === Op.READ || op === Op.WRITE) opcode = transferOpcode(op === Op.WRITE, buffer);
+    sqes[at] = opcode | this.fileFlag;
+    sqes[at + Sqe.fd] = this.fileWord;
+    sqes[at + Sqe.offLo] = slots[s + Slot.offLo]!;
+    sqes[at + Sqe.offHi] = slots[s + Slot.offHi]!;
+    sqes[at + Sqe.addrLo] = slots[s + Slot.addressLo]!;
+    sqes[at + Sqe.addrHi] = slots[s + Slot.addressHi]!;
+    sqes[at + Sqe.len] = slots[s + Slot.bytes]!;
+    sqes[at + Sqe.opFlags] = slots[s + Slot.opFlags]!;
+    sqes[at + Sqe.userDataLo] = slot;
+    sqes[at + Sqe.bufIndex] = buffer === 0 ? 0 : buffer - 1;
   }
 
   /** Anything but a whole transfer: errors, short transfers, operations without data. */
@@ -337,8 +368,12 @@ export class FileQueue implements QueueDriver {
   }
 
   private retry(): void {
-    for (let i = 0; i < this.retryCount; i++) this.issue(this.retries[i]!);
-    this.retryCount = 0;
+    while (this.retryCount > 0 && !this.ring.full()) this.issue(this.retries[--this.retryCount]!);
     this.ring.submit();
   }
+}
+
+function transferOpcode(writes: boolean, buffer: number): number {
+  if (buffer !== 0) return writes ? Opcode.WRITE_FIXED : Opcode.READ_FIXED;
+  return writes ? Opcode.WRITE : Opcode.READ;
 }
