@@ -1,7 +1,8 @@
-// The trace wrapper: every operation of a device to a file, readable and replayable (`trace.*` keys).
+// The trace wrapper: every operation of a device to a file, readable and replayable (`trace.*`
+// keys).
 
 import { PenstockError } from '../../errors.js';
-import type { Backend } from '../../hpdi/driver.js';
+import type { Backend } from '../../hpdi/index.js';
 import { checkKeys } from '../../uri.js';
 import { TraceDevice } from './device.js';
 
