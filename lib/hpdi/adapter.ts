@@ -242,6 +242,10 @@ export class Adapter implements QueueDriver {
     const dataOp = op === Op.READ || op === Op.WRITE || op === Op.COMPARE;
     if ((flags & (Flag.SG | Flag.GIVE)) !== 0 && !dataOp) return Status.BAD_REQUEST;
     if ((flags & Flag.GIVE) !== 0 && (flags & Flag.SG) !== 0) return Status.BAD_REQUEST;
+    // The buffer is the device's from here on: it goes home also when the request is refused.
+    if ((flags & Flag.GIVE) !== 0) {
+      parent.give = sq[at + Req.addressHi]! * 2 ** 32 + sq[at + Req.addressLo]!;
+    }
     if (!emulates(this.info, op)) return Status.UNSUPPORTED;
     const range = this.check.range(sq, at);
     if (range !== Status.OK) return range;
@@ -258,9 +262,7 @@ export class Adapter implements QueueDriver {
     if ((flags & Flag.SG) !== 0) return this.readSg(parent, sq[at]! >>> 16, lo, hi, bytes, access);
     parent.addresses.push(hi * 2 ** 32 + lo);
     parent.lengths.push(bytes);
-    const status = this.check.memory(lo, hi, bytes, access);
-    if ((flags & Flag.GIVE) !== 0 && status === Status.OK) parent.give = hi * 2 ** 32 + lo;
-    return status;
+    return this.check.memory(lo, hi, bytes, access);
   }
 
   private prepareLoan(parent: Parent): Status {
