@@ -15,6 +15,7 @@
 
 import { native } from '../native.js';
 import { addressSpace, type DmaBuffer, type Memory } from '../memory/index.js';
+import { fence } from '../wire/index.js';
 import { Access, RequestCheck } from './check.js';
 import { CompletionRing } from './completions.js';
 import type { QueueCounters, QueueDriver } from './driver.js';
@@ -80,6 +81,10 @@ export class Adapter implements QueueDriver {
   private readonly bounces: DmaBuffer[] = [];
   private bouncesMade = 0;
   private live = 0;
+  /** A signal was asked for since the last completion was handed out. */
+  private armed = false;
+  /** The last look at the device found something, if only children. */
+  private progressed = false;
   private readonly loans: LoanTable;
   private readonly copyEntry = new Uint32Array(8);
   private zeroes: DmaBuffer | null = null;
@@ -123,11 +128,27 @@ export class Adapter implements QueueDriver {
   }
 
   poll(cq: Uint32Array, max: number): number {
+    for (;;) {
+      const count = this.pollOnce(cq, max);
+      if (count > 0 || !this.armed || !this.progressed) {
+        if (count > 0) this.armed = false;
+        return count;
+      }
+      // Only children completed, and others may have been issued: the caller would sleep on a
+      // device that takes its signal for given.
+      this.inner.arm();
+      fence();
+    }
+  }
+
+  private pollOnce(cq: Uint32Array, max: number): number {
+    this.progressed = false;
     if (this.live === 0) {
       if (this.done.length === 0) return this.inner.poll(cq, max);
       return this.done.drain(cq, 0, max);
     }
     const count = this.inner.poll(cq, max);
+    this.progressed = count > 0;
     let kept = 0;
     for (let i = 0; i < count; i++) {
       const at = i * Cpl.words;
@@ -144,6 +165,7 @@ export class Adapter implements QueueDriver {
   }
 
   arm(): void {
+    this.armed = true;
     this.inner.arm();
   }
 

@@ -137,7 +137,6 @@ export class FileQueue implements QueueDriver {
       if (ring.pending() > 0) ring.submit(); // the kernel was short of something last time
       return count;
     }
-    if (this.armed) this.disarm();
     const { rings } = ring;
     for (let i = 0; i < ready; i++) {
       const at = ring.cqeAt(i);
@@ -154,6 +153,8 @@ export class FileQueue implements QueueDriver {
     }
     ring.advance(ready);
     if (this.retryCount > 0) this.retry();
+    // Who gets nothing goes to sleep on what it armed, though parts of its operations went on.
+    if (this.armed && count > 0) this.disarm();
     return count;
   }
 
