@@ -22,7 +22,7 @@ import type { QueueCounters, QueueDriver } from './driver.js';
 import type { DeviceInfo } from './info.js';
 import { LoanTable } from './loans.js';
 import { Cpl, Flag, Op, Req, Sg, Status } from './records.js';
-import { emulates, KIND_PASS, KIND_SLOW, KIND_TRANSFER, passTable } from './adapter-table.js';
+import { changes, emulates, KIND_PASS, KIND_SLOW, KIND_TRANSFER, passTable } from './adapter-table.js';
 
 const CHILD = 0x80000000;
 const CHILDREN = 64;
@@ -268,6 +268,7 @@ export class Adapter implements QueueDriver {
     if ((flags & Flag.GIVE) !== 0) {
       parent.give = sq[at + Req.addressHi]! * 2 ** 32 + sq[at + Req.addressLo]!;
     }
+    if (this.info.readOnly && changes(op)) return Status.READ_ONLY;
     if (!emulates(this.info, op)) return Status.UNSUPPORTED;
     const range = this.check.range(sq, at);
     if (range !== Status.OK) return range;
