@@ -94,7 +94,8 @@ export class FileQueue implements QueueDriver {
     this.fileFlag = fixed ? SqeFlag.FIXED_FILE : 0;
     this.buffers = options.fixedBuffers ? new BufferTable(ring) : null;
     this.check = new RequestCheck(info);
-    this.done = new CompletionRing(depth);
+    // A full ring's worth may be refused while as many are in flight: a drain brings both here.
+    this.done = new CompletionRing(depth * 2);
     this.depth = depth;
     this.shift = Math.log2(info.blockSize);
     this.alignMask = info.addressAlign - 1;
@@ -118,7 +119,7 @@ export class FileQueue implements QueueDriver {
     const mask = (sq.length >>> 3) - 1;
     let at = head;
     for (; at !== tail; at = (at + 1) | 0) {
-      if (this.freeCount === 0) break;
+      if (this.freeCount === 0 || this.done.length >= this.depth) break;
       const record = (at & mask) * Req.words;
       const status = this.prepare(sq, record);
       if (status !== Status.OK) this.refuse(sq[record + Req.tag]!, status);
