@@ -1,4 +1,12 @@
-import { mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
@@ -11,6 +19,7 @@ import {
 } from '../../lib/drivers/trace/index.js';
 import { Trace } from '../../lib/drivers/trace/format.js';
 import { BlockDevice } from '../../lib/hpdi/index.js';
+import { attach, open } from '../../lib/open.js';
 import { Queue } from '../../lib/hpdi/queue.js';
 import { Flag, Op, Status } from '../../lib/hpdi/records.js';
 import { Memory } from '../../lib/memory/index.js';
@@ -125,6 +134,22 @@ describe('the trace file', () => {
     expect(reader.header.tscHertz).toBeGreaterThan(1e8);
     await reader.close();
     expect(statSync(file).size % 64).toBe(0);
+  });
+
+  it('is one of its own for everything that attaches', async () => {
+    const file = join(folder, 't');
+    const home = await open(`ram:1MiB?trace.to=${file}`);
+    const handle = structuredClone(home.handle());
+    for (let i = 0; i < 2; i++) {
+      const attached = await attach(handle);
+      await attached.flush();
+      await attached.close();
+    }
+    await home.flush();
+    await home.close();
+    const names = readdirSync(folder).sort();
+    expect(names.length).toBe(3);
+    for (const name of names) expect((await records(join(folder, name))).length).toBe(2);
   });
 
   it('has the words that its table says', () => {

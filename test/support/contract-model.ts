@@ -44,8 +44,9 @@ const step = fc.record({
 
 export function modelContract(contract: Contract): void {
   const { data, discardZeroes, modelRuns = 8 } = contract.expectations;
+  if (!data) return;
 
-  it.runIf(data)('does random operations as the model does', async () => {
+  it('does random operations as the model does', async () => {
     const seed = Number(process.env['PENSTOCK_SEED'] ?? 20260101);
     await fc.assert(
       fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 40 }), async (steps) => {

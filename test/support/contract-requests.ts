@@ -207,7 +207,21 @@ export function requestContract(contract: Contract): void {
             code: expect.stringMatching(/^(READ_ONLY|UNSUPPORTED)$/) as string,
           });
         }
-        buffer.free();
+        // Also in more pieces than the queue is deep.
+        const { blockSize } = device.info;
+        const pieces = 48;
+        const queue = device.queue({ depth: 1 });
+        const space = device.memory.alloc(pieces * blockSize);
+        const list = device.memory.alloc(pieces * 16);
+        const parts = Array.from({ length: pieces }, (_, i) => ({
+          address: space.address + (pieces - 1 - i) * blockSize,
+          bytes: blockSize,
+        }));
+        const write = { op: Op.WRITE, blocks: pieces, lba: 0, ...fillList(list, parts) };
+        expect((await one(queue, write)).code).toBe(Status.READ_ONLY);
+        expect((await one(queue, { ...write, op: Op.READ })).code).toBe(Status.OK);
+        await queue.close();
+        for (const each of [buffer, space, list]) each.free();
       } finally {
         await closeOpened(opened);
       }

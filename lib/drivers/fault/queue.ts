@@ -332,7 +332,9 @@ export class FaultQueue implements QueueDriver, CacheClient {
     } else if (op === Op.READ || op === Op.WRITE) {
       const blocks = this.records[at + Req.blocks]!;
       // The device's own limit may be above ours; all else that is wrong is its to tell.
-      if (blocks > device.info.maxTransferBlocks) this.refuse(slot, Status.TOO_LARGE);
+      const inside = device.lbaOf(this.records, at) + blocks <= device.info.blocks;
+      const tooLarge = blocks > device.info.maxTransferBlocks;
+      if (inside && tooLarge) this.refuse(slot, Status.TOO_LARGE);
       else if (device.withMetadata(this.records, at)) this.refuse(slot, Status.UNSUPPORTED);
       else this.ring.push(this.records, at, slot);
     } else {

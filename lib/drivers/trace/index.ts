@@ -21,13 +21,13 @@ export const TRACE_KEYS: Readonly<Record<string, string>> = Object.freeze({
 });
 
 /**
- * Wraps a device; `options` are the keys without their `trace.` prefix. `attached` numbers the
+ * Wraps a device; `options` are the keys without their `trace.` prefix. `attached` names the
  * environments that attach to a traced device: their operations go to FILE.N.
  */
 export function wrapTrace(
   inner: Backend,
   options: ReadonlyMap<string, string>,
-  attached = 0,
+  attached = '',
 ): Backend {
   checkKeys({ scheme: 'trace', query: options }, Object.keys(TRACE_KEYS), 'trace.');
   const file = options.get('to') ?? '';
@@ -37,5 +37,5 @@ export function wrapTrace(
       exitCode: 2,
     });
   }
-  return new TraceDevice(inner, attached === 0 ? file : `${file}.${attached}`);
+  return new TraceDevice(inner, attached === '' ? file : `${file}.${attached}`);
 }
