@@ -22,7 +22,14 @@ import type { QueueCounters, QueueDriver } from './driver.js';
 import type { DeviceInfo } from './info.js';
 import { LoanTable } from './loans.js';
 import { Cpl, Flag, Op, Req, Sg, Status } from './records.js';
-import { changes, emulates, KIND_PASS, KIND_SLOW, KIND_TRANSFER, passTable } from './adapter-table.js';
+import {
+  changes,
+  emulates,
+  KIND_PASS,
+  KIND_SLOW,
+  KIND_TRANSFER,
+  passTable,
+} from './adapter-table.js';
 
 const CHILD = 0x80000000;
 const CHILDREN = 64;

@@ -1,8 +1,8 @@
 // The contract suite's random part: operations against a model that is an array of bytes.
 //
-// Operations that do not overlap are in flight together, the others one after the other, so that the
-// outcome is known to the byte. fast-check prints seed and path of a failure; a run is repeated with
-// PENSTOCK_SEED.
+// Operations that do not overlap are in flight together, the others one after the other, so that
+// the outcome is known to the byte. fast-check prints seed and path of a failure; a run is
+// repeated with PENSTOCK_SEED.
 
 import fc from 'fast-check';
 import { expect, it } from 'vitest';

@@ -1,5 +1,5 @@
-// The contract suite's second part: requests that are wrong complete with the error that says so, and
-// do nothing.
+// The contract suite's second part: requests that are wrong complete with the error that says
+// so, and do nothing.
 
 import { afterEach, describe, expect, it } from 'vitest';
 import { PenstockError } from '../../lib/errors.js';

@@ -1,8 +1,9 @@
 // The contract suite: what every block device must do, whichever driver is behind it (HPDI).
 //
-// It runs unchanged over all drivers, wrapped or not; what a driver cannot show (a null device keeps no
-// data) is said in the expectations, nothing else is left out. The parts: data (contract-data.ts),
-// requests that are wrong (contract-requests.ts), queues and lifetimes (contract-queues.ts).
+// It runs unchanged over all drivers, wrapped or not; what a driver cannot show (a null device
+// keeps no data) is said in the expectations, nothing else is left out. The parts: data
+// (contract-data.ts), requests that are wrong (contract-requests.ts), queues and lifetimes
+// (contract-queues.ts).
 
 import { afterAll, beforeAll, describe } from 'vitest';
 import type { BlockDevice, Queue } from '../../lib/hpdi/index.js';
