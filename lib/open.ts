@@ -1,5 +1,6 @@
 // URI → device. Drivers are loaded when first asked for.
 
+import { threadId } from 'node:worker_threads';
 import { PenstockError } from './errors.js';
 import { BlockDevice, type Backend, type DeviceHandle, type DriverModule } from './hpdi/index.js';
 import {
@@ -11,7 +12,8 @@ import {
   type Wrapper,
 } from './uri.js';
 
-type Wrap = (inner: Backend, options: ReadonlyMap<string, string>) => Backend;
+/** `attached` names an attachment, each differently; '' is the device that was opened. */
+type Wrap = (inner: Backend, options: ReadonlyMap<string, string>, attached: string) => Backend;
 
 const DRIVERS: Readonly<Record<string, () => Promise<DriverModule>>> = {
   file: async () => (await import('./drivers/file/index.js')).driver,
@@ -30,6 +32,9 @@ const WRAPS: Readonly<Record<string, () => Promise<{ keys: Iterable<string>; wra
   },
 };
 
+/** Attachments that this environment made so far. */
+let attachments = 0;
+
 /** Schemes that `open` knows. */
 export const SCHEMES: readonly string[] = Object.freeze(Object.keys(DRIVERS));
 
@@ -41,14 +46,16 @@ export async function open(uri: string): Promise<BlockDevice> {
   const { module, inner, wrappers } = await resolve(uri);
   checkKeys(inner, Object.keys(module.keys));
   const backend = await module.open(inner.path, inner.query, uri);
-  return new BlockDevice(await wrapAll(backend, wrappers));
+  return new BlockDevice(await wrapAll(backend, wrappers, ''));
 }
 
 /** Attaches to a device that another thread of this process opened: own queues, same memory. */
 export async function attach(handle: DeviceHandle): Promise<BlockDevice> {
   const { module, wrappers } = await resolve(handle.uri);
   const home = { index: handle.liveness, serial: handle.livenessSerial };
-  return new BlockDevice(await wrapAll(await module.attach(handle), wrappers), home);
+  const name = `${threadId}.${attachments++}`;
+  const backend = await wrapAll(await module.attach(handle), wrappers, name);
+  return new BlockDevice(backend, home);
 }
 
 async function resolve(
@@ -67,13 +74,17 @@ async function resolve(
 }
 
 /** Wraps from the inside out; on failure what was opened is closed again. */
-async function wrapAll(backend: Backend, wrappers: readonly Wrapper[]): Promise<Backend> {
+async function wrapAll(
+  backend: Backend,
+  wrappers: readonly Wrapper[],
+  attached: string,
+): Promise<Backend> {
   let outer = backend;
   try {
     for (const { name, options } of wrappers) {
       const { keys, wrap } = await WRAPS[name]!();
       checkKeys({ scheme: name, query: options }, keys, `${name}.`);
-      outer = wrap(outer, options);
+      outer = wrap(outer, options, attached);
     }
     return outer;
   } catch (error) {

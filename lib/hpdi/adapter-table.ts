@@ -11,6 +11,11 @@ export function emulates(info: DeviceInfo, op: number): boolean {
   return ((info.operations | emulatedOperations(info)) & (1 << op)) !== 0;
 }
 
+/** Whether an operation changes blocks. */
+export function changes(op: number): boolean {
+  return op === Op.WRITE || op === Op.COPY || op === Op.WRITE_ZEROES || op === Op.ZONE_APPEND;
+}
+
 /** The operations the adapter adds to a device. */
 export function emulatedOperations(info: DeviceInfo): number {
   if ((info.operations & (1 << Op.READ)) === 0) return 0;

@@ -15,13 +15,14 @@
 
 import { native } from '../native.js';
 import { addressSpace, type DmaBuffer, type Memory } from '../memory/index.js';
+import { fence } from '../wire/index.js';
 import { Access, RequestCheck } from './check.js';
 import { CompletionRing } from './completions.js';
 import type { QueueCounters, QueueDriver } from './driver.js';
 import type { DeviceInfo } from './info.js';
 import { LoanTable } from './loans.js';
 import { Cpl, Flag, Op, Req, Sg, Status } from './records.js';
-import { emulates, passMasks } from './adapter-table.js';
+import { changes, emulates, passMasks } from './adapter-table.js';
 
 const CHILD = 0x80000000;
 const CHILDREN = 64;
@@ -74,6 +75,10 @@ export class Adapter implements QueueDriver {
   /** Parents that have not completed. */
   private live = 0;
   private doneCount = 0;
+  /** A signal was asked for since the last completion was handed out. */
+  private armed = false;
+  /** The last look at the device found something, if only children. */
+  private progressed = false;
   private readonly done: CompletionRing;
   private readonly info: DeviceInfo;
   private readonly memory: Memory;
@@ -133,11 +138,27 @@ export class Adapter implements QueueDriver {
   }
 
   poll(cq: Uint32Array, max: number): number {
+    for (;;) {
+      const count = this.pollOnce(cq, max);
+      if (count > 0 || !this.armed || !this.progressed) {
+        if (count > 0) this.armed = false;
+        return count;
+      }
+      // Only children completed, and others may have been issued: the caller would sleep on a
+      // device that takes its signal for given.
+      this.inner.arm();
+      fence();
+    }
+  }
+
+  private pollOnce(cq: Uint32Array, max: number): number {
+    this.progressed = false;
     if (this.live === 0) {
       if (this.doneCount === 0) return this.inner.poll(cq, max);
       return this.takeDone(cq, 0, max);
     }
     const count = this.inner.poll(cq, max);
+    this.progressed = count > 0;
     let kept = 0;
     for (let i = 0; i < count; i++) {
       const at = i * Cpl.words;
@@ -154,6 +175,7 @@ export class Adapter implements QueueDriver {
   }
 
   arm(): void {
+    this.armed = true;
     this.inner.arm();
   }
 
@@ -266,6 +288,11 @@ export class Adapter implements QueueDriver {
     const dataOp = op === Op.READ || op === Op.WRITE || op === Op.COMPARE;
     if ((flags & (Flag.SG | Flag.GIVE)) !== 0 && !dataOp) return Status.BAD_REQUEST;
     if ((flags & Flag.GIVE) !== 0 && (flags & Flag.SG) !== 0) return Status.BAD_REQUEST;
+    // The buffer is the device's from here on: it goes home also when the request is refused.
+    if ((flags & Flag.GIVE) !== 0) {
+      parent.give = sq[at + Req.addressHi]! * 2 ** 32 + sq[at + Req.addressLo]!;
+    }
+    if (this.info.readOnly && changes(op)) return Status.READ_ONLY;
     if (!emulates(this.info, op)) return Status.UNSUPPORTED;
     const range = this.check.range(sq, at);
     if (range !== Status.OK) return range;
@@ -282,9 +309,7 @@ export class Adapter implements QueueDriver {
     if ((flags & Flag.SG) !== 0) return this.readSg(parent, sq[at]! >>> 16, lo, hi, bytes, access);
     parent.addresses.push(hi * 2 ** 32 + lo);
     parent.lengths.push(bytes);
-    const status = this.check.memory(lo, hi, bytes, access);
-    if ((flags & Flag.GIVE) !== 0 && status === Status.OK) parent.give = hi * 2 ** 32 + lo;
-    return status;
+    return this.check.memory(lo, hi, bytes, access);
   }
 
   private prepareLoan(parent: Parent): Status {

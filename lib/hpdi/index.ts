@@ -10,6 +10,7 @@ export type {
   QueueOptions,
 } from './driver.js';
 export type { DeviceInfo, NetInfo, ZoneInfo } from './info.js';
+export { Interposed, powerOfTwo } from './interposed.js';
 export { Queue } from './queue.js';
 export {
   COMPLETION,

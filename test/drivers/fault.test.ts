@@ -49,7 +49,9 @@ async function writeBlocks(r: Rig, count: number, seed: number, flags = 0): Prom
   return statuses;
 }
 
-/** What the wrapped device holds of each block: the seed of its pattern (less lba), -1 for zeros. */
+/**
+ * What the wrapped device holds of each block: the seed of its pattern (less lba), -1 for zeros.
+ */
 function heldBlocks(twin: TwinBackend, count: number, seeds: number[]): number[] {
   return Array.from({ length: count }, (_, lba) => {
     const block = Buffer.from(twin.block(lba));
@@ -112,7 +114,7 @@ describe('without faults', () => {
 });
 
 describe('errors', () => {
-  it('fails the chosen operations with the chosen status, the same ones for the same seed', async () => {
+  it('fails the chosen operations, the same ones for the same seed', async () => {
     const keys = { seed: 5, errors: 0.5, errorOps: 'write', errorStatus: 'NO_SPACE' };
     const first = rig(keys);
     const statuses = await writeBlocks(first, 64, 100);

@@ -1,8 +1,10 @@
-// A device in memory that does its work as late as it may: the reference that wrappers are tested on.
+// A device in memory that does its work as late as it may: the reference that wrappers are
+// tested on.
 //
-// An operation is done, and its buffer touched, only in the poll that completes it, `latencyPolls` polls
-// after its submission. So whoever completes an operation too early, or changes what it was given,
-// shows in the data. It may hold fewer operations than its queue is deep, to show back-pressure.
+// An operation is done, and its buffer touched, only in the poll that completes it,
+// `latencyPolls` polls after its submission. So whoever completes an operation too early, or
+// changes what it was given, shows in the data. It may hold fewer operations than its queue is
+// deep, to show back-pressure.
 
 import type { Backend, QueueDriver, QueueOptions } from '../../lib/hpdi/driver.js';
 import type { DeviceInfo } from '../../lib/hpdi/info.js';

@@ -1,11 +1,12 @@
 // Copies between addresses, gathered into one native call, and the SG lists that say where to.
 //
-// Invariants: an address is read or written only after `reachable` said it may be (so that a copy never
-// stops half-way for a caller's mistake); a list is copied to our own memory before it is believed.
+// Invariants: an address is read or written only after `reachable` said it may be (so that a
+// copy never stops half-way for a caller's mistake); a list is copied to our own memory before
+// it is believed.
 
 import { native } from '../../native.js';
 import { accessMap, GRANULE_BYTES } from '../../memory/index.js';
-import { Sg } from '../../hpdi/records.js';
+import { Sg } from '../../hpdi/index.js';
 
 /** Entries of native.copyList that are gathered before it is called. */
 const ENTRIES_MAX = 2048;
@@ -47,8 +48,8 @@ export class Copies {
   }
 
   /**
-   * Does all gathered copies in order. False when one met an address that another thread freed after
-   * it was checked: that copy is left out, the others are done.
+   * Does all gathered copies in order. False when one met an address that another thread freed
+   * after it was checked: that copy is left out, the others are done.
    */
   run(): boolean {
     let good = true;
@@ -66,8 +67,9 @@ export class Copies {
 }
 
 /**
- * The buffer of one operation as pieces: one for a plain buffer, one per entry of an SG list. The list
- * is read into `memory`, which is ours, so that its owner cannot change it between check and use.
+ * The buffer of one operation as pieces: one for a plain buffer, one per entry of an SG list.
+ * The list is read into `memory`, which is ours, so that its owner cannot change it between
+ * check and use.
  */
 export class Pieces {
   count = 0;
@@ -151,7 +153,10 @@ export class Pieces {
     this.walk(bytes, from, 2);
   }
 
-  /** Writes the list cut to its first `bytes` to `out`; returns its entries, 0 when they do not fit. */
+  /**
+   * Writes the list cut to its first `bytes` to `out`; returns its entries, 0 when they do not
+   * fit.
+   */
   prefix(bytes: number, out: Uint32Array): number {
     let left = bytes;
     let entries = 0;

@@ -1,13 +1,20 @@
 // The wrapped device under faults: what its queues share, and the handle that tests cut it by.
 //
-// Invariants: `info` follows the wrapped device's and differs only where a fault changes it; with a
-// write cache no other environment attaches (it would not see the cache); memory that the wrapper
-// holds is given back when the device is closed.
+// Invariants: `info` follows the wrapped device's and differs only where a fault changes it;
+// with a write cache no other environment attaches (it would not see the cache); memory that the
+// wrapper holds is given back when the device is closed.
 
 import { PenstockError } from '../../errors.js';
-import type { Backend, QueueDriver, QueueOptions } from '../../hpdi/driver.js';
-import type { DeviceInfo } from '../../hpdi/info.js';
-import { Flag, Op, Req, Sg } from '../../hpdi/records.js';
+import {
+  type Backend,
+  type DeviceInfo,
+  Flag,
+  Op,
+  type QueueDriver,
+  type QueueOptions,
+  Req,
+  Sg,
+} from '../../hpdi/index.js';
 import { addressSpace, returnHome, type Segment } from '../../memory/index.js';
 import { AccessMap, Copies, Pieces } from './copies.js';
 import type { FaultOptions } from './options.js';
@@ -31,7 +38,6 @@ export interface FaultCounters {
   delayed: number;
   dropped: number;
   torn: number;
-  reordered: number;
   stuck: number;
   cuts: number;
   /** Blocks that stood unflushed in the cache and were lost by cuts. */
@@ -47,12 +53,14 @@ export interface FaultControl {
   readonly dirtyBlocks: number;
   readonly isGone: boolean;
   /**
-   * Cuts the power: of the unflushed blocks in the cache each survives with the probability `survive`
-   * (default 0), then every operation completes with DEVICE_GONE. Resolves when nothing of this
-   * device is in flight below any more.
+   * Cuts the power: of the unflushed blocks in the cache each survives with the probability
+   * `survive` (default 0), then every operation completes with DEVICE_GONE. Resolves when
+   * nothing of this device is in flight below any more.
    */
   cut(options?: { survive?: number }): Promise<void>;
-  /** Power is back: the device serves again, with an empty cache. `gone` does not strike again. */
+  /**
+   * Power is back: the device serves again, with an empty cache. `gone` does not strike again.
+   */
   heal(): void;
 }
 
@@ -67,7 +75,6 @@ export class FaultDevice implements Backend, FaultControl {
     delayed: 0,
     dropped: 0,
     torn: 0,
-    reordered: 0,
     stuck: 0,
     cuts: 0,
     lostBlocks: 0,
@@ -184,8 +191,6 @@ export class FaultDevice implements Backend, FaultControl {
     this.isGone = false;
   }
 
-  // --- for the queues -------------------------------------------------------------------------
-
   /** Counts one operation; true when the device is gone for it. */
   countOperation(): boolean {
     if (!this.isGone && this.counters.operations >= this.goneAfter) this.strike();
@@ -229,15 +234,21 @@ export class FaultDevice implements Backend, FaultControl {
     return this.pieces.fit(this.access, bytes, intoMemory, addressAlign, segmentAlign);
   }
 
-  /** Flags that the cache does not know how to honour. */
+  /** Flags that the device does not have, or that the faults do not know how to honour. */
   strange(records: Uint32Array, at: number): boolean {
     const flags = records[at + Req.op]! & Flag.mask;
-    return (flags & ~(Flag.SG | Flag.FUA | Flag.GIVE)) !== 0;
+    return (flags & ~this.info.flags) !== 0 || (flags & Flag.META) !== 0;
+  }
+
+  /** Metadata would pass by the cache. */
+  withMetadata(records: Uint32Array, at: number): boolean {
+    return (records[at + Req.op]! & Flag.META & this.info.flags) !== 0;
   }
 
   /**
-   * Makes a record's SG list end after `blocks` blocks, in memory of ours. Returns the list's number
-   * for freeList, 0 when the buffer is no list, -1 when there is no room or the buffers are GIVEn.
+   * Makes a record's SG list end after `blocks` blocks, in memory of ours. Returns the list's
+   * number for freeList, 0 when the buffer is no list, -1 when there is no room or the buffers
+   * are GIVEn.
    */
   cutList(records: Uint32Array, at: number, blocks: number): number {
     const op = records[at + Req.op]!;

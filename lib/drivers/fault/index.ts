@@ -1,6 +1,7 @@
-// The fault wrapper: any device made to misbehave, on purpose and by seed (`fault.*` keys of a URI).
+// The fault wrapper: any device made to misbehave, on purpose and by seed (`fault.*` keys of a
+// URI).
 
-import type { Backend } from '../../hpdi/driver.js';
+import type { Backend } from '../../hpdi/index.js';
 import { FaultDevice, type FaultControl } from './device.js';
 import { parseFaultOptions } from './options.js';
 
@@ -12,7 +13,9 @@ export function wrapFault(inner: Backend, options: ReadonlyMap<string, string>):
   return new FaultDevice(inner, parseFaultOptions(options));
 }
 
-/** The control of a device under faults, also beneath further wrappers; undefined for any other. */
+/**
+ * The control of a device under faults, also beneath further wrappers; undefined for any other.
+ */
 export function faultControl(backend: Backend): FaultControl | undefined {
   let at: Backend | undefined = backend;
   while (at !== undefined && !(at instanceof FaultDevice)) {

@@ -5,7 +5,7 @@
 import { PenstockError } from '../../errors.js';
 import { checkKeys } from '../../uri.js';
 import { parseSize } from '../../units.js';
-import { OPERATIONS, STATUS } from '../../hpdi/records.js';
+import { OPERATIONS, STATUS } from '../../hpdi/index.js';
 
 /** Keys of `fault.*` with one line of help each. */
 export const FAULT_KEYS: Readonly<Record<string, string>> = Object.freeze({

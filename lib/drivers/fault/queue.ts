@@ -1,27 +1,39 @@
-// One queue under faults: every operation passes a fixed series of seeded decisions at submission.
+// One queue under faults: every operation passes a fixed series of seeded decisions at
+// submission.
 //
 //   submit: gone? → error? → stuck? → delay? → dropped? → torn? → cache, or the wrapped driver
 //   completion: wrapped driver → (cache patch) → held until due → ready → handed out
 //
 // Invariants:
-// 1. A slot is in exactly one place: the ring or the wrapped driver, waiting for the cache, stuck,
-//    held until due, or ready. Only a slot that is held or ready has its final status.
-// 2. An operation that the wrapped driver has is completed only after the wrapped driver completed it,
-//    whatever the fault: until then the device may touch its buffer.
-// 3. Decisions at submission draw from a stream of their own: they depend on the seed, the number of
-//    the queue and the sequence of operations, never on the timing of completions.
-// 4. Nothing allocates per operation. The clock is read once per batch, and only while something is
-//    delayed. Waiting: while all that is outstanding is in the wrapped driver, its own descriptor
-//    serves; otherwise ours does, a timerfd set to the next due time, or to TICK_US while the wrapped
-//    driver or the cache has work as well, since one descriptor cannot wait for both.
+// 1. A slot is in exactly one place: the ring or the wrapped driver, waiting for the cache,
+//    stuck, held until due, or ready. Only a slot that is held or ready has its final status.
+// 2. An operation that the wrapped driver has completes only after the wrapped driver completed
+//    it, whatever the fault: until then the device may touch its buffer.
+// 3. Decisions at submission draw from a stream of their own: they depend on the seed, the number
+//    of the queue and the sequence of operations, never on the timing of completions.
+// 4. Nothing allocates per operation. The clock is read once per batch, and only while something
+//    is delayed. Waiting: while all that is outstanding is in the wrapped driver, its own
+//    descriptor serves; otherwise ours does, a timerfd set to the next due time, or to TICK_US
+//    while the wrapped driver or the cache has work as well, since one descriptor cannot wait
+//    for both.
 
 import { native } from '../../native.js';
-import type { QueueCounters, QueueDriver } from '../../hpdi/driver.js';
-import { Cpl, Flag, Op, Req, Status } from '../../hpdi/records.js';
+import {
+  Cpl,
+  Flag,
+  Interposed,
+  Op,
+  type QueueCounters,
+  type QueueDriver,
+  Req,
+  Status,
+} from '../../hpdi/index.js';
 import { fence } from '../../wire/index.js';
-import { Interposed } from '../interposed.js';
 import type { FaultDevice } from './device.js';
+import { Completions } from './completions.js';
 import { Random } from './random.js';
+import { shuffleIssue } from './shuffle.js';
+import { Wait, Waits } from './waits.js';
 import type { CacheClient } from './write-cache.js';
 
 /** What becomes of a slot when the wrapped driver, or the cache, is done with it. */
@@ -33,48 +45,22 @@ const enum Kind {
   THROUGH = 2,
 }
 
-/** Why a slot waits for the cache. */
-const enum Wait {
-  NONE = 0,
-  FLUSHED = 1,
-  ROOM = 2,
-  SETTLED = 3,
-}
-
 const TICK_US = 100;
 const ROUNDS_MAX = 1_000_000;
-/** No fault decides the status: what the wrapped driver says stands. */
-const NO_VERDICT = 0xffff_ffff;
-
 export class FaultQueue implements QueueDriver, CacheClient {
   private readonly device: FaultDevice;
   private readonly ring: Interposed;
   private readonly submitDraws: Random;
-  private readonly completeDraws: Random;
+  private readonly completions: Completions;
   private readonly work = new Uint32Array(Req.words);
-  /** Of each slot: its record as submitted, its final completion, when it is due (0: at once). */
+  /** Each slot's record, with what faults changed of it. */
   private readonly records: Uint32Array;
-  private readonly status: Uint32Array;
-  private readonly resultLo: Uint32Array;
-  private readonly resultHi: Uint32Array;
-  private readonly dueUs: Float64Array;
-  private readonly verdict: Uint32Array;
   private readonly kind: Uint8Array;
   private readonly epoch: Uint8Array;
-  private readonly waiting: Uint8Array;
-  private readonly waitJob: Float64Array;
+  private readonly waits: Waits;
   private readonly list: Uint8Array;
-  private readonly ready: Uint32Array;
-  private readyHead = 0;
-  private readyTail = 0;
-  private readonly held: Uint32Array;
-  private heldCount = 0;
   private readonly stuck: Uint32Array;
   private stuckCount = 0;
-  private waitingCount = 0;
-  /** Outstanding slots with a due time. */
-  private dueCount = 0;
-  private nextDueUs = Infinity;
   private draining = false;
   private timer = -1;
   private readonly parkFds = new Int32Array(2);
@@ -84,20 +70,16 @@ export class FaultQueue implements QueueDriver, CacheClient {
     this.ring = new Interposed(driver, depth);
     const slots = this.ring.depth;
     this.submitDraws = new Random(device.options.seed, index * 2);
-    this.completeDraws = new Random(device.options.seed, index * 2 + 1);
+    this.completions = new Completions(
+      slots,
+      new Random(device.options.seed, index * 2 + 1),
+      device.options.reorder,
+    );
     this.records = new Uint32Array(slots * Req.words);
-    this.status = new Uint32Array(slots);
-    this.resultLo = new Uint32Array(slots);
-    this.resultHi = new Uint32Array(slots);
-    this.dueUs = new Float64Array(slots);
-    this.verdict = new Uint32Array(slots);
     this.kind = new Uint8Array(slots);
     this.epoch = new Uint8Array(slots);
-    this.waiting = new Uint8Array(slots);
-    this.waitJob = new Float64Array(slots);
+    this.waits = new Waits(slots);
     this.list = new Uint8Array(slots);
-    this.ready = new Uint32Array(slots);
-    this.held = new Uint32Array(slots);
     this.stuck = new Uint32Array(slots);
   }
 
@@ -110,12 +92,12 @@ export class FaultQueue implements QueueDriver, CacheClient {
     const wanted = (tail - head) | 0;
     const count = wanted < this.ring.slotsFree ? wanted : this.ring.slotsFree;
     const { delayUs, stuckMs, reorder } = this.device.options;
-    const nowUs = delayUs > 0 || stuckMs > 0 ? performance.now() * 1000 : 0;
+    const nowUs = delayUs > 0 || stuckMs > 0 ? clockUs() : 0;
     const issuedFrom = this.ring.tail;
     for (let i = 0; i < count; i++) {
       this.submitOne(sq, ((head + i) & mask) * Req.words, nowUs);
     }
-    if (reorder > 0) this.shuffleIssue(issuedFrom, reorder);
+    if (reorder > 0) shuffleIssue(this.ring, issuedFrom, this.submitDraws, reorder);
     this.device.copies.run();
     this.ring.flush();
     this.device.cache?.advance();
@@ -126,10 +108,13 @@ export class FaultQueue implements QueueDriver, CacheClient {
     const cache = this.device.cache;
     if (cache !== null) cache.advance();
     else this.pull();
-    if (this.dueCount > 0) this.releaseDue();
-    const there = (this.readyTail - this.readyHead) | 0;
+    const { completions, ring } = this;
+    if (completions.dueCount > 0) this.releaseDue();
+    const there = completions.readyCount;
     const count = max < there ? max : there;
-    for (let i = 0; i < count; i++) this.handOut(cq, i * Cpl.words);
+    for (let i = 0; i < count; i++) {
+      ring.give(completions.handOut(cq, i * Cpl.words, ring.tags));
+    }
     return count;
   }
 
@@ -138,9 +123,10 @@ export class FaultQueue implements QueueDriver, CacheClient {
       this.ring.driver.arm();
       return;
     }
-    let us = this.nextDueUs - (this.nextDueUs === Infinity ? 0 : performance.now() * 1000);
-    if (this.ring.slotsUsed > this.stuckCount + this.heldCount && us > TICK_US) us = TICK_US;
-    if (this.readyTail !== this.readyHead) us = 0;
+    const { nextDueUs, heldCount, readyCount } = this.completions;
+    let us = nextDueUs === Infinity ? Infinity : nextDueUs - clockUs();
+    if (this.ring.slotsUsed > this.stuckCount + heldCount && us > TICK_US) us = TICK_US;
+    if (readyCount > 0) us = 0;
     const nanoseconds = us === Infinity ? 0 : Math.max(1, Math.ceil(us * 1000));
     native.timerfdSet(this.timerFd(), nanoseconds, 0);
   }
@@ -160,7 +146,7 @@ export class FaultQueue implements QueueDriver, CacheClient {
     if (!pure && this.ring.inFlight > 0) driver.arm();
     fence();
     this.pull();
-    if (this.readyTail !== this.readyHead) return;
+    if (this.completions.readyCount > 0) return;
     // The descriptor may still be readable from completions that are long here. poll(2) leaves
     // negative descriptors out.
     const fd = this.ring.inFlight > 0 ? driver.eventFd() : -1;
@@ -183,7 +169,7 @@ export class FaultQueue implements QueueDriver, CacheClient {
       if (cache !== null) await cache.pump();
       this.pull();
       this.releaseDue();
-      if (this.ring.slotsUsed === ((this.readyTail - this.readyHead) | 0)) {
+      if (this.ring.slotsUsed === this.completions.readyCount) {
         this.draining = false;
         return;
       }
@@ -200,18 +186,15 @@ export class FaultQueue implements QueueDriver, CacheClient {
     this.device.forget(this);
   }
 
-  /** The device has gone: what is not in the wrapped driver completes now, the rest when it is. */
+  /**
+   * The device has gone: what is not in the wrapped driver completes now, the rest when it is.
+   */
   gone(): void {
     this.freeStuck(Status.DEVICE_GONE);
-    for (let slot = 0; slot < this.ring.depth && this.waitingCount > 0; slot++) {
-      if (this.waiting[slot] !== Wait.NONE) this.endWait(slot, Status.DEVICE_GONE);
+    for (let slot = 0; slot < this.ring.depth && this.waits.count > 0; slot++) {
+      if (this.waits.of(slot) !== Wait.NONE) this.endWait(slot, Status.DEVICE_GONE);
     }
-    for (let i = 0; i < this.heldCount; i++) {
-      this.status[this.held[i]!] = Status.DEVICE_GONE;
-    }
-    for (let i = this.readyHead; i !== this.readyTail; i = (i + 1) | 0) {
-      this.status[this.ready[i & this.ring.mask]!] = Status.DEVICE_GONE;
-    }
+    this.completions.overrule(Status.DEVICE_GONE);
     this.releaseDue();
   }
 
@@ -239,34 +222,28 @@ export class FaultQueue implements QueueDriver, CacheClient {
   }
 
   onFlushed(job: number, status: number): void {
-    for (let slot = 0; slot < this.ring.depth && this.waitingCount > 0; slot++) {
-      if (this.waiting[slot] === Wait.FLUSHED && this.waitJob[slot]! <= job) {
-        this.endWait(slot, status);
-      }
+    const { waits } = this;
+    for (let slot = 0; slot < this.ring.depth && waits.count > 0; slot++) {
+      if (waits.of(slot) === Wait.FLUSHED && waits.until(slot, job)) this.endWait(slot, status);
     }
   }
 
   onSettled(job: number, status: number): void {
-    const cache = this.device.cache!;
-    for (let slot = 0; slot < this.ring.depth && this.waitingCount > 0; slot++) {
-      const wait = this.waiting[slot];
-      if (wait === Wait.NONE || wait === Wait.FLUSHED || this.waitJob[slot]! > job) continue;
+    const { ring, waits } = this;
+    for (let slot = 0; slot < ring.depth && waits.count > 0; slot++) {
+      if (waits.of(slot) === Wait.FLUSHED || !waits.until(slot, job)) continue;
       if (status !== Status.OK) {
         this.endWait(slot, status);
-      } else if (wait === Wait.SETTLED) {
-        this.stopWait(slot);
+      } else if (waits.stop(slot) === Wait.SETTLED) {
         this.kind[slot] = Kind.THROUGH;
-        cache.through++;
-        this.ring.push(this.records, slot * Req.words, slot);
+        this.device.cache!.through++;
+        ring.push(this.records, slot * Req.words, slot);
       } else {
-        this.stopWait(slot);
         this.cacheWrite(slot);
       }
     }
-    this.ring.flush();
+    ring.flush();
   }
-
-  // --- submission ---------------------------------------------------------------------------
 
   private submitOne(sq: Uint32Array, from: number, nowUs: number): void {
     const device = this.device;
@@ -275,12 +252,9 @@ export class FaultQueue implements QueueDriver, CacheClient {
     for (let w = 0; w < Req.words; w++) work[w] = sq[from + w]!;
     const slot = this.ring.take(work[Req.tag]!);
     const op = work[Req.op]! & 0xff;
-    this.dueUs[slot] = 0;
-    this.verdict[slot] = NO_VERDICT;
+    this.completions.begin(slot);
     this.kind[slot] = Kind.PLAIN;
     this.list[slot] = 0;
-    this.resultLo[slot] = 0;
-    this.resultHi[slot] = 0;
     const at = slot * Req.words;
     this.records.set(work, at);
 
@@ -297,12 +271,12 @@ export class FaultQueue implements QueueDriver, CacheClient {
     if (draws.chance(options.stuck)) {
       device.counters.stuck++;
       this.stuck[this.stuckCount++] = slot;
-      if (options.stuckMs > 0) this.setDue(slot, nowUs + options.stuckMs * 1000);
+      if (options.stuckMs > 0) this.completions.setDue(slot, nowUs + options.stuckMs * 1000);
       return;
     }
     if (draws.chance(options.delayChance)) {
       device.counters.delayed++;
-      this.setDue(slot, nowUs + options.delayUs);
+      this.completions.setDue(slot, nowUs + options.delayUs);
     }
     if (op === Op.WRITE && this.harmWrite(slot, draws)) return;
     if (device.cache !== null) this.submitCached(slot, op);
@@ -331,7 +305,7 @@ export class FaultQueue implements QueueDriver, CacheClient {
       return true;
     }
     this.list[slot] = list;
-    this.verdict[slot] = status;
+    this.completions.verdict[slot] = status;
     this.records[at + Req.blocks] = blocks;
     return false;
   }
@@ -341,8 +315,6 @@ export class FaultQueue implements QueueDriver, CacheClient {
     this.device.takeGiven(this.records, slot * Req.words);
     this.finish(slot, status);
   }
-
-  // --- through the cache ----------------------------------------------------------------------
 
   private submitCached(slot: number, op: number): void {
     const device = this.device;
@@ -360,8 +332,10 @@ export class FaultQueue implements QueueDriver, CacheClient {
     } else if (op === Op.READ || op === Op.WRITE) {
       const blocks = this.records[at + Req.blocks]!;
       // The device's own limit may be above ours; all else that is wrong is its to tell.
-      if (blocks > device.info.maxTransferBlocks) this.refuse(slot, Status.TOO_LARGE);
-      else if (device.strange(this.records, at)) this.refuse(slot, Status.UNSUPPORTED);
+      const inside = device.lbaOf(this.records, at) + blocks <= device.info.blocks;
+      const tooLarge = blocks > device.info.maxTransferBlocks;
+      if (inside && tooLarge) this.refuse(slot, Status.TOO_LARGE);
+      else if (device.withMetadata(this.records, at)) this.refuse(slot, Status.UNSUPPORTED);
       else this.ring.push(this.records, at, slot);
     } else {
       this.startWait(slot, Wait.SETTLED);
@@ -390,25 +364,14 @@ export class FaultQueue implements QueueDriver, CacheClient {
   }
 
   private startWait(slot: number, wait: Wait): void {
-    this.waiting[slot] = wait;
-    this.waitJob[slot] = this.device.cache!.request();
-    this.waitingCount++;
-  }
-
-  private stopWait(slot: number): void {
-    this.waiting[slot] = Wait.NONE;
-    this.waitingCount--;
+    this.waits.start(slot, wait, this.device.cache!.request());
   }
 
   private endWait(slot: number, status: number): void {
-    const wait = this.waiting[slot];
-    this.stopWait(slot);
     // A FLUSH carries no buffer and a FUA write has given its own back.
-    if (wait === Wait.FLUSHED) this.finish(slot, status);
+    if (this.waits.stop(slot) === Wait.FLUSHED) this.finish(slot, status);
     else this.refuse(slot, status);
   }
-
-  // --- completion -----------------------------------------------------------------------------
 
   private innerDone(slot: number, status: number, resultLo: number, resultHi: number): void {
     const device = this.device;
@@ -421,8 +384,8 @@ export class FaultQueue implements QueueDriver, CacheClient {
       }
       device.cache!.readEnds(this.epoch[slot]!);
     }
-    this.resultLo[slot] = resultLo;
-    this.resultHi[slot] = resultHi;
+    this.completions.resultLo[slot] = resultLo;
+    this.completions.resultHi[slot] = resultHi;
     if (device.isGone) {
       // The caller never learns of the loan, so it goes back from here.
       if (status === Status.OK && (this.records[at]! & 0xff) === Op.READ_LOAN) {
@@ -434,103 +397,36 @@ export class FaultQueue implements QueueDriver, CacheClient {
     }
   }
 
-  private setDue(slot: number, dueUs: number): void {
-    this.dueUs[slot] = dueUs;
-    this.dueCount++;
-    if (dueUs < this.nextDueUs) this.nextDueUs = dueUs;
-  }
-
-  /** Gives a slot its final status; it is handed out when it is due. */
-  private finish(slot: number, reached: number): void {
+  /** Gives a slot its final status. */
+  private finish(slot: number, status: number): void {
     if (this.list[slot] !== 0) this.device.freeList(this.list[slot]!);
-    const verdict = this.verdict[slot]!;
-    const status = reached === Status.OK && verdict !== NO_VERDICT ? verdict : reached;
-    this.status[slot] = status;
-    if (status !== Status.OK) {
-      this.resultHi[slot] = 0;
-      if (status !== Status.MISCOMPARE) this.resultLo[slot] = 0;
-    }
-    if (this.dueUs[slot]! > 0) this.held[this.heldCount++] = slot;
-    else this.ready[this.readyTail++ & this.ring.mask] = slot;
+    this.completions.finish(slot, status);
   }
 
-  /** Moves what is due, and stuck operations whose time is over, to the ready ring. */
+  /** Readies what is due, and times out stuck operations whose time is over. */
   private releaseDue(): void {
-    const now = this.draining || this.device.isGone ? Infinity : performance.now() * 1000;
-    if (now < this.nextDueUs) return;
-    this.nextDueUs = Infinity;
+    const now = this.draining || this.device.isGone ? Infinity : clockUs();
+    if (now < this.completions.nextDueUs) return;
     for (let i = this.stuckCount - 1; i >= 0; i--) {
       const slot = this.stuck[i]!;
-      const due = this.dueUs[slot]!;
+      const due = this.completions.dueUs[slot]!;
       if (due > 0 && due <= now) {
         this.stuck[i] = this.stuck[--this.stuckCount]!;
         this.refuse(slot, Status.TIMED_OUT);
       }
     }
-    let kept = 0;
-    for (let i = 0; i < this.heldCount; i++) {
-      const slot = this.held[i]!;
-      if (this.dueUs[slot]! > now) {
-        this.held[kept++] = slot;
-        continue;
-      }
-      this.dueUs[slot] = 0;
-      this.dueCount--;
-      this.ready[this.readyTail++ & this.ring.mask] = slot;
-    }
-    this.heldCount = kept;
-    for (let slot = 0; this.dueCount > 0 && slot < this.ring.depth; slot++) {
-      const due = this.dueUs[slot]!;
-      if (due > 0 && due < this.nextDueUs) this.nextDueUs = due;
-    }
+    this.completions.release(now);
   }
 
   private freeStuck(status: number): void {
     while (this.stuckCount > 0) this.refuse(this.stuck[--this.stuckCount]!, status);
   }
 
-  private handOut(cq: Uint32Array, c: number): void {
-    const mask = this.ring.mask;
-    const left = (this.readyTail - this.readyHead) | 0;
-    const first = this.readyHead & mask;
-    if (left > 1 && this.completeDraws.chance(this.device.options.reorder)) {
-      const other = (this.readyHead + 1 + this.completeDraws.below(left - 1)) & mask;
-      const swapped = this.ready[other]!;
-      this.ready[other] = this.ready[first]!;
-      this.ready[first] = swapped;
-      this.device.counters.reordered++;
-    }
-    const slot = this.ready[first]!;
-    this.readyHead = (this.readyHead + 1) | 0;
-    cq[c + Cpl.tag] = this.ring.tags[slot]!;
-    cq[c + Cpl.status] = this.status[slot]!;
-    cq[c + Cpl.resultLo] = this.resultLo[slot]!;
-    cq[c + Cpl.resultHi] = this.resultHi[slot]!;
-    this.ring.give(slot);
-  }
-
-  /** Lets records of one batch trade places before the wrapped driver sees them. */
-  private shuffleIssue(from: number, chance: number): void {
-    const ring = this.ring;
-    const count = (ring.tail - from) | 0;
-    for (let i = 0; i < count - 1; i++) {
-      if (!this.submitDraws.chance(chance)) continue;
-      const a = ((from + i) & ring.mask) * Req.words;
-      const other = i + 1 + this.submitDraws.below(count - 1 - i);
-      const b = ((from + other) & ring.mask) * Req.words;
-      for (let w = 0; w < Req.words; w++) {
-        const word = ring.sq[a + w]!;
-        ring.sq[a + w] = ring.sq[b + w]!;
-        ring.sq[b + w] = word;
-      }
-    }
-  }
-
   /** Whether all that is outstanding is in the wrapped driver and completes when it does. */
   private pureInner(): boolean {
     return (
       this.device.cache === null &&
-      this.dueCount === 0 &&
+      this.completions.dueCount === 0 &&
       this.ring.inFlight === this.ring.slotsUsed
     );
   }
@@ -539,4 +435,9 @@ export class FaultQueue implements QueueDriver, CacheClient {
     if (this.timer < 0) this.timer = native.timerfdCreate();
     return this.timer;
   }
+}
+
+/** Read once per batch, and only while something is delayed. */
+function clockUs(): number {
+  return performance.now() * 1000;
 }

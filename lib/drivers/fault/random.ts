@@ -24,7 +24,10 @@ export class Random {
     return Math.floor((this.next() / 0x1_0000_0000) * n);
   }
 
-  /** True with the probability `chance` / 2^32. Draws nothing for 0, so unused faults leave the stream alone. */
+  /**
+   * True with the probability `chance` / 2^32. Draws nothing for 0, so unused faults leave the
+   * stream alone.
+   */
   chance(chance: number): boolean {
     return chance > 0 && this.next() < chance;
   }

@@ -1,23 +1,27 @@
-// A volatile write cache in front of a device, one line per logical block, that a power cut empties.
+// A volatile write cache in front of a device, one line per logical block, that a power cut
+// empties.
 //
-// Writes are acknowledged once they stand in a line. FLUSH (and FUA) wait for a job: all lines that
-// were dirty when it began are written to the device, then the device is flushed. One job at a time:
+// Writes are acknowledged once they stand in a line. FLUSH (and FUA) wait for a job: all lines
+// that were dirty when it began are written to the device, then the device is flushed. One job
+// at a time:
 //
-//   IDLE ──begin──> WRITING ──all written──> FLUSHING ──flushed──> SETTLING ──old reads done──> IDLE
+//   IDLE ─begin─> WRITING ─written─> FLUSHING ─flushed─> SETTLING ─old reads done─> IDLE
 //
 // Invariants:
-// 1. A line that is being written out is never written into: a newer write to its block takes a new
-//    line and the old one dies with the job. So what the device gets of a block is one write's data.
-// 2. Two writes of one block are never in flight in the device: one job at a time, and no job runs
-//    while an operation that changes blocks past the cache (DISCARD, COPY, …) is in the device.
-// 3. Reads go to the device and are patched from the lines when they complete. A line stays until every
-//    read that began before its job's end has completed (SETTLING), so no read sees older data.
-// 4. Operations past the cache are issued only between jobs, after one that covered what came before.
+// 1. A line that is being written out is never written into: a newer write to its block takes a
+//    new line and the old one dies with the job. So what the device gets of a block is one
+//    write's data.
+// 2. Two writes of one block are never in flight in the device: one job at a time, and no job
+//    runs while an operation that changes blocks past the cache (DISCARD, COPY, …) is in the
+//    device.
+// 3. Reads go to the device and are patched from the lines when they complete. A line stays
+//    until every read that began before its job's end has completed (SETTLING), so no read sees
+//    older data.
+// 4. Operations past the cache are issued only between jobs, after one that covered what came
+//    before.
 // 5. The map (block → line) holds the newest line of each block; dead lines are not in it.
 
-import type { Backend } from '../../hpdi/driver.js';
-import { Cpl, Op, Req, Status } from '../../hpdi/records.js';
-import { Interposed, powerOfTwo } from '../interposed.js';
+import { type Backend, Cpl, Interposed, Op, powerOfTwo, Req, Status } from '../../hpdi/index.js';
 import type { Copies, Pieces } from './copies.js';
 import type { Random } from './random.js';
 
@@ -189,8 +193,9 @@ export class WriteCache {
   }
 
   /**
-   * A power cut: of the unflushed blocks those for which the draw says so reach the device, the rest
-   * are lost; the cache is empty then. `survive` is a chance of 2^32. Returns how many were lost.
+   * A power cut: of the unflushed blocks those for which the draw says so reach the device, the
+   * rest are lost; the cache is empty then. `survive` is a chance of 2^32. Returns how many were
+   * lost.
    */
   async cut(random: Random, survive: number): Promise<number> {
     this.cutting = true;

@@ -96,7 +96,8 @@ export class FileQueue implements QueueDriver {
     this.fileFlag = fixed ? SqeFlag.FIXED_FILE : 0;
     this.buffers = options.fixedBuffers ? new BufferTable(this.ring) : null;
     this.check = new RequestCheck(info);
-    this.done = new CompletionRing(depth);
+    // A full ring's worth may be refused while as many are in flight: a drain brings both here.
+    this.done = new CompletionRing(depth * 2);
     this.depth = depth;
     this.shift = Math.log2(info.blockSize);
     this.alignMask = info.addressAlign - 1;
@@ -120,7 +121,7 @@ export class FileQueue implements QueueDriver {
     const mask = (sq.length >>> 3) - 1;
     let at = head;
     for (; at !== tail; at = (at + 1) | 0) {
-      if (this.freeCount === 0) break;
+      if (this.freeCount === 0 || this.done.length >= this.depth) break;
       const record = (at & mask) * Req.words;
       const status = this.prepare(sq, record);
       if (status < 0) break;
@@ -140,7 +141,6 @@ export class FileQueue implements QueueDriver {
       if (ring.pending() > 0) ring.submit(); // the kernel was short of something last time
       return count;
     }
-    if (this.armed) this.disarm();
     const { rings } = ring;
     let freeHead = this.freeHead;
     const before = count;
@@ -165,6 +165,8 @@ export class FileQueue implements QueueDriver {
     this.freeCount += count - before;
     ring.advance(ready);
     if (this.retryCount > 0) this.retry();
+    // Who gets nothing goes to sleep on what it armed, though parts of its operations went on.
+    if (this.armed && count > 0) this.disarm();
     return count;
   }
 

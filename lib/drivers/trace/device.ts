@@ -3,10 +3,16 @@
 // Invariants: what the wrapped driver sees differs from what the caller gave in the tag alone; a
 // trace that fails never fails an operation; times are those of the batch (one clock read each).
 
-import type { Backend, QueueCounters, QueueDriver, QueueOptions } from '../../hpdi/driver.js';
-import type { DeviceInfo } from '../../hpdi/info.js';
-import { Cpl, Req } from '../../hpdi/records.js';
-import { Interposed } from '../interposed.js';
+import {
+  type Backend,
+  Cpl,
+  type DeviceInfo,
+  Interposed,
+  type QueueCounters,
+  type QueueDriver,
+  type QueueOptions,
+  Req,
+} from '../../hpdi/index.js';
 import { Trace, TraceKind } from './format.js';
 import { TraceWriter } from './writer.js';
 

@@ -1,10 +1,10 @@
 // The trace file: a header, then records of 64 bytes, all little-endian (docs/trace-format.md).
 //
-// The hot form is the const enum of word indices, the cold form `TRACE_RECORD`, from which the page and
-// the tests work. A test holds both equal.
+// The hot form is the const enum of word indices, the cold form `TRACE_RECORD`, from which the
+// page and the tests work. A test holds both equal.
 
 import { PenstockError } from '../../errors.js';
-import type { DeviceInfo } from '../../hpdi/info.js';
+import type { DeviceInfo } from '../../hpdi/index.js';
 
 /** First eight bytes of a trace file. */
 export const TRACE_MAGIC = 'PENSTRCE';
@@ -77,7 +77,10 @@ export interface TraceHeader {
   readonly info: DeviceInfo;
 }
 
-/** Bytes 0–7 magic, u32 version, u32 header bytes, u32 record bytes, u32 JSON bytes, f64 tsc hertz, f64 start. */
+/**
+ * Bytes 0–7 magic, u32 version, u32 header bytes, u32 record bytes, u32 JSON bytes, f64 tsc
+ * hertz, f64 start.
+ */
 const FIXED_BYTES = 40;
 
 export function encodeHeader(header: TraceHeader): Buffer {

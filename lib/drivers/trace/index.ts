@@ -1,7 +1,8 @@
-// The trace wrapper: every operation of a device to a file, readable and replayable (`trace.*` keys).
+// The trace wrapper: every operation of a device to a file, readable and replayable (`trace.*`
+// keys).
 
 import { PenstockError } from '../../errors.js';
-import type { Backend } from '../../hpdi/driver.js';
+import type { Backend } from '../../hpdi/index.js';
 import { checkKeys } from '../../uri.js';
 import { TraceDevice } from './device.js';
 
@@ -20,13 +21,13 @@ export const TRACE_KEYS: Readonly<Record<string, string>> = Object.freeze({
 });
 
 /**
- * Wraps a device; `options` are the keys without their `trace.` prefix. `attached` numbers the
+ * Wraps a device; `options` are the keys without their `trace.` prefix. `attached` names the
  * environments that attach to a traced device: their operations go to FILE.N.
  */
 export function wrapTrace(
   inner: Backend,
   options: ReadonlyMap<string, string>,
-  attached = 0,
+  attached = '',
 ): Backend {
   checkKeys({ scheme: 'trace', query: options }, Object.keys(TRACE_KEYS), 'trace.');
   const file = options.get('to') ?? '';
@@ -36,5 +37,5 @@ export function wrapTrace(
       exitCode: 2,
     });
   }
-  return new TraceDevice(inner, attached === 0 ? file : `${file}.${attached}`);
+  return new TraceDevice(inner, attached === '' ? file : `${file}.${attached}`);
 }

@@ -1,11 +1,10 @@
 // Issues a trace's operations again, on any block device, at their times or as fast as possible.
 //
 // What a trace does not hold is the data: writes write a pattern, compares are left out. Plain
-// buffers stand in for SG lists and given buffers. Order of submission is kept; operations in flight
-// are as unordered as they were.
+// buffers stand in for SG lists and given buffers. Order of submission is kept; operations in
+// flight are as unordered as they were.
 
-import { Cpl, Flag, Op, Req, Status } from '../../hpdi/records.js';
-import type { Queue } from '../../hpdi/queue.js';
+import { Cpl, Flag, Op, type Queue, Req, Status } from '../../hpdi/index.js';
 import type { DmaBuffer } from '../../memory/index.js';
 import { readTrace, type TraceRecord } from './reader.js';
 
@@ -184,7 +183,9 @@ class Replay {
     for (const buffer of this.buffers) buffer?.free();
   }
 
-  /** Compares need data that the trace does not hold, RAW and ZONE_APPEND the very same device. */
+  /**
+   * Compares need data that the trace does not hold, RAW and ZONE_APPEND the very same device.
+   */
   private possible(record: TraceRecord): boolean {
     const { info } = this.device;
     const { op } = record;

@@ -1,15 +1,15 @@
 // Writes trace records behind the hot path's back.
 //
 // Records go into one of CHUNKS preallocated chunks; a full chunk is written by an asynchronous
-// fs.write while the next is filled. Invariants: a chunk is being filled, being written or free; a
-// failed or slow disk never stops or fails an operation: records that find no chunk are counted as
-// lost, and a LOST record stands where they would have been.
+// fs.write while the next is filled. Invariants: a chunk is being filled, being written or free;
+// a failed or slow disk never stops or fails an operation: records that find no chunk are
+// counted as lost, and a LOST record stands where they would have been.
 
 import { close, openSync, write, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { PenstockError } from '../../errors.js';
 import { native } from '../../native.js';
-import type { DeviceInfo } from '../../hpdi/info.js';
+import type { DeviceInfo } from '../../hpdi/index.js';
 import { encodeHeader, RECORD_BYTES, Trace, TRACE_VERSION, TraceKind } from './format.js';
 
 const CHUNKS = 8;

@@ -1,14 +1,16 @@
 // What a wrapper's queue needs between the caller's ring and the wrapped driver's.
 //
 // Invariants:
-// 1. Every operation taken from the caller has one slot, from submit until its completion is handed out;
-//    the wrapped driver sees the slot's number as the tag, so callers' tags may repeat.
-// 2. Slots never run out: there are as many as the queue is deep, and Queue.reserve grants no more.
+// 1. Every operation taken from the caller has one slot, from submit until its completion is
+//    handed out; the wrapped driver sees the slot's number as the tag, so callers' tags may
+//    repeat.
+// 2. Slots never run out: there are as many as the queue is deep, and Queue.reserve grants no
+//    more.
 // 3. Records the wrapped driver did not take (back-pressure) stay in the ring for the next flush.
 // 4. Nothing here allocates after construction.
 
-import type { QueueDriver } from '../hpdi/driver.js';
-import { Cpl, Req } from '../hpdi/records.js';
+import type { QueueDriver } from './driver.js';
+import { Cpl, Req } from './records.js';
 
 /** Smallest power of two that is at least `n`. */
 export function powerOfTwo(n: number): number {
