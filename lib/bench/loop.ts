@@ -15,10 +15,13 @@ import type { Histogram } from './histogram.js';
 import type { Contents } from './pattern.js';
 import { Control, Phase, Progress } from './progress.js';
 import type { Slots } from './slots.js';
+import { Outcome, Steady } from './steady.js';
 import type { Verifier } from './verify.js';
 import type { Plan } from './workload.js';
 
 const ROUNDS_PER_SLICE = 512;
+/** The steady loop comes back this often, for stop requests and progress. */
+const CRUISE_SECONDS = 0.01;
 const TWO32 = 2 ** 32;
 /** A stop request is seen within this time. */
 const PARK_US_MAX = 50_000;
@@ -111,6 +114,7 @@ export class Loop {
   private readonly rampTicks: number;
   private readonly deadlineTicks: number;
   private readonly intervalTicks: number;
+  private readonly steady: Steady | null;
   private pollsBefore = 0;
   private doorbellsBefore = 0;
 
@@ -134,6 +138,17 @@ export class Loop {
     this.state[State.due] = options.firstDueSeconds * clock.hertz;
     clock.read();
     this.state[State.origin] = clock.words[1]! * TWO32 + clock.words[0]!;
+    const plain =
+      this.intervalTicks === 0 && options.verifier === null && options.contents === null;
+    const endless = options.operations === Infinity && this.deadlineTicks !== Infinity;
+    this.steady =
+      plain && endless
+        ? new Steady({
+            ...options,
+            originTicks: this.state[State.origin]!,
+            slotStamp: this.slotStamp,
+          })
+        : null;
   }
 
   /** Runs to the end: deadline, last operation, stop request or first error, and all completed. */
@@ -146,7 +161,8 @@ export class Loop {
       this.state[State.horizon] = this.rampTicks;
       this.options.progress[Progress.phase] = Phase.ramp;
     }
-    while (this.slice()) this.turn();
+    while (this.cruise() || this.slice()) this.turn();
+    this.steady?.end(this.slotWrite);
     if (this.flags[Flag.measuring] === 0) this.beginMeasuring(this.state[State.now]!);
     const counters = this.options.queue.driver.counters;
     const state = this.state;
@@ -172,6 +188,30 @@ export class Loop {
       state[State.horizon] = Infinity;
     }
     if (this.options.control[Control.stop] !== 0) this.stop();
+  }
+
+  /** The steady loop for a while; false when this is none of its moments. */
+  private cruise(): boolean {
+    const { steady, state, flags } = this;
+    if (steady === null) return false;
+    if (flags[Flag.issuing] === 0 || this.freeCount > 0) {
+      steady.end(this.slotWrite);
+      return false;
+    }
+    steady.begin(this.slotWrite, this.planAt);
+    const { clock, progress } = this.options;
+    steady.run(Math.min(state[State.horizon]!, state[State.now]! + CRUISE_SECONDS * clock.hertz));
+    const { outcome } = steady;
+    state[State.now] = outcome[Outcome.now]!;
+    state[State.reads] = state[State.reads]! + outcome[Outcome.reads]!;
+    state[State.writes] = state[State.writes]! + outcome[Outcome.writes]!;
+    progress[Progress.readIos] = state[State.reads]!;
+    progress[Progress.writeIos] = state[State.writes]!;
+    if (outcome[Outcome.status] !== 0) {
+      this.fail(outcome[Outcome.status]!);
+      state[State.failed] = state[State.failed]! + outcome[Outcome.failed]! - 1;
+    }
+    return true;
   }
 
   // hot:begin

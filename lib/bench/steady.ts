@@ -1,0 +1,207 @@
+// The steady state of a closed loop, made for speed: every slot is in flight, and a completion's slot
+// goes out again at once with the next operation of the plan.
+//
+// After a system call little of this program is left in the processor's caches, so what counts at
+// depth 1 is how many cache lines a round touches: the plan's operations stand interleaved, a slot's
+// words in one line, and nothing is looked at that has not changed. The general loop (loop.ts) starts
+// and ends a run, and does what this one does not: pacing, verifying, contents that change.
+
+import { Cpl, Op, Req, type Queue } from '../hpdi/index.js';
+import type { Histogram } from './histogram.js';
+import type { Slots } from './slots.js';
+import type { Plan } from './workload.js';
+
+const TWO32 = 2 ** 32;
+/** How long a round blocks when nothing completes. */
+const PARK_US = 20_000;
+
+/** Words of an operation of the plan. */
+const enum Operation {
+  lbaLo = 0,
+  lbaHi = 1,
+  op = 2,
+  words = 4,
+}
+
+/** Words of a slot, half a cache line. */
+const enum Lane {
+  readLo = 0,
+  readHi = 1,
+  writeLo = 2,
+  writeHi = 3,
+  op = 4,
+  words = 8,
+}
+
+/** Words of `outcome`, as of the last run. */
+export const enum Outcome {
+  now = 0,
+  reads = 1,
+  writes = 2,
+  /** Status word of a failed operation; 0: none. */
+  status = 3,
+  failed = 4,
+  words = 5,
+}
+
+export interface SteadyOptions {
+  queue: Queue;
+  plan: Plan;
+  slots: Slots;
+  clock: { readonly words: Uint32Array; readonly read: () => void; readonly hertz: number };
+  reads: Histogram;
+  writes: Histogram;
+  unitBlocks: number;
+  /** The clock when the run began; stamps are ticks since then. */
+  originTicks: number;
+  /** Per slot: when its operation was issued. */
+  slotStamp: Float64Array;
+}
+
+export class Steady {
+  readonly outcome = new Float64Array(Outcome.words);
+  private readonly lanes: Uint32Array;
+  private operations = new Uint32Array(0);
+  private length = 0;
+  private next = 0;
+  private readonly nsPerTick: number;
+  private readonly options: SteadyOptions;
+  private running = false;
+
+  constructor(options: SteadyOptions) {
+    this.options = options;
+    const { slots } = options;
+    this.nsPerTick = 1e9 / options.clock.hertz;
+    this.lanes = new Uint32Array(slots.depth * Lane.words);
+    for (let slot = 0; slot < slots.depth; slot++) {
+      const lane = slot * Lane.words;
+      this.lanes[lane + Lane.readLo] = slots.addressLo[slot]!;
+      this.lanes[lane + Lane.readHi] = slots.addressHi[slot]!;
+      this.lanes[lane + Lane.writeLo] = slots.addressLo[slots.depth + slot]!;
+      this.lanes[lane + Lane.writeHi] = slots.addressHi[slots.depth + slot]!;
+    }
+  }
+
+  /** Takes over what the general loop has in flight, once. `planAt`: the plan's next operation. */
+  begin(slotWrite: Uint8Array, planAt: number): void {
+    if (this.running) return;
+    this.running = true;
+    for (let slot = 0; slot < slotWrite.length; slot++) {
+      this.lanes[slot * Lane.words + Lane.op] = slotWrite[slot] === 0 ? Op.READ : Op.WRITE;
+    }
+    this.take(planAt);
+  }
+
+  /** Gives back which slots are writing; the general loop drains them. */
+  end(slotWrite: Uint8Array): void {
+    if (!this.running) return;
+    this.running = false;
+    for (let slot = 0; slot < slotWrite.length; slot++) {
+      slotWrite[slot] = this.lanes[slot * Lane.words + Lane.op] === Op.WRITE ? 1 : 0;
+    }
+  }
+
+  // hot:begin
+
+  /** Rounds until the clock is past `untilTicks` or an operation fails; see `outcome`. */
+  run(untilTicks: number): void {
+    const { queue, clock, slotStamp, originTicks, unitBlocks } = this.options;
+    const { words } = clock;
+    const { sq, cq, mask, depth } = queue;
+    const { lanes, nsPerTick } = this;
+    let reads = 0;
+    let writes = 0;
+    let now = 0;
+    let failures = 0;
+    let failure = 0;
+    do {
+      let done = queue.poll(depth);
+      if (done === 0) done = queue.park(PARK_US);
+      clock.read();
+      now = words[1]! * TWO32 + words[0]! - originTicks;
+      let index = queue.tail;
+      if (done > 0) queue.reserve(done);
+      let stamp = -1;
+      let readRun = 0;
+      let writeRun = 0;
+      for (let i = 0; i < done; i++) {
+        const slot = cq[i * Cpl.words + Cpl.tag]!;
+        const status = cq[i * Cpl.words + Cpl.status]!;
+        const lane = slot * Lane.words;
+        // Operations of one batch share their stamp: runs of equal latency are counted together.
+        if (slotStamp[slot] !== stamp) {
+          if (readRun + writeRun > 0) this.record(now - stamp, readRun, writeRun, nsPerTick);
+          reads += readRun;
+          writes += writeRun;
+          readRun = 0;
+          writeRun = 0;
+          stamp = slotStamp[slot]!;
+        }
+        if (status !== 0) {
+          failures++;
+          failure = status;
+        } else if (lanes[lane + Lane.op] === Op.READ) readRun++;
+        else writeRun++;
+        if (this.next === this.length) this.refill();
+        const { operations } = this;
+        const at = this.next;
+        this.next = at + Operation.words;
+        const op = operations[at + Operation.op]!;
+        const address = op === Op.READ ? lane : lane + Lane.writeLo;
+        const r = (index & mask) * Req.words;
+        sq[r] = op;
+        sq[r + Req.tag] = slot;
+        sq[r + Req.blocks] = unitBlocks;
+        sq[r + Req.aux] = 0;
+        sq[r + Req.lbaLo] = operations[at]!;
+        sq[r + Req.lbaHi] = operations[at + Operation.lbaHi]!;
+        sq[r + Req.addressLo] = lanes[address]!;
+        sq[r + Req.addressHi] = lanes[address + 1]!;
+        lanes[lane + Lane.op] = op;
+        slotStamp[slot] = now;
+        index = (index + 1) | 0;
+      }
+      if (readRun + writeRun > 0) this.record(now - stamp, readRun, writeRun, nsPerTick);
+      reads += readRun;
+      writes += writeRun;
+      if (queue.tail !== queue.head) queue.submit();
+    } while (now < untilTicks && failures === 0);
+    const { outcome } = this;
+    outcome[Outcome.now] = now;
+    outcome[Outcome.reads] = reads;
+    outcome[Outcome.writes] = writes;
+    outcome[Outcome.status] = failure;
+    outcome[Outcome.failed] = failures;
+  }
+
+  /** Counts a run of operations of one latency. */
+  private record(ticks: number, reads: number, writes: number, nsPerTick: number): void {
+    const ns = Math.floor(ticks * nsPerTick + 0.5);
+    if (reads > 0) this.options.reads.record(ns, reads);
+    if (writes > 0) this.options.writes.record(ns, writes);
+  }
+
+  // hot:end
+
+  private refill(): void {
+    this.options.plan.refill();
+    this.take(0);
+  }
+
+  /** Interleaves the plan's operations, from `planAt` on. */
+  private take(planAt: number): void {
+    const { plan } = this.options;
+    if (this.operations.length < plan.length * Operation.words) {
+      this.operations = new Uint32Array(plan.length * Operation.words);
+    }
+    const { operations } = this;
+    for (let i = 0; i < plan.length; i++) {
+      const at = i * Operation.words;
+      operations[at] = plan.lbaLo[i]!;
+      operations[at + Operation.lbaHi] = plan.lbaHi[i]!;
+      operations[at + Operation.op] = plan.writes[i] === 0 ? Op.READ : Op.WRITE;
+    }
+    this.next = planAt * Operation.words;
+    this.length = plan.length * Operation.words;
+  }
+}
