@@ -15,7 +15,8 @@ import { tmpdir } from 'node:os';
 import { dirname, join, posix } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import { OPTION_WORDS } from '../lib/bench/index.js';
+import { OPTION_WORDS, parseJobFile } from '../lib/bench/index.js';
+import { buildProgram } from '../lib/cli/program.js';
 import { FAULT_KEYS } from '../lib/drivers/fault/index.js';
 import { driver as fileDriver } from '../lib/drivers/file/index.js';
 import { driver as nullDriver } from '../lib/drivers/null/index.js';
@@ -174,6 +175,38 @@ describe('docs/bench.md', () => {
     const shown = (value: unknown): string => (value === false ? 'off' : String(value));
     const wanted = OPTION_WORDS.map((word) => [word.flag, shown(word.default)] as const);
     expect(rows).toEqual(new Map(wanted));
+  });
+});
+
+describe('the command line in pages', () => {
+  it('has commands and flags that exist', async () => {
+    const program = await buildProgram('all', () => undefined);
+    const flagsOf = new Map(
+      program.commands.map((command) => [
+        command.name(),
+        command.options.map((option) => option.long ?? ''),
+      ]),
+    );
+    const lines = ['README.md', 'docs/bench.md'].flatMap((file) =>
+      [...readText(file).matchAll(/^ {4}(?:source <\()?penstock (\w+)(.*)$/gm)].map(
+        ([, name = '', rest = '']) => ({ name, words: rest.split('#')[0]?.split(' ') ?? [] }),
+      ),
+    );
+    expect(new Set(lines.map(({ name }) => name))).toEqual(new Set(flagsOf.keys()));
+    const unknown = lines.flatMap(({ name, words }) =>
+      words.filter((word) => word.startsWith('--') && !flagsOf.get(name)?.includes(word)),
+    );
+    expect(unknown).toEqual([]);
+  });
+
+  it('has a job file that is one', () => {
+    const blocks = [...readText('docs/bench.md').matchAll(/(?:^ {4}.*\n|^\n(?= {4}))+/gm)];
+    const [file = ''] = blocks.map(([text]) => text).filter((text) => text.includes('[global]'));
+    const { jobs } = parseJobFile(file);
+    expect(jobs.map(({ name, iodepth, rwmixread }) => [name, iodepth, rwmixread])).toEqual([
+      ['database', 32, 70],
+      ['log', 32, 50],
+    ]);
   });
 });
 
