@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cpu.h"
 
 namespace penstock {
 
@@ -221,6 +222,10 @@ napi_value threadCpuTime(napi_env env, napi_callback_info) {
 }
 
 }  // namespace
+
+uint64_t clockTicks() {
+  return tscRate().usable ? readTsc() : static_cast<uint64_t>(clockNs(CLOCK_MONOTONIC));
+}
 
 bool initCpu(napi_env env, napi_value exports) {
   return defineFunction(env, exports, "cpuAffinity", cpuAffinity) &&

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cpu.h"
 #include "memory.h"
 
 // Newer than the headers of the oldest distribution this builds on; values are the kernel's ABI.
@@ -42,7 +43,10 @@ struct Control {
   uint32_t timeoutUs;  // with minComplete > 0; UINT32_MAX: no limit
   int32_t result;      // what the call returned, negative errno included
   uint32_t ring;       // id
-  uint32_t reserved[10];
+  uint32_t stamp;      // not 0: read the clock when the call returns
+  uint32_t stamps;     // clock reads so far
+  uint32_t ticksLo, ticksHi;
+  uint32_t reserved[6];
 };
 static_assert(sizeof(Control) == 64);
 
@@ -151,6 +155,12 @@ napi_value enter(napi_env env, napi_callback_info info) {
   }
   const uint32_t flags = (control.flags & kEnterFlags) | ring->enterFlags;
   control.result = static_cast<int32_t>(enterOnce(ring, control, flags));
+  if (control.stamp != 0) {
+    const uint64_t now = clockTicks();
+    control.ticksLo = static_cast<uint32_t>(now);
+    control.ticksHi = static_cast<uint32_t>(now >> 32);
+    control.stamps++;
+  }
   return nullptr;
 }
 

@@ -7,11 +7,16 @@
 // and ends a run, and does what this one does not: pacing, verifying, contents that change.
 
 import { Cpl, Op, Req, type Queue } from '../hpdi/index.js';
+import { Control, enterControl } from '../uring/index.js';
 import type { Histogram } from './histogram.js';
 import type { Slots } from './slots.js';
 import type { Plan } from './workload.js';
 
 const TWO32 = 2 ** 32;
+/** Latencies are counted in lots of this many: one at a time, the histogram would be out of the cache. */
+const SAMPLES_MIN = 512;
+/** A sample's count of writes is shifted by this; its count of reads stands below. */
+const WRITES_UNIT = 2 ** 20;
 /** How long a round blocks when nothing completes. */
 const PARK_US = 20_000;
 
@@ -61,6 +66,9 @@ export interface SteadyOptions {
 export class Steady {
   readonly outcome = new Float64Array(Outcome.words);
   private readonly lanes: Uint32Array;
+  /** Pairs: ticks, and how many reads and writes took them. */
+  private readonly samples: Float64Array;
+  private sampled = 0;
   private operations = new Uint32Array(0);
   private length = 0;
   private next = 0;
@@ -73,6 +81,7 @@ export class Steady {
     const { slots } = options;
     this.nsPerTick = 1e9 / options.clock.hertz;
     this.lanes = new Uint32Array(slots.depth * Lane.words);
+    this.samples = new Float64Array(2 * (SAMPLES_MIN + options.queue.depth));
     for (let slot = 0; slot < slots.depth; slot++) {
       const lane = slot * Lane.words;
       this.lanes[lane + Lane.readLo] = slots.addressLo[slot]!;
@@ -101,24 +110,45 @@ export class Steady {
     }
   }
 
-  // hot:begin
-
   /** Rounds until the clock is past `untilTicks` or an operation fails; see `outcome`. */
   run(untilTicks: number): void {
+    const { outcome } = this;
+    outcome[Outcome.now] = 0;
+    outcome[Outcome.reads] = 0;
+    outcome[Outcome.writes] = 0;
+    do {
+      this.rounds(untilTicks);
+      this.count();
+    } while (outcome[Outcome.now]! < untilTicks && outcome[Outcome.status] === 0);
+  }
+
+  // hot:begin
+
+  /** Rounds until the samples are full, too. */
+  private rounds(untilTicks: number): void {
     const { queue, clock, slotStamp, originTicks, unitBlocks } = this.options;
     const { words } = clock;
     const { sq, cq, mask, depth } = queue;
-    const { lanes, nsPerTick } = this;
-    let reads = 0;
-    let writes = 0;
+    const { lanes, samples } = this;
+    const room = samples.length - 2 * depth;
+    let sampled = 0;
     let now = 0;
     let failures = 0;
     let failure = 0;
+    enterControl[Control.stamp] = 1;
+    let stamps = enterControl[Control.stamps]!;
     do {
       let done = queue.poll(depth);
       if (done === 0) done = queue.park(PARK_US);
-      clock.read();
-      now = words[1]! * TWO32 + words[0]! - originTicks;
+      // A system call of this round has read the clock when it returned; else we do.
+      if (enterControl[Control.stamps] !== stamps) {
+        stamps = enterControl[Control.stamps]!;
+        now = enterControl[Control.ticksHi]! * TWO32 + enterControl[Control.ticksLo]!;
+      } else {
+        clock.read();
+        now = words[1]! * TWO32 + words[0]!;
+      }
+      now -= originTicks;
       let index = queue.tail;
       if (done > 0) queue.reserve(done);
       let stamp = -1;
@@ -130,9 +160,11 @@ export class Steady {
         const lane = slot * Lane.words;
         // Operations of one batch share their stamp: runs of equal latency are counted together.
         if (slotStamp[slot] !== stamp) {
-          if (readRun + writeRun > 0) this.record(now - stamp, readRun, writeRun, nsPerTick);
-          reads += readRun;
-          writes += writeRun;
+          if (readRun + writeRun > 0) {
+            samples[sampled] = now - stamp;
+            samples[sampled + 1] = readRun + writeRun * WRITES_UNIT;
+            sampled += 2;
+          }
           readRun = 0;
           writeRun = 0;
           stamp = slotStamp[slot]!;
@@ -161,27 +193,37 @@ export class Steady {
         slotStamp[slot] = now;
         index = (index + 1) | 0;
       }
-      if (readRun + writeRun > 0) this.record(now - stamp, readRun, writeRun, nsPerTick);
-      reads += readRun;
-      writes += writeRun;
+      if (readRun + writeRun > 0) {
+        samples[sampled] = now - stamp;
+        samples[sampled + 1] = readRun + writeRun * WRITES_UNIT;
+        sampled += 2;
+      }
       if (queue.tail !== queue.head) queue.submit();
-    } while (now < untilTicks && failures === 0);
+    } while (now < untilTicks && failures === 0 && sampled < room);
+    this.sampled = sampled;
+    enterControl[Control.stamp] = 0;
     const { outcome } = this;
     outcome[Outcome.now] = now;
-    outcome[Outcome.reads] = reads;
-    outcome[Outcome.writes] = writes;
     outcome[Outcome.status] = failure;
     outcome[Outcome.failed] = failures;
   }
 
-  /** Counts a run of operations of one latency. */
-  private record(ticks: number, reads: number, writes: number, nsPerTick: number): void {
-    const ns = Math.floor(ticks * nsPerTick + 0.5);
-    if (reads > 0) this.options.reads.record(ns, reads);
-    if (writes > 0) this.options.writes.record(ns, writes);
-  }
-
   // hot:end
+
+  /** Counts the samples. */
+  private count(): void {
+    const { samples, sampled, nsPerTick, outcome } = this;
+    const { reads, writes } = this.options;
+    for (let i = 0; i < sampled; i += 2) {
+      const ns = Math.floor(samples[i]! * nsPerTick + 0.5);
+      const writeCount = Math.floor(samples[i + 1]! / WRITES_UNIT);
+      const readCount = samples[i + 1]! - writeCount * WRITES_UNIT;
+      if (readCount > 0) reads.record(ns, readCount);
+      if (writeCount > 0) writes.record(ns, writeCount);
+      outcome[Outcome.reads] = outcome[Outcome.reads]! + readCount;
+      outcome[Outcome.writes] = outcome[Outcome.writes]! + writeCount;
+    }
+  }
 
   private refill(): void {
     this.options.plan.refill();

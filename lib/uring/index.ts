@@ -15,5 +15,5 @@ export {
   SqFlag,
 } from './layout.js';
 export { probeUring, type UringProbe } from './probe.js';
-export { Ring, type RingOptions } from './ring.js';
+export { enterControl, Ring, type RingOptions } from './ring.js';
 export { BufferTable } from './buffers.js';

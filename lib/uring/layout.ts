@@ -41,6 +41,12 @@ export const enum Control {
   timeoutUs = 3,
   result = 4,
   ring = 5,
+  /** Not 0: the clock of native.tscClock is read when a call returns. */
+  stamp = 6,
+  /** Such reads so far. */
+  stamps = 7,
+  ticksLo = 8,
+  ticksHi = 9,
 }
 
 export const enum Opcode {
@@ -160,4 +166,7 @@ export const CONTROL_LAYOUT = layout('uring control block', 64, 'native/uring.cc
   { name: 'timeoutUs', offset: 12, bytes: 4, meaning: 'limit of the wait; 0xffffffff: none' },
   { name: 'result', offset: 16, bytes: 4, meaning: 'result of the call, negated errno included' },
   { name: 'ring', offset: 20, bytes: 4, meaning: 'id of the ring' },
+  { name: 'stamp', offset: 24, bytes: 4, meaning: 'not 0: read the clock after the call' },
+  { name: 'stamps', offset: 28, bytes: 4, meaning: 'clock reads so far' },
+  { name: 'ticks', offset: 32, bytes: 8, meaning: 'the clock after the last call' },
 ]);

@@ -39,6 +39,12 @@ export interface RingOptions {
 const callEnter = native.uringEnter;
 const control = new Uint32Array(native.uringControl);
 
+/**
+ * The control block of this thread's system calls (words: Control). Who measures sets Control.stamp and
+ * finds the clock as of each call's return there: a native call less than reading it.
+ */
+export const enterControl: Uint32Array = control;
+
 const NO_TIMEOUT = 0xffffffff;
 /** Bit of the CQ ring's flags word: completions do not signal the registered eventfd. */
 const CQ_EVENTFD_DISABLED = 1;
