@@ -11,7 +11,11 @@
         "native/file.cc",
         "native/hash.cc",
         "native/memory.cc",
+        "native/registry.cc",
+        "native/segment.cc",
+        "native/sigbus.cc",
         "native/socket.cc",
+        "native/status.cc",
         "native/uring.cc",
         "native/watch.cc"
       ],

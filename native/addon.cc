@@ -1,4 +1,5 @@
-// The addon's door: one initialiser per file, run once per environment (main thread and each worker).
+// The addon's door: one initialiser per file, run once per environment (main thread and each
+// worker).
 
 #include "check.h"
 

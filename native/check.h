@@ -1,8 +1,8 @@
 // Arguments and errors at the border between JavaScript and the addon.
 //
-// Every function reads its arguments through `Args`, which checks count, type and range and leaves a
-// pending TypeError or RangeError (code ERR_INVALID_ARG) when one is off: the function then returns
-// nullptr at once. Failing system calls leave an Error with code, errno and syscall.
+// Every function reads its arguments through `Args`, which checks count, type and range and leaves
+// a pending TypeError or RangeError (code ERR_INVALID_ARG) when one is off: the function then
+// returns nullptr at once. Failing system calls leave an Error with code, errno and syscall.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// What the addon's other files may ask of the segment registry. See memory.cc for its invariants.
+// What the addon's other files may ask of the segment registry. See registry.cc for its invariants.
 
 #pragma once
 
@@ -8,8 +8,8 @@
 
 namespace penstock {
 
-// While one lives, no segment's pages are replaced and no range is reused. Hold it over every access
-// by native code to memory that resolve() gave; never over a call that blocks.
+// While one lives, no segment's pages are replaced and no range is reused. Hold it over every
+// access by native code to memory that resolve() gave; never over a call that blocks.
 class SegmentLock {
  public:
   SegmentLock();
@@ -18,12 +18,12 @@ class SegmentLock {
   SegmentLock& operator=(const SegmentLock&) = delete;
 };
 
-// The memory at [address, address + bytes), or nullptr unless all of it lies in live segments of the
-// wanted access.
+// The memory at [address, address + bytes), or nullptr unless all of it lies in live segments of
+// the wanted access.
 void* resolve(uint64_t address, uint64_t bytes, bool writable);
 
-// A mapping outside the address space (io_uring's rings) that must outlive every ArrayBuffer over it.
-// adoptMapping gives an id, 0 when the table is full; mappingBuffer an external ArrayBuffer;
+// A mapping outside the address space (io_uring's rings) that must outlive every ArrayBuffer over
+// it. adoptMapping gives an id, 0 when the table is full; mappingBuffer an external ArrayBuffer;
 // closeMapping replaces the pages by anonymous ones, and the last finaliser unmaps them.
 uint32_t adoptMapping(void* start, uint64_t bytes);
 napi_value mappingBuffer(napi_env env, uint32_t mapping, uint64_t offset, uint64_t bytes);

@@ -116,12 +116,12 @@ export class AddressSpace {
   find(address: number): Segment | undefined {
     this.forgetClosed();
     const id = native.segmentFind(address);
-    return id === 0 ? undefined : this.adopt(id);
+    return id === 0 ? undefined : unlessClosed(() => this.adopt(id));
   }
 
   /** Ids, addresses and sizes of all live segments of the process. */
   list(): { id: number; address: number; bytes: number; pageBytes: number; kind: number }[] {
-    return native.segmentIds().map((id) => native.segmentInfo(id));
+    return native.segmentIds().flatMap((id) => unlessClosed(() => native.segmentInfo(id)) ?? []);
   }
 
   private createWith(bytes: number, pageBytes: number, kind: number, liveness: number): Segment {
@@ -166,6 +166,16 @@ export class AddressSpace {
     this.epoch = epoch;
     const live = new Set(native.segmentIds());
     for (const id of this.segments.keys()) if (!live.has(id)) this.segments.delete(id);
+  }
+}
+
+/** What `look` gives; undefined when another environment closes the segment at this moment. */
+function unlessClosed<T>(look: () => T): T | undefined {
+  try {
+    return look();
+  } catch (error) {
+    if (errnoCode(error) !== 'EBADF') throw error;
+    return undefined;
   }
 }
 

@@ -1,0 +1,53 @@
+// `npm run soak -- NAME [--seed N] [--rounds N | --seconds N]`: random work for as long as one likes.
+// The same seed makes the same choices (threads and kernels keep their freedom of timing).
+
+import { parseArgs } from 'node:util';
+import { adapterSoak } from './adapter.js';
+import { faultsSoak } from './faults.js';
+import { runSoak, type Soak } from './harness.js';
+import { killSoak } from './kill.js';
+import { memorySoak } from './memory.js';
+import { requestsSoak } from './requests.js';
+import { workersSoak } from './workers.js';
+
+const SOAKS: Readonly<Record<string, Soak>> = {
+  kill: killSoak,
+  requests: requestsSoak,
+  adapter: adapterSoak,
+  memory: memorySoak,
+  workers: workersSoak,
+  faults: faultsSoak,
+};
+
+function usage(problem: string): never {
+  console.error(`${problem}\nusage: npm run soak -- NAME [--seed N] [--rounds N | --seconds N]`);
+  for (const [name, soak] of Object.entries(SOAKS)) {
+    console.error(`  ${name.padEnd(10)}${soak.full} ${soak.unit}`);
+  }
+  process.exit(2);
+}
+
+function count(text: string | undefined, fallback: number, option: string): number {
+  if (text === undefined) return fallback;
+  const value = /^\d+$/.test(text) ? Number(text) : NaN;
+  if (!(value >= 0 && value <= 0xffffffff)) usage(`--${option} is a count, not ${text}`);
+  return value;
+}
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    seed: { type: 'string' },
+    rounds: { type: 'string' },
+    seconds: { type: 'string' },
+  },
+});
+const name = positionals[0] ?? '';
+const soak = SOAKS[name];
+if (soak === undefined || positionals.length !== 1) usage(`there is no soak '${name}'`);
+const timed = values.seconds !== undefined;
+process.exitCode = await runSoak(name, soak, {
+  seed: count(values.seed, Date.now() % 2 ** 31, 'seed'),
+  units: count(values.rounds, timed ? Infinity : soak.full, 'rounds'),
+  seconds: count(values.seconds, Infinity, 'seconds'),
+});
