@@ -180,11 +180,11 @@ function plan(lane: Lane, wanted: Step, tag: number, r: Rig): Planned {
     }
     lane.scatter(pieces, there);
   } else if (s.op === Op.COPY) {
-    // Into the other half of the lane, so that source and target do not meet; boundaries of the
-    // device lie differently in the two.
+    // Into the other half of the lane, so that source and target do not meet.
     const half = LANE_BLOCKS / 2;
     const source = s.start % (half - 3);
-    const target = half + source + (s.offset % 4);
+    const shift = r.driver.info.boundary === 0 ? s.offset % 4 : 0;
+    const target = half + source + shift;
     const count = Math.min(blocks, LANE_BLOCKS - target, half - source);
     Object.assign(request, {
       blocks: count,

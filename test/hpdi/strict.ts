@@ -59,7 +59,7 @@ export class StrictDriver implements QueueDriver {
   readonly bad = new Set<number>();
   readonly violations: string[] = [];
   readonly seen: Held[] = [];
-  private readonly info: DeviceInfo;
+  readonly info: DeviceInfo;
   private readonly capacity: number;
   private readonly batch: number;
   private readonly held: Held[] = [];
