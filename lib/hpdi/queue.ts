@@ -122,12 +122,13 @@ export class Queue {
     this.spins = Math.max(SPIN_MIN, this.spins >> 1);
     const until = performance.now() + deadlineMs;
     for (;;) {
+      if (this.closed) return 0; // meanwhile: the driver has no descriptor to arm any more
       const fd = this.driver.eventFd();
       this.driver.arm();
       fence();
       done = this.poll(this.depth);
       const leftMs = until - performance.now();
-      if (done > 0 || this.inFlight === 0 || leftMs <= 0 || this.closed) return done;
+      if (done > 0 || this.inFlight === 0 || leftMs <= 0) return done;
       await this.sleep(fd, leftMs);
       done = this.poll(this.depth);
       if (done > 0) return done;
