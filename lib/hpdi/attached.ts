@@ -1,19 +1,29 @@
 // What an attached worker's queue adds: when the device's home is gone, everything completes with
 // DEVICE_GONE, and what is in flight only after the device has let go of it.
 
-import { statusWords, StatusWord } from '../memory/index.js';
+import { PenstockError } from '../errors.js';
+import { isAlive, statusWords, StatusWord } from '../memory/index.js';
 import { CompletionRing } from './completions.js';
-import type { QueueCounters, QueueDriver } from './driver.js';
+import type { DeviceHandle, QueueCounters, QueueDriver } from './driver.js';
 import { Cpl, Req, Status } from './records.js';
 
 /** A constant of the module: V8 then knows where its words are. */
 const status = statusWords();
+
+/** Throws DEVICE_GONE when the device that a handle names was closed, or its thread ended. */
+export function assertHomeAlive(handle: DeviceHandle): void {
+  if (isAlive(handle.liveness, handle.livenessSerial)) return;
+  throw new PenstockError('DEVICE_GONE', `${handle.uri}: the thread that opened it closed it`, {
+    hint: 'keep the device open until all who attach to it are done',
+  });
+}
 
 export class AttachedDriver implements QueueDriver {
   private readonly inner: QueueDriver;
   private readonly index: number;
   private readonly serial: number;
   private readonly refused: CompletionRing;
+  private readonly depth: number;
 
   /** index and serial name the home's liveness word. */
   constructor(inner: QueueDriver, index: number, serial: number, depth: number) {
@@ -21,6 +31,7 @@ export class AttachedDriver implements QueueDriver {
     this.index = StatusWord.liveness + index;
     this.serial = serial;
     this.refused = new CompletionRing(depth);
+    this.depth = depth;
   }
 
   get counters(): QueueCounters {
@@ -30,10 +41,14 @@ export class AttachedDriver implements QueueDriver {
   submit(sq: Uint32Array, head: number, tail: number): number {
     if (status[this.index] === this.serial) return this.inner.submit(sq, head, tail);
     const mask = (sq.length >>> 3) - 1;
-    for (let at = head; at !== tail; at = (at + 1) | 0) {
-      this.refused.push(sq[(at & mask) * Req.words + Req.tag]!, Status.DEVICE_GONE, 0, 0);
+    // The parts of a split request may be more than the queue is deep: the rest comes again.
+    const room = this.depth - this.refused.length;
+    const wanted = (tail - head) | 0;
+    const count = wanted < room ? wanted : room;
+    for (let i = 0; i < count; i++) {
+      this.refused.push(sq[((head + i) & mask) * Req.words + Req.tag]!, Status.DEVICE_GONE, 0, 0);
     }
-    return (tail - head) | 0;
+    return count;
   }
 
   poll(cq: Uint32Array, max: number): number {

@@ -146,7 +146,7 @@ export class BlockDevice {
       driver = new AttachedDriver(driver, this.home.index, this.home.serial, rounded);
     if (options.split !== false)
       driver = new Adapter(driver, this.backend.info, this.memory, rounded);
-    const queue = new Queue(driver, rounded);
+    const queue: Queue = new Queue(driver, rounded, () => this.queues.delete(queue));
     this.queues.add(queue);
     return queue;
   }

@@ -1,3 +1,4 @@
+export { assertHomeAlive } from './attached.js';
 export { Access, RequestCheck } from './check.js';
 export { CompletionRing } from './completions.js';
 export { BlockDevice, type Loan } from './device.js';

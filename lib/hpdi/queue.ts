@@ -40,12 +40,15 @@ export class Queue {
   private spins = SPIN_MIN;
   private readonly parkFds = new Int32Array(1);
   private closed = false;
+  private readonly onClose: () => void;
 
-  constructor(driver: QueueDriver, depth: number) {
+  /** `onClose` is called once, when the queue is closed. */
+  constructor(driver: QueueDriver, depth: number, onClose: () => void = noop) {
     if (!Number.isInteger(depth) || depth < 1 || depth > 1 << 16 || (depth & (depth - 1)) !== 0) {
       throw new RangeError(`a queue's depth is a power of two from 1 to 65536, not ${depth}`);
     }
     this.driver = driver;
+    this.onClose = onClose;
     this.depth = depth;
     this.mask = depth - 1;
     this.sq = new Uint32Array(depth * Req.words);
@@ -62,6 +65,7 @@ export class Queue {
 
   /** Hands all granted records to the driver; returns how many it took. The rest stays for the next call. */
   submit(): number {
+    if (this.closed) throw new TypeError('Queue.submit: the queue is closed');
     const taken = this.driver.submit(this.sq, this.head, this.tail);
     this.head = (this.head + taken) | 0;
     this.inFlight += taken;
@@ -70,6 +74,7 @@ export class Queue {
 
   /** Writes up to `max` completions to `cq` from its start and returns how many. Never blocks. */
   poll(max: number): number {
+    if (this.closed) return 0;
     const done = this.driver.poll(this.cq, max < this.depth ? max : this.depth);
     this.inFlight -= done;
     return done;
@@ -117,12 +122,13 @@ export class Queue {
     this.spins = Math.max(SPIN_MIN, this.spins >> 1);
     const until = performance.now() + deadlineMs;
     for (;;) {
+      if (this.closed) return 0; // meanwhile: the driver has no descriptor to arm any more
       const fd = this.driver.eventFd();
       this.driver.arm();
       fence();
       done = this.poll(this.depth);
       const leftMs = until - performance.now();
-      if (done > 0 || this.inFlight === 0 || leftMs <= 0 || this.closed) return done;
+      if (done > 0 || this.inFlight === 0 || leftMs <= 0) return done;
       await this.sleep(fd, leftMs);
       done = this.poll(this.depth);
       if (done > 0) return done;
@@ -141,6 +147,8 @@ export class Queue {
     this.wake?.();
     if (this.watch !== 0) native.watchClose(this.watch);
     this.watch = 0;
+    this.inFlight = 0;
+    this.onClose();
     await this.driver.close();
   }
 
@@ -169,4 +177,8 @@ export class Queue {
       native.watchSet(this.watch, true);
     });
   }
+}
+
+function noop(): void {
+  // A queue that nobody keeps a list of.
 }

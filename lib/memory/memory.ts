@@ -89,7 +89,10 @@ export class Memory {
     this.options = options;
   }
 
-  /** A buffer of `bytes` (1 to 2 GiB - 2 MiB), aligned to its size's power of two. OUT_OF_MEMORY when none can be had. */
+  /**
+   * A buffer of `bytes` (1 to 1 GiB), aligned to the power of two from its size on, at most 2 MiB.
+   * OUT_OF_MEMORY when none can be had.
+   */
   alloc(bytes: number): DmaBuffer {
     if (!Number.isInteger(bytes) || bytes < 1 || bytes > SEGMENT_BYTES_MAX / 2) {
       throw new RangeError(`a buffer has from 1 byte to 1 GiB, not ${bytes}`);

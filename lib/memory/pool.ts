@@ -106,9 +106,16 @@ export class BufferPool {
   /** Gives a buffer back. Errors: BAD_ADDRESS (not a buffer of this pool), DOUBLE_FREE. */
   put(address: number): void {
     const index = this.indexOf(address);
-    const word = this.control[this.states + index]!;
-    if ((word & State.mask) !== State.taken) throw doubleFree(address);
-    this.control[this.states + index] = word & ~State.mask;
+    const at = this.states + index;
+    const word = this.control[at]!;
+    // By compare-and-swap, since another environment may be freeing it at this moment: one of the two
+    // is a double free, and a buffer must not stand on the stack and the returns list at once.
+    if (
+      (word & State.mask) !== State.taken ||
+      Atomics.compareExchange(this.control, at, word, word & ~State.mask) !== word
+    ) {
+      throw doubleFree(address);
+    }
     if (this.poison) this.fill(index);
     this.freeIndices[this.freeCount++] = index;
   }
@@ -154,8 +161,6 @@ export class BufferPool {
       const index = next - 1;
       next = this.control[Control.links + index]!;
       const word = this.control[this.states + index]!;
-      // Freed here and elsewhere at once: it is on the stack already.
-      if ((word & State.mask) !== State.returning) continue;
       this.control[this.states + index] = word & ~State.mask;
       if (this.poison) this.fill(index);
       this.freeIndices[this.freeCount++] = index;

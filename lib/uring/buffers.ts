@@ -22,7 +22,7 @@ const status = statusWords();
 export class BufferTable {
   /** By granule of the process's slot. */
   private readonly entries = new Uint16Array(GRANULES);
-  private readonly segments = new Int32Array(SLOTS);
+  private readonly segments = new Uint32Array(SLOTS);
   private readonly ring: Ring;
   private readonly firstGranule: number;
   private epoch: number;

@@ -6,9 +6,10 @@
 // Keys: direct, sqpoll, iopoll, create, readonly, fixed. Buffered writes live in the page cache until
 // FLUSH or FUA (info.volatileCache); direct ones may live in the drive's cache.
 
-import { constants, unlinkSync } from 'node:fs';
+import { constants, existsSync, statSync, unlinkSync } from 'node:fs';
 import { errnoCode, PenstockError } from '../../errors.js';
 import {
+  assertHomeAlive,
   Flag,
   Op,
   type Backend,
@@ -72,6 +73,7 @@ class FileBackend implements Backend {
       iopoll: this.options.iopoll,
       fixedBuffers: this.options.fixed,
       onShrunk: () => this.noticeShrunk(),
+      onClose: (closed) => this.queues.delete(closed),
     });
     this.queues.add(queue);
     const description = { ...this.info.description, ring: queue.ring.describe() };
@@ -112,15 +114,18 @@ class FileBackend implements Backend {
   }
 }
 
+function assertKind(path: string, kind: number): void {
+  if (kind === constants.S_IFREG || kind === constants.S_IFBLK) return;
+  throw new PenstockError('NOT_A_FILE', `${path} is neither a regular file nor a block device`, {
+    hint: 'give a file (?create=1GiB makes one) or a block device such as /dev/loop0',
+    exitCode: 2,
+  });
+}
+
 function describeFile(path: string, fd: number, options: Options): DeviceInfo {
   const [mode = 0, size = 0, , memoryAlign = 0, offsetAlign = 0] = native.fileStat(fd);
   const kind = mode & constants.S_IFMT;
-  if (kind !== constants.S_IFREG && kind !== constants.S_IFBLK) {
-    throw new PenstockError('NOT_A_FILE', `${path} is neither a regular file nor a block device`, {
-      hint: 'give a file (?create=1GiB makes one) or a block device such as /dev/loop0',
-      exitCode: 2,
-    });
-  }
+  assertKind(path, kind);
   let bytes = size;
   let blockSize = 512;
   let physicalBlockSize = 4096;
@@ -164,6 +169,9 @@ function describeFile(path: string, fd: number, options: Options): DeviceInfo {
 
 function openFile(path: string, flags: number): number {
   try {
+    // Before the open, because that alone may wait (a pipe) or do something (a tape, a watchdog).
+    const kind = (statSync(path, { throwIfNoEntry: false })?.mode ?? 0) & constants.S_IFMT;
+    if (kind !== 0 && kind !== constants.S_IFDIR) assertKind(path, kind);
     return native.fileOpen(path, flags, 0o644);
   } catch (cause) {
     throw openError(path, flags, cause);
@@ -232,26 +240,55 @@ function openError(path: string, flags: number, cause: unknown): unknown {
 function createFile(path: string, flags: number, bytes: number): number {
   let fd: number;
   try {
-    fd = native.fileOpen(path, flags | constants.O_CREAT | constants.O_EXCL, 0o644);
+    // O_DIRECT comes with the second open: where the file system has none, the first would leave the
+    // new file behind.
+    const first = (flags & ~constants.O_DIRECT) | constants.O_CREAT | constants.O_EXCL;
+    fd = native.fileOpen(path, first, 0o644);
   } catch (cause) {
     if (errnoCode(cause) === 'EEXIST') return openFile(path, flags);
     throw openError(path, flags, cause);
   }
   try {
-    native.fileAllocate(fd, 0, 0, bytes);
-    return fd;
-  } catch (cause) {
-    if (errnoCode(cause) === 'EOPNOTSUPP') {
-      native.fileTruncate(fd, bytes);
-      return fd;
-    }
+    allocate(path, fd, bytes);
+    if ((flags & constants.O_DIRECT) === 0) return fd;
+    const direct = openFile(path, flags);
+    native.fileClose(fd);
+    return direct;
+  } catch (error) {
     native.fileClose(fd);
     unlinkSync(path);
+    throw error;
+  }
+}
+
+function allocate(path: string, fd: number, bytes: number): void {
+  try {
+    try {
+      native.fileAllocate(fd, 0, 0, bytes);
+    } catch (cause) {
+      if (errnoCode(cause) !== 'EOPNOTSUPP') throw cause;
+      native.fileTruncate(fd, bytes); // a file system that cannot reserve space
+    }
+  } catch (cause) {
+    if (!['ENOSPC', 'EDQUOT', 'EFBIG'].includes(errnoCode(cause))) throw cause;
     throw new PenstockError('NO_SPACE', `${path}: ${bytes} bytes could not be allocated`, {
       hint: 'free space on the file system, or choose a smaller create=',
       cause,
     });
   }
+}
+
+/** The size of a new file. */
+function parseCreate(text: string, readonly: boolean, path: string): number {
+  const bytes = parseSize(text);
+  if (bytes >= 512 && !(readonly && !existsSync(path))) return bytes;
+  throw new PenstockError(
+    'BAD_OPTION',
+    readonly
+      ? `${path} does not exist and readonly=1 cannot make it`
+      : `create=${text} has no block`,
+    { hint: 'leave readonly=1 out, or give create= at least 512 bytes', exitCode: 2 },
+  );
 }
 
 export const driver: DriverModule = {
@@ -283,7 +320,9 @@ export const driver: DriverModule = {
     if (options.direct) flags |= constants.O_DIRECT;
     const create = query.get('create');
     const fd =
-      create === undefined ? openFile(path, flags) : createFile(path, flags, parseSize(create));
+      create === undefined
+        ? openFile(path, flags)
+        : createFile(path, flags, parseCreate(create, options.readonly, path));
     try {
       return new FileBackend(uri, path, fd, options);
     } catch (error) {
@@ -294,8 +333,15 @@ export const driver: DriverModule = {
 
   async attach(handle: DeviceHandle) {
     const { fd, options } = handle.shared as FileShare;
-    const copy = native.fileDuplicate(fd);
     const path = String(handle.info.description['path'] ?? '');
-    return new FileBackend(handle.uri, path, copy, options);
+    assertHomeAlive(handle);
+    const copy = native.fileDuplicate(fd);
+    try {
+      assertHomeAlive(handle); // while it lives, the number is that of its file
+      return new FileBackend(handle.uri, path, copy, options);
+    } catch (error) {
+      native.fileClose(copy);
+      throw error;
+    }
   },
 };

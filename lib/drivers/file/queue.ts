@@ -47,6 +47,8 @@ const enum Slot {
   fallback = 9,
   /** The next free slot. */
   next = 10,
+  /** WRITE_ZEROES with FUA: 1 a data sync is to follow, 2 it is under way. */
+  sync = 11,
   words = 16,
 }
 
@@ -59,6 +61,7 @@ export interface FileQueueOptions {
   fixedBuffers: boolean;
   /** Called when a transfer met the end of the file before the end of the device. */
   onShrunk: () => void;
+  onClose: (queue: FileQueue) => void;
 }
 
 export class FileQueue implements QueueDriver {
@@ -82,6 +85,7 @@ export class FileQueue implements QueueDriver {
   private readonly done: CompletionRing;
   private readonly retries: Int32Array;
   private readonly onShrunk: () => void;
+  private readonly onClose: (queue: FileQueue) => void;
 
   constructor(options: FileQueueOptions) {
     const { depth, info } = options;
@@ -89,7 +93,7 @@ export class FileQueue implements QueueDriver {
     for (let i = 0; i < depth; i++) this.slots[i * Slot.words + Slot.next] = i + 1;
     this.freeCount = depth;
     // SQPOLL's thread gives entries back after their completions are visible: twice as many keep one free.
-    const entries = options.sqpoll ? depth * 2 : depth;
+    const entries = options.sqpoll ? Math.min(depth * 2, 32768) : depth;
     this.ring = Ring.open({ entries, sqpoll: options.sqpoll, iopoll: options.iopoll });
     const fixed = this.ring.registerFiles([options.fd]);
     this.fileWord = fixed ? 0 : options.fd;
@@ -104,6 +108,7 @@ export class FileQueue implements QueueDriver {
     this.readOnly = info.readOnly;
     this.retries = new Int32Array(depth);
     this.onShrunk = options.onShrunk;
+    this.onClose = options.onClose;
   }
 
   get counters(): QueueCounters {
@@ -138,6 +143,7 @@ export class FileQueue implements QueueDriver {
     let ready = ring.ready();
     if (ready > max - count) ready = max - count;
     if (ready === 0) {
+      if (this.retryCount > 0) this.retry();
       if (ring.pending() > 0) ring.submit(); // the kernel was short of something last time
       return count;
     }
@@ -254,6 +260,7 @@ export class FileQueue implements QueueDriver {
   async close(): Promise<void> {
     await this.drain();
     this.ring.close();
+    this.onClose(this);
   }
 
   private disarm(): void {
@@ -300,6 +307,7 @@ export class FileQueue implements QueueDriver {
       slots[s + Slot.offHi] = Math.floor(offset / 2 ** 32);
       slots[s + Slot.addressLo] = length % 2 ** 32; // fallocate's length travels in addr,
       slots[s + Slot.addressHi] = Math.floor(length / 2 ** 32);
+      if (op === Op.WRITE_ZEROES && (sq[record]! & Flag.FUA) !== 0) slots[s + Slot.sync] = 1;
       slots[s + Slot.bytes] = op === Op.DISCARD ? FALLOC_PUNCH_HOLE : FALLOC_ZERO_RANGE; // its mode in len
     }
     this.issue(slot);
@@ -315,7 +323,7 @@ export class FileQueue implements QueueDriver {
     const op = slots[s + Slot.op]!;
     const buffer = slots[s + Slot.buffer]!;
     let opcode: number = Opcode.FALLOCATE;
-    if (op === Op.FLUSH) opcode = Opcode.FSYNC;
+    if (op === Op.FLUSH || slots[s + Slot.sync] === 2) opcode = Opcode.FSYNC;
     else if (op === Op.READ || op === Op.WRITE) opcode = transferOpcode(op === Op.WRITE, buffer);
     sqes[at] = opcode | this.fileFlag;
     sqes[at + Sqe.fd] = this.fileWord;
@@ -346,6 +354,13 @@ export class FileQueue implements QueueDriver {
         return this.again(slot);
       }
       return statusOfErrno(errno);
+    }
+    if (!transfer && slots[s + Slot.sync] === 1) {
+      // fallocate knows no FUA; the entry becomes a sync of what it did.
+      slots.fill(0, s + Slot.bytes, s + Slot.next);
+      slots[s + Slot.opFlags] = FSYNC_DATASYNC;
+      slots[s + Slot.sync] = 2;
+      return this.again(slot);
     }
     if (!transfer) return Status.OK;
     if (result === 0) {

@@ -4,6 +4,7 @@
 
 import { PenstockError } from '../../errors.js';
 import {
+  assertHomeAlive,
   Flag,
   Op,
   type Backend,
@@ -127,6 +128,7 @@ export const driver: DriverModule = {
   },
 
   async attach(handle: DeviceHandle) {
+    assertHomeAlive(handle);
     const chunks = new Chunks(handle.shared as ChunkShare);
     return new RamBackend(handle.uri, handle.info, chunks, null);
   },

@@ -69,7 +69,10 @@ export class RamQueue implements QueueDriver {
     for (let i = 0; i < count; i++) {
       const at = ((head + i) & mask) * Req.words;
       this.tags[i] = sq[at + Req.tag]!;
-      this.statuses[i] = this.plan(sq, at, i);
+      // A full list is executed while a request is planned, and may fail it already.
+      this.statuses[i] = Status.OK;
+      const status = this.plan(sq, at, i);
+      if (status !== Status.OK) this.statuses[i] = status;
     }
     this.execute();
     for (let i = 0; i < count; i++) this.done.push(this.tags[i]!, this.statuses[i]!, 0, 0);
