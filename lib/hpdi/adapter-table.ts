@@ -5,6 +5,13 @@ import { Op } from './records.js';
 
 const EMULATED = (1 << Op.READ_LOAN) | (1 << Op.COMPARE) | (1 << Op.COPY) | (1 << Op.WRITE_ZEROES);
 
+const CHANGING =
+  (1 << Op.WRITE) |
+  (1 << Op.DISCARD) |
+  (1 << Op.WRITE_ZEROES) |
+  (1 << Op.COPY) |
+  (1 << Op.ZONE_APPEND);
+
 /** Whether a device with the adapter before it does an operation. */
 export function emulates(info: DeviceInfo, op: number): boolean {
   if (op < 0 || op > 31) return false;
@@ -13,7 +20,7 @@ export function emulates(info: DeviceInfo, op: number): boolean {
 
 /** Whether an operation changes blocks. */
 export function changes(op: number): boolean {
-  return op === Op.WRITE || op === Op.COPY || op === Op.WRITE_ZEROES || op === Op.ZONE_APPEND;
+  return (CHANGING & (op < 32 ? 1 << op : 0)) !== 0;
 }
 
 /** The operations the adapter adds to a device. */

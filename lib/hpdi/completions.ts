@@ -2,7 +2,10 @@
 
 import { Cpl } from './records.js';
 
-/** A ring of completion records, preallocated. Never overfilled: capacity covers all in flight. */
+/**
+ * A ring of completion records, preallocated. Its owner takes no more operations than it holds;
+ * one completion too many would overwrite another, so it is an assertion.
+ */
 export class CompletionRing {
   private readonly words: Uint32Array;
   private readonly mask: number;
@@ -11,6 +14,9 @@ export class CompletionRing {
 
   /** `capacity` is a power of two. */
   constructor(capacity: number) {
+    if (capacity < 1 || (capacity & (capacity - 1)) !== 0) {
+      throw new RangeError(`a ring's capacity is a power of two, not ${capacity}`);
+    }
     this.words = new Uint32Array(capacity * Cpl.words);
     this.mask = capacity - 1;
   }
@@ -22,6 +28,7 @@ export class CompletionRing {
   }
 
   push(tag: number, status: number, resultLo: number, resultHi: number): void {
+    if (((this.tail - this.head) | 0) > this.mask) throw new Error('a completion ring overflowed');
     const at = (this.tail & this.mask) * Cpl.words;
     const words = this.words;
     words[at] = tag;

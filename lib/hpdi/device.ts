@@ -144,8 +144,7 @@ export class BlockDevice {
     let driver: QueueDriver = this.backend.openQueue({ ...options, depth: rounded });
     if (this.home !== null)
       driver = new AttachedDriver(driver, this.home.index, this.home.serial, rounded);
-    if (options.split !== false)
-      driver = new Adapter(driver, this.backend.info, this.memory, rounded);
+    if (options.split !== false) driver = new Adapter(driver, this.backend, this.memory, rounded);
     const queue: Queue = new Queue(driver, rounded, () => this.queues.delete(queue));
     this.queues.add(queue);
     return queue;
