@@ -1,6 +1,7 @@
 // The error class of every room (floor 0, next to the addon's face).
 //
-// Three kinds of failure are never mixed: a programmer's error is an assertion (TypeError, RangeError
+// Three kinds of failure are never mixed: a programmer's error is an assertion (TypeError,
+// RangeError
 // or `assert`), an operating error is a PenstockError, and back-pressure is a return value.
 
 /** What an operating error may carry beside its code and message. */
@@ -8,7 +9,9 @@ export interface ErrorDetail {
   /** What to do about it, one sentence. */
   hint?: string;
   cause?: unknown;
-  /** Exit code of the command line: 1 failed, 2 usage, 3 environment not ready, 4 verify mismatch. */
+  /**
+   * Exit code of the command line: 1 failed, 2 usage, 3 environment not ready, 4 verify mismatch.
+   */
   exitCode?: number;
 }
 

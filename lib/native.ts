@@ -13,6 +13,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { PenstockError } from './errors.js';
 
 /** A failed system call: `code` is errno's name (`ENOMEM`), `syscall` the call's (`mmap`). */
 export interface NativeError extends Error {
@@ -87,7 +88,10 @@ export interface PeerCredentials {
   pid: number;
   uid: number;
   gid: number;
-  /** A pidfd of the peer (SO_PEERPIDFD, or pidfd_open where the kernel lacks it), owned by the caller. */
+  /**
+   * A pidfd of the peer (SO_PEERPIDFD, or pidfd_open where the kernel lacks it), owned by the
+   * caller.
+   */
   pidfd: number;
 }
 
@@ -97,36 +101,56 @@ export interface Native {
   memoryJoin(domain: number): void;
   memoryDomain(): number;
   /**
-   * A memfd of `bytes` (a multiple of 2 MiB and of pageBytes, at most 2 GiB), mapped writable at the
-   * lowest free aligned address of the process's slot. kind: 0 private, 1 shared, 2 device.
-   * With hugepages all pages are allocated here, so that running out is ENOMEM now, not SIGBUS later.
-   * `liveness`: it belongs to the environment that holds this liveness word (ESRCH when gone), not the caller.
+   * A memfd of `bytes` (a multiple of 2 MiB and of pageBytes, at most 2 GiB), mapped writable at
+   * the lowest free aligned address of the process's slot. kind: 0 private, 1 shared, 2 device.
+   * Hugepages are all allocated here, so that running out is ENOMEM now, not SIGBUS later.
+   * `liveness`: it belongs to the environment that holds this liveness word (ESRCH when gone), not
+   * the caller.
    */
   segmentCreate(bytes: number, pageBytes: number, kind: number, liveness?: number): number;
-  /** Maps foreign memory (copied descriptor) into this process's slot. Any page-aligned offset and size. */
+  /**
+   * Maps foreign memory (copied descriptor) into this process's slot. Any page-aligned offset and
+   * size.
+   */
   segmentImport(fd: number, offset: number, bytes: number, writable: boolean): number;
-  /** Maps a peer's sealed segment read-only at `address`; EPERM, EINVAL with the failed check as syscall. */
+  /**
+   * Maps a peer's sealed segment read-only at `address`; EPERM, EINVAL with the failed check as
+   * syscall.
+   */
   segmentAdmit(fd: number, address: number, bytes: number, pageBytes: number): number;
   segmentInfo(id: number): SegmentRecord;
   /** Id of the live segment over the address, or 0. */
   segmentFind(address: number): number;
   segmentIds(): number[];
   setSegmentCompanion(id: number, address: number): void;
-  /** A new descriptor to hand out: read-only and sealed for shared, writable for device; EPERM for private. */
+  /**
+   * A new descriptor to hand out: read-only and sealed for shared, writable for device; EPERM for
+   * private.
+   */
   segmentFd(id: number): number;
   /** One external ArrayBuffer per segment and environment. */
   segmentBuffer(id: number): ArrayBuffer;
-  /** Replaces the pages by anonymous ones; the range is free again when no ArrayBuffer is left over it. */
+  /**
+   * Replaces the pages by anonymous ones; the range is free again when no ArrayBuffer is left over
+   * it.
+   */
   segmentClose(id: number): void;
-  /** Physical address of each page from `address` on into `out` (lo, hi pairs); 0 where unknown. /proc/self/pagemap. */
+  /**
+   * Physical address of each page from `address` on into `out` (lo, hi pairs); 0 where unknown.
+   * /proc/self/pagemap.
+   */
   segmentPhysical(address: number, pageBytes: number, out: Uint32Array): number;
   /**
    * Process-wide status words, one external buffer per environment; layout in lib/memory/status.ts:
-   * u32[0] epoch of the segment table, u32[1] mappings lost so far, u32[16..] lost word per segment id,
+   * u32[0] epoch of the segment table, u32[1] mappings lost so far, u32[16..] lost word per
+   * segment id,
    * then liveness words.
    */
   statusWords(): ArrayBuffer;
-  /** 2^23 bytes, one per 2 MiB of the address space: 0 nothing, 1 readable, 3 readable and writable. */
+  /**
+   * 2^23 bytes, one per 2 MiB of the address space: 0 nothing, 1 readable, 3 readable and
+   * writable.
+   */
   accessMap(): ArrayBuffer;
   /** Claims a liveness word that native sets to 0 when this environment ends; gives its index. */
   livenessOpen(): number;
@@ -138,7 +162,10 @@ export interface Native {
   /** io_uring_enter of the ring in uringControl; no arguments, no result, cannot throw. */
   readonly uringEnter: () => void;
   uringSetup(parameters: UringParameters): UringRecord;
-  /** io_uring_register; `argument` is pinned for the call only. Returns its result, negative errno included. */
+  /**
+   * io_uring_register; `argument` is pinned for the call only. Returns its result, negative errno
+   * included.
+   */
   uringRegister(
     id: number,
     opcode: number,
@@ -146,7 +173,8 @@ export interface Native {
     count: number,
   ): number;
   /**
-   * Fixed buffers by address, checked: entries of (addressLo, addressHi, bytes, 0) into the table from
+   * Fixed buffers by address, checked: entries of (addressLo, addressHi, bytes, 0) into the table
+   * from
    * slot `offset` on (0 bytes clears a slot). offset -1 makes an empty table of entries[0] slots.
    * Returns the kernel's result, negative errno included.
    */
@@ -157,9 +185,15 @@ export interface Native {
   fileOpen(path: string, flags: number, mode: number): number;
   fileClose(fd: number): void;
   fileDuplicate(fd: number): number;
-  /** [device type bits (st_mode), size in bytes, block size, dio_mem_align, dio_offset_align, dev, ino] */
+  /**
+   * [device type bits (st_mode), size in bytes, block size, dio_mem_align, dio_offset_align, dev,
+   * ino]
+   */
   fileStat(fd: number): number[];
-  /** [bytes, logical block size, physical block size, discard granularity, max sectors bytes] of a block device. */
+  /**
+   * [bytes, logical block size, physical block size, discard granularity, max sectors bytes] of a
+   * block device.
+   */
   blockGeometry(fd: number): number[];
   fileAllocate(fd: number, mode: number, offset: number, bytes: number): void;
   fileTruncate(fd: number, bytes: number): void;
@@ -171,14 +205,22 @@ export interface Native {
   /** Reads and so resets the counter; 0 when it was not signalled. */
   eventfdDrain(fd: number): number;
   timerfdCreate(): number;
-  /** One shot after `nanoseconds` (0 disarms), then every `intervalNanoseconds` when that is not 0. */
+  /**
+   * One shot after `nanoseconds` (0 disarms), then every `intervalNanoseconds` when that is not 0.
+   */
   timerfdSet(fd: number, nanoseconds: number, intervalNanoseconds: number): void;
   timerfdDrain(fd: number): number;
   pidfdOpen(pid: number): number;
   pidfdSignal(pidfd: number, signal: number): void;
-  /** Blocks this thread in poll(2) for at most `timeoutUs` (-1: no limit); returns the index of the first ready fd or -1. */
+  /**
+   * Blocks this thread in poll(2) for at most `timeoutUs` (-1: no limit); returns the index of the
+   * first ready fd or -1.
+   */
   park(fds: Int32Array, timeoutUs: number): number;
-  /** FUTEX_WAIT on a word of a live segment while it holds `expected`. 0 woken, 1 value differed, 2 timed out. */
+  /**
+   * FUTEX_WAIT on a word of a live segment while it holds `expected`. 0 woken, 1 value differed, 2
+   * timed out.
+   */
   futexWait(address: number, expected: number, timeoutUs: number): number;
   futexWake(address: number, count: number): number;
   /** Watches fd in Node's loop (uv_poll, level triggered). One watch per fd; gives a watch id. */
@@ -188,7 +230,10 @@ export interface Native {
   watchClose(watch: number): void;
 
   // --- socket.cc -------------------------------------------------------------------------------
-  /** SOCK_SEQPACKET unix sockets, non-blocking, close-on-exec. A path that starts with NUL is abstract. */
+  /**
+   * SOCK_SEQPACKET unix sockets, non-blocking, close-on-exec. A path that starts with NUL is
+   * abstract.
+   */
   unixListen(path: string, mode: number): number;
   unixConnect(path: string): number;
   /** A connected descriptor, or -1 when nobody waits. */
@@ -202,9 +247,14 @@ export interface Native {
   // --- cpu.cc ----------------------------------------------------------------------------------
   cpuAffinity(): number[];
   setCpuAffinity(cpus: readonly number[]): void;
-  /** Ticks of the time stamp counter per second, measured once per process against CLOCK_MONOTONIC_RAW. */
+  /**
+   * Ticks of the time stamp counter per second, measured once per process against
+   * CLOCK_MONOTONIC_RAW.
+   */
   tscHertz(): number;
-  /** A function without arguments that stores the time stamp counter into two words of its block. */
+  /**
+   * A function without arguments that stores the time stamp counter into two words of its block.
+   */
   tscClock(): { words: ArrayBuffer; read: () => void };
   /** Executes `count` PAUSE instructions (at most 10^6). */
   pause(count: number): void;
@@ -220,9 +270,15 @@ export interface Native {
   crc32cList(entries: Uint32Array, count: number, out: Uint32Array): void;
 
   // --- copy.cc: lists of (toLo, toHi, fromLo, fromHi, bytes, 0, 0, 0) ---------------------------
-  /** Copies entry by entry; returns entries done: fewer than `count` when the next has a bad address. */
+  /**
+   * Copies entry by entry; returns entries done: fewer than `count` when the next has a bad
+   * address.
+   */
   copyList(entries: Uint32Array, count: number): number;
-  /** Result per entry into word 5: 0xffffffff equal, else the first differing byte's offset. Returns entries done. */
+  /**
+   * Result per entry into word 5: 0xffffffff equal, else the first differing byte's offset.
+   * Returns entries done.
+   */
   compareList(entries: Uint32Array, count: number): number;
   /** Entries (toLo, toHi, bytes, pattern byte): fills; returns entries done. */
   fillList(entries: Uint32Array, count: number): number;
@@ -241,9 +297,11 @@ function packageRoot(): string {
 
 function load(): Native {
   if (process.platform !== 'linux' || process.arch !== 'x64') {
-    throw new Error(
-      `penstock runs on Linux x86-64 only (memory ordering is relied upon); this is ${process.platform} ${process.arch}`,
-    );
+    const here = `${process.platform} ${process.arch}`;
+    throw new PenstockError('PLATFORM', `penstock runs on Linux x86-64 only; this is ${here}`, {
+      hint: 'memory ordering of x86-64 is relied upon: there is no switch to go on',
+      exitCode: 3,
+    });
   }
   const require = createRequire(import.meta.url);
   const override = process.env['PENSTOCK_ADDON'];
@@ -252,11 +310,11 @@ function load(): Native {
     const find = require('node-gyp-build') as (root: string) => Native;
     return find(packageRoot());
   } catch (cause) {
-    throw new Error(
-      'penstock: the native addon could not be loaded. Build it with `npm run build` ' +
-        '(needs g++, make and python3), or check that it was built for this Node and libc.',
-      { cause },
-    );
+    throw new PenstockError('ADDON_MISSING', 'the native addon could not be loaded', {
+      hint: 'run `npm run build` (needs g++, make, python3); was it built for this Node and libc?',
+      exitCode: 3,
+      cause,
+    });
   }
 }
 

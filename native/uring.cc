@@ -1,11 +1,12 @@
 // io_uring: setup, ring mapping, enter, register. The rings are driven from TypeScript (lib/uring).
 //
 // Invariants
-// 1. Ring mappings are adopted by the registry (registry.cc): closing a ring replaces their pages,
-//    so a stale view of a ring never faults.
+// 1. Ring mappings are adopted by the registry (registry.cc): closing a ring replaces their
+//    pages, so a stale view of a ring never faults.
 // 2. `enter` takes no arguments: what it does, and to which ring, stands in the environment's
-//    control block; its result goes there too. One function serves all rings of an environment: V8
-//    calls a function it knows much faster than one of several. A ring that is not there is EBADF.
+//    control block; its result goes there too. One function serves all rings of an environment:
+//    V8 calls a function it knows much faster than one of several. A ring that is not there is
+//    EBADF.
 // 3. A ring is used only by the environment (thread) that made it, and closed when that ends.
 // 4. io_uring_register reads and writes through pointers: only opcodes whose sizes are known here
 //    pass.

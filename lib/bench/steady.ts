@@ -1,10 +1,11 @@
-// The steady state of a closed loop, made for speed: every slot is in flight, and a completion's slot
-// goes out again at once with the next operation of the plan.
+// The steady state of a closed loop, made for speed: every slot is in flight, and a completion's
+// slot goes out again at once with the next operation of the plan.
 //
 // After a system call little of this program is left in the processor's caches, so what counts at
-// depth 1 is how many cache lines a round touches: the plan's operations stand interleaved, a slot's
-// words in one line, and nothing is looked at that has not changed. The general loop (loop.ts) starts
-// and ends a run, and does what this one does not: pacing, verifying, contents that change.
+// depth 1 is how many cache lines a round touches: the plan's operations stand interleaved, a
+// slot's words in one line, and nothing is looked at that has not changed. The general loop
+// (loop.ts) starts and ends a run, and does what this one does not: pacing, verifying, contents
+// that change.
 
 import { Cpl, Op, Req, type Queue } from '../hpdi/index.js';
 import { Control, enterControl } from '../uring/index.js';
@@ -13,7 +14,10 @@ import type { Slots } from './slots.js';
 import type { Plan } from './workload.js';
 
 const TWO32 = 2 ** 32;
-/** Latencies are counted in lots of this many: one at a time, the histogram would be out of the cache. */
+/**
+ * Latencies are counted in lots of this many: one at a time, the histogram would be out of the
+ * cache.
+ */
 const SAMPLES_MIN = 512;
 /** A sample's count of writes is shifted by this; its count of reads stands below. */
 const WRITES_UNIT = 2 ** 20;

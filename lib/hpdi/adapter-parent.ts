@@ -27,7 +27,9 @@ export class Parent {
   blocks = 0;
   /** Source LBA of a COPY. */
   source = 0;
-  /** COPY onto itself: its pieces go one after the other, the last first when `source` lies lower. */
+  /**
+   * COPY onto itself: its pieces go one after the other, the last first when `source` lies lower.
+   */
   inTurn = false;
   /** The data, as ranges: addresses and byte counts (one range without SG). */
   readonly addresses: number[] = [];
@@ -47,7 +49,9 @@ export class Parent {
   /** Address of the GIVEn buffer, 0 when there is none. */
   give = 0;
 
-  /** A part that began at block `start` failed: the one that lies first tells the whole's status. */
+  /**
+   * A part that began at block `start` failed: the one that lies first tells the whole's status.
+   */
   fail(start: number, status: number, difference = 0): void {
     if (start >= this.failedAt) return;
     this.failedAt = start;

@@ -162,7 +162,9 @@ export class Pieces {
     }
   }
 
-  /** From or to the caller's memory where that is contiguous and aligned, else by a bounce buffer. */
+  /**
+   * From or to the caller's memory where that is contiguous and aligned, else by a bounce buffer.
+   */
   private issueTransfer(parent: Parent, op: number): boolean {
     const offset = parent.issued * this.info.blockSize;
     let before = 0;

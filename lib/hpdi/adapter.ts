@@ -7,7 +7,8 @@
 //
 // Invariants
 // 1. No part of a request is issued before its whole range and addresses were checked.
-// 2. `kept` counts the parents that have not completed and the completions in `done`: while it is 0,
+// 2. `kept` counts the parents that have not completed and the completions in `done`: while it is
+// 0,
 //    the device's completions are the caller's as they are.
 // 3. `done` never overflows: it holds completions of operations the caller has in flight, and those
 //    are at most `depth`.

@@ -9,7 +9,10 @@ export const enum Access {
   write = 3,
 }
 
-/** A constant of the module: V8 then knows where its bytes are, and an operation touches one cache line less. */
+/**
+ * A constant of the module: V8 then knows where its bytes are, and an operation touches one cache
+ * line less.
+ */
 const map = accessMap();
 
 /** Checks requests against a device's capacity and the process's memory, without garbage. */

@@ -81,7 +81,9 @@ export class BlockDevice {
     return this.info;
   }
 
-  /** Reads buf.bytes from block `lba` on. Rejects with a PenstockError whose code is a STATUS name. */
+  /**
+   * Reads buf.bytes from block `lba` on. Rejects with a PenstockError whose code is a STATUS name.
+   */
   async read(lba: number, buf: DmaBuffer): Promise<void> {
     await this.run('read', Op.READ, lba, this.blocksOf(buf), this.liveAddress(buf));
   }
@@ -150,7 +152,9 @@ export class BlockDevice {
     return queue;
   }
 
-  /** What `attach` in a worker needs; can be posted. The device must stay open while workers use it. */
+  /**
+   * What `attach` in a worker needs; can be posted. The device must stay open while workers use it.
+   */
   handle(): DeviceHandle {
     this.assertOpen();
     let home = this.home;
@@ -173,7 +177,10 @@ export class BlockDevice {
     return explainStatus(status, (code, detail) => this.backend.explainDetail(code, detail));
   }
 
-  /** Completes what is in flight, closes every queue, then the device; attached workers get DEVICE_GONE. */
+  /**
+   * Completes what is in flight, closes every queue, then the device; attached workers get
+   * DEVICE_GONE.
+   */
   close(): Promise<void> {
     this.closing ??= this.closeAll();
     return this.closing;
@@ -221,11 +228,12 @@ export class BlockDevice {
   }
 
   private blocksOf(buf: DmaBuffer): number {
-    const blocks = buf.bytes / this.backend.info.blockSize;
+    const { blockSize } = this.backend.info;
+    const blocks = buf.bytes / blockSize;
     if (Number.isInteger(blocks)) return blocks;
     throw new PenstockError(
       'BAD_REQUEST',
-      `a buffer of ${buf.bytes} bytes is not a whole number of blocks of ${this.backend.info.blockSize}`,
+      `a buffer of ${buf.bytes} bytes is not a whole number of blocks of ${blockSize}`,
       { hint: 'allocate a multiple of info.blockSize' },
     );
   }

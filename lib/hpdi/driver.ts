@@ -3,23 +3,30 @@
 import type { DeviceInfo } from './info.js';
 
 /**
- * One queue of one device. Called once per batch, never per operation. A driver copies what it needs
- * out of a request record before `submit` returns; the record is the caller's again then.
+ * One queue of one device. Called once per batch, never per operation. A driver copies what it
+ * needs out of a request record before `submit` returns; the record is the caller's again then.
  */
 export interface QueueDriver {
   /**
-   * Takes the records sq[head], …, sq[tail - 1] in order (free-running indices; the place of index i
-   * is (i & (sq.length / 8 - 1)) * 8). Returns how many it took: fewer is back-pressure. A record that
-   * is wrong is taken and completes with its error.
+   * Takes the records sq[head], …, sq[tail - 1] in order (free-running indices; the place of index
+   * i is (i & (sq.length / 8 - 1)) * 8). Returns how many it took: fewer is back-pressure. A record
+   * that is wrong is taken and completes with its error.
    */
   submit(sq: Uint32Array, head: number, tail: number): number;
   /** Writes up to `max` completions to cq from word 0 on and returns how many. Never blocks. */
   poll(cq: Uint32Array, max: number): number;
-  /** Asks for a signal on eventFd() at the next completion. The caller fences and polls once more. */
+  /**
+   * Asks for a signal on eventFd() at the next completion. The caller fences and polls once more.
+   */
   arm(): void;
-  /** A descriptor that becomes readable on completion once armed; -1 when poll never needs a wait. */
+  /**
+   * A descriptor that becomes readable on completion once armed; -1 when poll never needs a wait.
+   */
   eventFd(): number;
-  /** Blocks this thread until a completion may be there, at most `timeoutUs`; without it HPDI polls eventFd. */
+  /**
+   * Blocks this thread until a completion may be there, at most `timeoutUs`; without it HPDI polls
+   * eventFd.
+   */
   park?(timeoutUs: number): void;
   /** Gives a loan back: false when it is not one that is out (stale or double release). */
   release(resultLo: number, resultHi: number): boolean;
@@ -61,7 +68,9 @@ export interface DeviceHandle {
 export interface Backend {
   readonly uri: string;
   readonly scheme: string;
-  /** Current facts; a driver replaces the object when they change (size change, namespace event). */
+  /**
+   * Current facts; a driver replaces the object when they change (size change, namespace event).
+   */
   readonly info: DeviceInfo;
   openQueue(options: QueueOptions): QueueDriver;
   /** The part of a handle that is the driver's own; attaches with the module's `attach`. */

@@ -1,8 +1,9 @@
-// LoanTable: buffers that a device's owner filled and lends out (READ_LOAN), by address and generation.
+// LoanTable: buffers that a device's owner filled and lends out (READ_LOAN), by address and
+// generation.
 //
-// A loan is named by its completion's result words: the address, and a generation of 20 bits that goes
-// up each time the slot is used. A release with another generation, or of a loan that is not out, is
-// refused: nothing is released twice.
+// A loan is named by its completion's result words: the address, and a generation of 20 bits that
+// goes up each time the slot is used. A release with another generation, or of a loan that is not
+// out, is refused: nothing is released twice.
 
 import type { DmaBuffer, Memory } from '../memory/index.js';
 
@@ -30,7 +31,10 @@ export class LoanTable {
     return this.buffers.length - this.freeCount;
   }
 
-  /** Takes a buffer of at least `bytes`: its slot, or -1 when all loans are out. Throws OUT_OF_MEMORY. */
+  /**
+   * Takes a buffer of at least `bytes`: its slot, or -1 when all loans are out. Throws
+   * OUT_OF_MEMORY.
+   */
   take(bytes: number): number {
     if (this.freeCount === 0) return -1;
     const slot = this.free[this.freeCount - 1]!;

@@ -1,4 +1,5 @@
-// Queue: the one concrete class through which every device is driven (HPDI, DESIGN "One interface").
+// Queue: the one concrete class through which every device is driven (HPDI, DESIGN "One
+// interface").
 //
 //   const at = queue.tail;                       // index of the first free record
 //   const n = queue.reserve(32);                 // records granted; 0 is back-pressure
@@ -8,8 +9,8 @@
 //   queue.submit();                              // one driver call, one doorbell
 //   const done = queue.poll(32);                 // completions stand in queue.cq from word 0 on
 //
-// Invariants: head ≤ tail (free-running 32-bit); tail - head records are granted and not yet taken by
-// the driver; inFlight + (tail - head) ≤ depth; no method allocates except wait.
+// Invariants: head ≤ tail (free-running 32-bit); tail - head records are granted and not yet taken
+// by the driver; inFlight + (tail - head) ≤ depth; no method allocates except wait.
 
 import { native } from '../native.js';
 import { fence } from '../wire/index.js';
@@ -55,7 +56,9 @@ export class Queue {
     this.cq = new Uint32Array(depth * Cpl.words);
   }
 
-  /** Grants up to `n` free records from `tail` on and moves `tail` past them; 0 is back-pressure. */
+  /**
+   * Grants up to `n` free records from `tail` on and moves `tail` past them; 0 is back-pressure.
+   */
   reserve(n: number): number {
     const free = this.depth - this.inFlight - ((this.tail - this.head) | 0);
     const granted = n < free ? n : free;
@@ -63,7 +66,10 @@ export class Queue {
     return granted;
   }
 
-  /** Hands all granted records to the driver; returns how many it took. The rest stays for the next call. */
+  /**
+   * Hands all granted records to the driver; returns how many it took. The rest stays for the next
+   * call.
+   */
   submit(): number {
     if (this.closed) throw new TypeError('Queue.submit: the queue is closed');
     const taken = this.driver.submit(this.sq, this.head, this.tail);
@@ -80,12 +86,18 @@ export class Queue {
     return done;
   }
 
-  /** Gives a loan back by its completion's result words; false when it is stale or given back already. */
+  /**
+   * Gives a loan back by its completion's result words; false when it is stale or given back
+   * already.
+   */
   release(resultLo: number, resultHi: number): boolean {
     return this.driver.release(resultLo, resultHi);
   }
 
-  /** Blocks this thread until completions are there or `timeoutUs` passed (-1: no limit); polls them. */
+  /**
+   * Blocks this thread until completions are there or `timeoutUs` passed (-1: no limit); polls
+   * them.
+   */
   park(timeoutUs: number): number {
     const done = this.poll(this.depth);
     if (done > 0 || this.inFlight === 0) return done;
@@ -106,8 +118,9 @@ export class Queue {
   }
 
   /**
-   * Waits in the event loop for completions and polls them into `cq`; 0 when `deadlineMs` milliseconds
-   * passed or nothing is in flight. A busy queue is polled, an idle one sleeps on the device's descriptor.
+   * Waits in the event loop for completions and polls them into `cq`; 0 when `deadlineMs`
+   * milliseconds passed or nothing is in flight. A busy queue is polled, an idle one sleeps on the
+   * device's descriptor.
    */
   async wait(deadlineMs = Infinity): Promise<number> {
     let done = 0;

@@ -46,7 +46,7 @@ const TEXTS: Readonly<Record<number, readonly [string, string]>> = {
   ],
   [Status.NO_SPACE]: [
     'no space is left for the write',
-    'free space on the file system or pool under the device; nothing of this write counts as written',
+    'free space under the device; nothing of this write counts as written',
   ],
   [Status.READ_ONLY]: [
     'the device is read-only',

@@ -10,8 +10,8 @@ const CLASS_BYTES_MIN = 512;
 const SLAB_BYTES = 2 ** 21 - 2 ** 16;
 
 /**
- * A buffer that devices can reach, at `address` in every process that maps it. The handle knows when
- * its buffer was freed: its views then throw USE_AFTER_FREE.
+ * A buffer that devices can reach, at `address` in every process that maps it. The handle knows
+ * when its buffer was freed: its views then throw USE_AFTER_FREE.
  */
 export class DmaBuffer {
   readonly address: number;
@@ -160,7 +160,9 @@ export class Memory {
 
 let instance: Memory | undefined;
 
-/** The environment's ordinary (private) memory, which devices share unless they need their own kind. */
+/**
+ * The environment's ordinary (private) memory, which devices share unless they need their own kind.
+ */
 export function defaultMemory(): Memory {
   instance ??= new Memory();
   return instance;

@@ -1,15 +1,15 @@
 // BufferPool: equal buffers carved out of one segment; take and put in constant time, no garbage.
 //
 // Layout of the segment: `count` buffers from its start, then (page aligned) the control block that
-// every environment of the process can see: magic, buffer size, count, the head of the returns list,
-// one link and one state word per buffer.
+// every environment of the process can see: magic, buffer size, count, the head of the returns
+// list, one link and one state word per buffer.
 //
 // Invariants
-// 1. The home environment alone takes buffers and keeps the free stack; others only return them: they
-//    move the state 1 → 2 by compare-and-swap and push the buffer on the returns list, which the home
-//    takes whole when its stack runs dry.
-// 2. A state word is generation << 2 | state (0 free, 1 taken, 2 on its way home). The generation goes
-//    up at every take, so that a handle of an earlier life is known.
+// 1. The home environment alone takes buffers and keeps the free stack; others only return them:
+//    they move the state 1 → 2 by compare-and-swap and push the buffer on the returns list, which
+//    the home takes whole when its stack runs dry.
+// 2. A state word is generation << 2 | state (0 free, 1 taken, 2 on its way home). The generation
+//    goes up at every take, so that a handle of an earlier life is known.
 // 3. put of a buffer that is not taken is an error, in any environment; nothing is put twice.
 
 import { PenstockError } from '../errors.js';
@@ -40,7 +40,9 @@ export interface PoolOptions extends SegmentOptions {
   /** Bytes of each buffer; a power of two from 512 on. */
   bufferBytes: number;
   count: number;
-  /** Fill free buffers with a pattern and check it at the next take (default: PENSTOCK_POISON=1). */
+  /**
+   * Fill free buffers with a pattern and check it at the next take (default: PENSTOCK_POISON=1).
+   */
   poison?: boolean;
 }
 
@@ -108,8 +110,8 @@ export class BufferPool {
     const index = this.indexOf(address);
     const at = this.states + index;
     const word = this.control[at]!;
-    // By compare-and-swap, since another environment may be freeing it at this moment: one of the two
-    // is a double free, and a buffer must not stand on the stack and the returns list at once.
+    // By compare-and-swap, since another environment may be freeing it at this moment: one of the
+    // two is a double free, and a buffer must not stand on the stack and the returns list at once.
     if (
       (word & State.mask) !== State.taken ||
       Atomics.compareExchange(this.control, at, word, word & ~State.mask) !== word
@@ -129,7 +131,10 @@ export class BufferPool {
     ));
   }
 
-  /** Changes at every take and put: a handle that remembers it knows whether its buffer is still its own. */
+  /**
+   * Changes at every take and put: a handle that remembers it knows whether its buffer is still its
+   * own.
+   */
   stamp(address: number): number {
     return this.control[this.states + this.indexOf(address)]!;
   }
@@ -142,13 +147,9 @@ export class BufferPool {
   private indexOf(address: number): number {
     const index = (address - this.segment.address) / this.bufferBytes;
     if (!Number.isInteger(index) || index < 0 || index >= this.count) {
-      throw new PenstockError(
-        'BAD_ADDRESS',
-        `address 0x${address.toString(16)} is no buffer of this pool`,
-        {
-          hint: 'put back the address that take gave, not one inside the buffer',
-        },
-      );
+      throw new PenstockError('BAD_ADDRESS', `address ${hex(address)} is no buffer of this pool`, {
+        hint: 'put back the address that take gave, not one inside the buffer',
+      });
     }
     return index;
   }
@@ -177,9 +178,9 @@ export class BufferPool {
       if (this.segment.u8[i] === POISON) continue;
       throw new PenstockError(
         'USE_AFTER_FREE',
-        `the buffer at 0x${(this.segment.address + start).toString(16)} was written after it was freed (byte ${i - start})`,
+        `byte ${i - start} of the buffer at ${hex(this.segment.address + start)} was written after its free`,
         {
-          hint: 'somebody kept a view of the buffer, or an operation was still in flight when it was freed',
+          hint: 'a view was kept, or an operation was still in flight when the buffer was freed',
         },
       );
     }
@@ -191,7 +192,7 @@ export function returnHome(address: number): void {
   const segment = addressSpace().find(address);
   const companion = segment === undefined ? 0 : native.segmentInfo(segment.id).companion;
   if (segment === undefined || companion === 0) {
-    throw new PenstockError('BAD_ADDRESS', `no pool holds address 0x${address.toString(16)}`, {
+    throw new PenstockError('BAD_ADDRESS', `no pool holds address ${hex(address)}`, {
       hint: 'only buffers that a pool gave out can be freed',
     });
   }
@@ -200,7 +201,7 @@ export function returnHome(address: number): void {
   const count = header[Control.count]!;
   const index = (address - segment.address) / header[Control.bufferBytes]!;
   if (header[Control.magic] !== MAGIC || !Number.isInteger(index) || index < 0 || index >= count) {
-    throw new PenstockError('BAD_ADDRESS', `address 0x${address.toString(16)} is no pool buffer`, {
+    throw new PenstockError('BAD_ADDRESS', `address ${hex(address)} is no pool buffer`, {
       hint: 'free the address that the pool gave, not one inside the buffer',
     });
   }
@@ -222,11 +223,11 @@ export function returnHome(address: number): void {
 }
 
 function doubleFree(address: number): PenstockError {
-  return new PenstockError(
-    'DOUBLE_FREE',
-    `the buffer at 0x${address.toString(16)} is free already`,
-    {
-      hint: 'free each buffer once; a GIVEn buffer is freed by its device',
-    },
-  );
+  return new PenstockError('DOUBLE_FREE', `the buffer at ${hex(address)} is free already`, {
+    hint: 'free each buffer once; a GIVEn buffer is freed by its device',
+  });
+}
+
+function hex(address: number): string {
+  return `0x${address.toString(16)}`;
 }

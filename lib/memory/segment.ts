@@ -9,7 +9,10 @@ export const MEBIBYTE = 2 ** 20;
 export const GRANULE_BYTES = 2 * MEBIBYTE;
 export const SEGMENT_BYTES_MAX = 2 ** 31;
 
-/** private: never given out. shared: sealed, read-only for others. device: for one back end that writes. */
+/**
+ * private: never given out. shared: sealed, read-only for others. device: for one back end that
+ * writes.
+ */
 export type SegmentKind = 'private' | 'shared' | 'device' | 'imported' | 'admitted';
 
 const KINDS: readonly SegmentKind[] = ['private', 'shared', 'device', 'imported', 'admitted'];
@@ -45,7 +48,10 @@ export class Segment {
     this.onClose = onClose;
   }
 
-  /** True when the object behind the mapping vanished (truncated file, removed device): bytes read 0xff. */
+  /**
+   * True when the object behind the mapping vanished (truncated file, removed device): bytes read
+   * 0xff.
+   */
   get lost(): boolean {
     return this.open && statusWords()[StatusWord.lost + (this.id % 4096)] !== 0;
   }
@@ -54,7 +60,10 @@ export class Segment {
     return !this.open;
   }
 
-  /** A new descriptor for others: read-only and sealed (shared) or writable (device). The caller closes it. */
+  /**
+   * A new descriptor for others: read-only and sealed (shared) or writable (device). The caller
+   * closes it.
+   */
   descriptor(): number {
     try {
       return native.segmentFd(this.id);
@@ -67,7 +76,10 @@ export class Segment {
     }
   }
 
-  /** Replaces the pages by anonymous ones; the range is used again when no view over it is left anywhere. */
+  /**
+   * Replaces the pages by anonymous ones; the range is used again when no view over it is left
+   * anywhere.
+   */
   close(): void {
     if (!this.open) return;
     this.open = false;

@@ -1,7 +1,7 @@
 // The address space of this process as one environment (main thread or worker) sees it.
 //
-// There is one address space per process, held by the addon; environments share it. A segment has the
-// same address in all of them, and each makes its own ArrayBuffer over it, once.
+// There is one address space per process, held by the addon; environments share it. A segment has
+// the same address in all of them, and each makes its own ArrayBuffer over it, once.
 
 import { readFileSync } from 'node:fs';
 import { isMainThread } from 'node:worker_threads';
@@ -10,7 +10,10 @@ import { native } from '../native.js';
 import { GRANULE_BYTES, Segment, SEGMENT_BYTES_MAX, type SegmentKind } from './segment.js';
 import { StatusWord, statusWords } from './status.js';
 
-/** High word of BASE = 2^46: a virtual address's high word is an Address's plus this (native/check.h). */
+/**
+ * High word of BASE = 2^46: a virtual address's high word is an Address's plus this
+ * (native/check.h).
+ */
 export const ADDRESS_BASE_HIGH = 2 ** 14;
 
 /** Addresses are integers below this. */
@@ -18,9 +21,15 @@ export const ADDRESS_END = 2 ** 44;
 
 export interface SegmentOptions {
   kind?: 'private' | 'shared' | 'device';
-  /** 4096, 2 MiB or 1 GiB; `auto` (default): 2 MiB hugepages where enough are free, else ordinary pages. */
+  /**
+   * 4096, 2 MiB or 1 GiB; `auto` (default): 2 MiB hugepages where enough are free, else ordinary
+   * pages.
+   */
   pageBytes?: number | 'auto';
-  /** Index of the liveness word whose environment owns (and in the end closes) it; default: this one. */
+  /**
+   * Index of the liveness word whose environment owns (and in the end closes) it; default: this
+   * one.
+   */
   liveness?: number;
 }
 
@@ -38,7 +47,9 @@ export class AddressSpace {
     return native.memoryDomain();
   }
 
-  /** Claims a domain's slot; must come before the first allocation (ADDRESS_SPACE_IN_USE otherwise). */
+  /**
+   * Claims a domain's slot; must come before the first allocation (ADDRESS_SPACE_IN_USE otherwise).
+   */
   join(domain: number): void {
     try {
       native.memoryJoin(domain);
@@ -77,7 +88,10 @@ export class AddressSpace {
     return this.createWith(whole, 4096, kind, liveness);
   }
 
-  /** Maps memory that others own (a guest's RAM) into this process's slot; the descriptor stays the caller's. */
+  /**
+   * Maps memory that others own (a guest's RAM) into this process's slot; the descriptor stays the
+   * caller's.
+   */
   import(fd: number, options: { offset?: number; bytes: number; writable?: boolean }): Segment {
     try {
       const id = native.segmentImport(
@@ -93,7 +107,7 @@ export class AddressSpace {
         hint:
           errnoCode(cause) === 'EOVERFLOW'
             ? 'the file is shorter than offset + bytes'
-            : 'the descriptor must be a memfd, hugetlbfs or regular file opened for the wanted access',
+            : 'give a memfd, hugetlbfs or regular file, opened for the wanted access',
         cause,
       });
     }
@@ -106,7 +120,7 @@ export class AddressSpace {
     } catch (cause) {
       if (errnoCode(cause) === '') throw cause;
       throw new PenstockError('ADMISSION_REFUSED', 'the peer memory did not pass admission', {
-        hint: 'it must be sealed (write, grow, shrink, seal), read-only, without holes and as claimed',
+        hint: 'it must be sealed, opened read-only, without holes and as claimed',
         cause,
       });
     }
@@ -135,7 +149,7 @@ export class AddressSpace {
           'OUT_OF_HUGEPAGES',
           `${bytes} bytes of hugepages could not be had`,
           {
-            hint: 'reserve more (as root: echo N > /proc/sys/vm/nr_hugepages) or take pageBytes: 4096',
+            hint: 'as root: echo N > /proc/sys/vm/nr_hugepages; or take pageBytes: 4096',
             exitCode: 3,
             cause,
           },

@@ -21,7 +21,10 @@ export function statusWords(): Uint32Array {
   return words;
 }
 
-/** One byte per 2 MiB of the address space, at index address / 2^21: 0 nothing, 1 readable, 3 writable too. */
+/**
+ * One byte per 2 MiB of the address space, at index address / 2^21: 0 nothing, 1 readable, 3
+ * writable too.
+ */
 export function accessMap(): Uint8Array {
   access ??= new Uint8Array(native.accessMap());
   return access;

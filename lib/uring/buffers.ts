@@ -1,11 +1,11 @@
 // BufferTable: registers the segments that a ring's operations use as fixed buffers, on first use.
 //
 // Invariants
-// 1. A granule's entry is valid only while the segment table's epoch is the one it was made in; when a
-//    segment came or went, entries of closed segments are cleared before the next lookup. So a fixed
-//    buffer never stands for pages that an address no longer has.
-// 2. Registration pins memory: only own writable segments of up to `BYTES_MAX` are registered, and where
-//    the kernel refuses (memlock) the table says so and operations go without.
+// 1. A granule's entry is valid only while the segment table's epoch is the one it was made in;
+//    when a segment came or went, entries of closed segments are cleared before the next lookup.
+//    So a fixed buffer never stands for pages that an address no longer has.
+// 2. Registration pins memory: only own writable segments of up to `BYTES_MAX` are registered,
+//    and where the kernel refuses (memlock) the table says so and operations go without.
 
 import { addressSpace, GRANULE_BYTES, StatusWord, statusWords } from '../memory/index.js';
 import type { Ring } from './ring.js';

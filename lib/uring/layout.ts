@@ -33,7 +33,9 @@ export const enum Cqe {
   words = 4,
 }
 
-/** Word indices of the environment's control block, which `uringEnter` works from (native/uring.cc). */
+/**
+ * Word indices of the environment's control block, which `uringEnter` works from (native/uring.cc).
+ */
 export const enum Control {
   toSubmit = 0,
   minComplete = 1,

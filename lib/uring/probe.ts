@@ -33,7 +33,7 @@ export function setupRing(parameters: UringParameters): UringRecord {
         'IO_URING_MISSING',
         'this kernel, or its seccomp filter, has no io_uring',
         {
-          hint: 'Linux 5.10 or later with CONFIG_IO_URING is needed; in a container allow the io_uring system calls',
+          hint: 'Linux 5.10 or later is needed; in a container allow the io_uring system calls',
           exitCode: 3,
           cause,
         },
@@ -41,7 +41,7 @@ export function setupRing(parameters: UringParameters): UringRecord {
     }
     if (code === 'ENOMEM') {
       throw new PenstockError('OUT_OF_MEMORY', 'io_uring could not allocate its rings', {
-        hint: 'kernels before 5.12 count rings as locked memory: raise `ulimit -l`, or use a smaller depth',
+        hint: 'before Linux 5.12 rings are locked memory: raise `ulimit -l`, or lower the depth',
         exitCode: 3,
         cause,
       });
@@ -68,7 +68,7 @@ function forbiddenHint(): string {
   if (disabled === '1') {
     return 'as root: sysctl kernel.io_uring_disabled=0, or join the group in kernel.io_uring_group';
   }
-  return 'a seccomp filter (container runtime) refuses it: allow io_uring_setup, _enter and _register';
+  return 'a seccomp filter (container) refuses it: allow io_uring_setup, _enter and _register';
 }
 
 /** Tries a small ring; never throws. */

@@ -6,12 +6,13 @@
 //   for (let n = ring.ready(); n > 0; n--) { const at = ring.cqeAt(0); …; ring.advance(1); }
 //
 // Invariants
-// 1. tail is ours, head the kernel's (submission); head is ours, tail the kernel's (completion). All are
-//    free-running 32-bit integers kept as int32.
-// 2. Entries are zero but for what the user of an entry writes; who sets words of op-specific use beyond
-//    Sqe.bufIndex clears them again.
+// 1. tail is ours, head the kernel's (submission); head is ours, tail the kernel's (completion).
+//    All are free-running 32-bit integers kept as int32.
+// 2. Entries are zero but for what the user of an entry writes; who sets words of op-specific use
+//    beyond Sqe.bufIndex clears them again.
 // 3. Used by the thread that opened it only (SINGLE_ISSUER where the kernel has it).
-// 4. An address in an entry is the user's responsibility: drivers check it against the access map.
+// 4. An address in an entry is the user's responsibility: drivers check it against the access
+//    map.
 
 import { errnoCode } from '../errors.js';
 import { native, type UringRecord } from '../native.js';
@@ -40,8 +41,8 @@ const callEnter = native.uringEnter;
 const control = new Uint32Array(native.uringControl);
 
 /**
- * The control block of this thread's system calls (words: Control). Who measures sets Control.stamp and
- * finds the clock as of each call's return there: a native call less than reading it.
+ * The control block of this thread's system calls (words: Control). Who measures sets Control.stamp
+ * and finds the clock as of each call's return there: a native call less than reading it.
  */
 export const enterControl: Uint32Array = control;
 
@@ -50,7 +51,8 @@ const NO_TIMEOUT = 0xffffffff;
 const CQ_EVENTFD_DISABLED = 1;
 
 export class Ring {
-  // What every operation touches stands first, together: after a system call little is in the cache.
+  // What every operation touches stands first, together: after a system call little is in the
+  // cache.
   readonly sqes: Uint32Array;
   /** The mapped rings as words; completions stand at cqeAt(i). */
   readonly rings: Uint32Array;
@@ -111,7 +113,10 @@ export class Ring {
     }
   }
 
-  /** Opens a ring with the best the kernel has; IO_URING_FORBIDDEN, IO_URING_MISSING when it may not. */
+  /**
+   * Opens a ring with the best the kernel has; IO_URING_FORBIDDEN, IO_URING_MISSING when it may
+   * not.
+   */
   static open(options: RingOptions): Ring {
     const avoid = options.avoid ?? 0;
     let wanted = Setup.CLAMP | Setup.SUBMIT_ALL | Setup.SINGLE_ISSUER | Setup.NO_SQARRAY;
@@ -122,7 +127,8 @@ export class Ring {
     const modest =
       Setup.CLAMP | (wanted & (Setup.SQPOLL | Setup.IOPOLL | Setup.SQE128 | Setup.CQE32));
     const coop = options.sqpoll === true ? 0 : Setup.COOP_TASKRUN | Setup.TASKRUN_FLAG;
-    // What each kernel added: 6.6 NO_SQARRAY, 6.1 DEFER_TASKRUN, 6.0 SINGLE_ISSUER, 5.19 COOP_TASKRUN.
+    // What each kernel added: 6.6 NO_SQARRAY, 6.1 DEFER_TASKRUN, 6.0 SINGLE_ISSUER, 5.19
+    // COOP_TASKRUN.
     const attempts = [wanted, wanted & ~Setup.NO_SQARRAY, modest | Setup.SUBMIT_ALL | coop, modest];
     let failure: unknown;
     for (let flags of attempts) {
@@ -210,8 +216,8 @@ export class Ring {
   }
 
   /**
-   * Submits what is pending and blocks until `minComplete` completions are there, at most `timeoutUs`
-   * (-1: no limit). 0 or more, or a negated errno (-ETIME at the limit).
+   * Submits what is pending and blocks until `minComplete` completions are there, at most
+   * `timeoutUs` (-1: no limit). 0 or more, or a negated errno (-ETIME at the limit).
    */
   submitAndWait(minComplete: number, timeoutUs: number): number {
     let count = (this.tail - this.submitted) | 0;
@@ -273,15 +279,19 @@ export class Ring {
     return native.uringRegisterBuffers(this.id, -1, Uint32Array.of(slots)) >= 0;
   }
 
-  /** Puts memory into a slot of the table (bytes 0 clears it); false where the kernel refuses (memlock). */
+  /**
+   * Puts memory into a slot of the table (bytes 0 clears it); false where the kernel refuses
+   * (memlock).
+   */
   setBuffer(slot: number, address: number, bytes: number): boolean {
     const entry = Uint32Array.of(address >>> 0, Math.floor(address / 2 ** 32), bytes, 0);
     return native.uringRegisterBuffers(this.id, slot, entry) >= 0;
   }
 
   /**
-   * The eventfd that armed completions signal; made at the first call. (The ring's own descriptor does
-   * not serve: with DEFER_TASKRUN the kernel wakes no poller when work for this thread comes in.)
+   * The eventfd that armed completions signal; made at the first call. (The ring's own descriptor
+   * does not serve: with DEFER_TASKRUN the kernel wakes no poller when work for this thread comes
+   * in.)
    */
   eventFd(): number {
     if (this.eventfd < 0) {
@@ -316,7 +326,9 @@ export class Ring {
     return native.uringRegister(this.id, Register.IOWQ_MAX_WORKERS, limits, 2) >= 0;
   }
 
-  /** Closes the ring. Drain it first: what is in flight is cancelled by the kernel, at its leisure. */
+  /**
+   * Closes the ring. Drain it first: what is in flight is cancelled by the kernel, at its leisure.
+   */
   close(): void {
     if (!this.open) return;
     this.open = false;

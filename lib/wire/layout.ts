@@ -1,10 +1,12 @@
 // The cold form of registers and wire structures: tables that decode, dump, document and test.
 //
 // Hot code uses const enums of 32-bit word indices; a table here says the same with names, offsets,
-// widths and meanings, and a test holds the two together (`checkLayout`): the size is what the standard
-// says, nothing overlaps, every hot index is the table's offset / 4.
+// widths and meanings, and a test holds the two together (`checkLayout`): the size is what the
+// standard says, nothing overlaps, every hot index is the table's offset / 4.
 
-/** One field: `offset` in bytes, `bytes` wide, or `bits` [low, high] of the 32-bit word at `offset`. */
+/**
+ * One field: `offset` in bytes, `bytes` wide, or `bits` [low, high] of the 32-bit word at `offset`.
+ */
 export interface Field {
   readonly name: string;
   readonly offset: number;
@@ -50,7 +52,10 @@ export function layout(
   return Object.freeze({ name, bytes, source, fields: Object.freeze([...fields]) });
 }
 
-/** Decodes a structure from little-endian bytes: numbers, or bigint above 32 bits; byte fields as hex. */
+/**
+ * Decodes a structure from little-endian bytes: numbers, or bigint above 32 bits; byte fields as
+ * hex.
+ */
 export function decode(
   structure: Layout,
   data: Uint8Array,
@@ -88,8 +93,8 @@ function decodeField(field: Field, view: DataView, data: Uint8Array): number | b
 }
 
 /**
- * Compares a hot form (names → 32-bit word indices) with its table; returns what disagrees. Names that
- * end in Lo and Hi are the two words of one 64-bit field; `words` is the structure's size.
+ * Compares a hot form (names → 32-bit word indices) with its table; returns what disagrees. Names
+ * that end in Lo and Hi are the two words of one 64-bit field; `words` is the structure's size.
  */
 export function checkLayout(structure: Layout, hot: Readonly<Record<string, unknown>>): string[] {
   const problems: string[] = [];

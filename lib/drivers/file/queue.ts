@@ -65,7 +65,8 @@ export interface FileQueueOptions {
 }
 
 export class FileQueue implements QueueDriver {
-  // What every operation touches stands first, together: after a system call little is in the cache.
+  // What every operation touches stands first, together: after a system call little is in the
+  // cache.
   private readonly slots: Uint32Array;
   readonly ring: Ring;
   private freeHead = 0;
@@ -92,7 +93,8 @@ export class FileQueue implements QueueDriver {
     this.slots = new Uint32Array(depth * Slot.words);
     for (let i = 0; i < depth; i++) this.slots[i * Slot.words + Slot.next] = i + 1;
     this.freeCount = depth;
-    // SQPOLL's thread gives entries back after their completions are visible: twice as many keep one free.
+    // SQPOLL's thread gives entries back after their completions are visible: twice as many keep
+    // one free.
     const entries = options.sqpoll ? Math.min(depth * 2, 32768) : depth;
     this.ring = Ring.open({ entries, sqpoll: options.sqpoll, iopoll: options.iopoll });
     const fixed = this.ring.registerFiles([options.fd]);
@@ -308,7 +310,8 @@ export class FileQueue implements QueueDriver {
       slots[s + Slot.addressLo] = length % 2 ** 32; // fallocate's length travels in addr,
       slots[s + Slot.addressHi] = Math.floor(length / 2 ** 32);
       if (op === Op.WRITE_ZEROES && (sq[record]! & Flag.FUA) !== 0) slots[s + Slot.sync] = 1;
-      slots[s + Slot.bytes] = op === Op.DISCARD ? FALLOC_PUNCH_HOLE : FALLOC_ZERO_RANGE; // its mode in len
+      // … its mode in len
+      slots[s + Slot.bytes] = op === Op.DISCARD ? FALLOC_PUNCH_HOLE : FALLOC_ZERO_RANGE;
     }
     this.issue(slot);
     return Status.OK;
@@ -347,7 +350,8 @@ export class FileQueue implements QueueDriver {
       const errno = -result;
       if (errno === EAGAIN || errno === EINTR) return this.again(slot);
       if (errno === EOPNOTSUPP && op !== Op.FLUSH && !transfer && slots[s + Slot.fallback] === 0) {
-        // What zeroes, punches where zeroing is unknown, and the other way: both read back as zeros.
+        // What zeroes, punches where zeroing is unknown, and the other way: both read back as
+        // zeros.
         slots[s + Slot.fallback] = 1;
         const zeroes = slots[s + Slot.bytes] === FALLOC_ZERO_RANGE;
         slots[s + Slot.bytes] = zeroes ? FALLOC_PUNCH_HOLE : FALLOC_ZERO_RANGE;

@@ -1,7 +1,7 @@
 // null: a device that completes everything at once and touches no data.
 //
-// `null:1GiB?bs=512` checks each request as any driver does (range, size, address) and completes it: what
-// is left is the cost of the queues themselves. Reads leave the buffer as it is.
+// `null:1GiB?bs=512` checks each request as any driver does (range, size, address) and completes
+// it: what is left is the cost of the queues themselves. Reads leave the buffer as it is.
 
 import { PenstockError } from '../../errors.js';
 import {
@@ -27,7 +27,10 @@ const OPERATIONS =
   (1 << Op.READ) | (1 << Op.WRITE) | (1 << Op.FLUSH) | (1 << Op.DISCARD) | (1 << Op.WRITE_ZEROES);
 const MAX_TRANSFER_BYTES = 2 ** 30;
 
-/** Operations by what is checked of them: 0 refused, 1 nothing, 2 range, 3 readable, 4 writable buffer. */
+/**
+ * Operations by what is checked of them: 0 refused, 1 nothing, 2 range, 3 readable, 4 writable
+ * buffer.
+ */
 const CHECKS = new Uint8Array(256);
 CHECKS[Op.FLUSH] = 1;
 CHECKS[Op.DISCARD] = 2;

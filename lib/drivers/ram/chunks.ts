@@ -1,10 +1,10 @@
 // The memory of a ram device: a table from chunk to address, shared by every thread that attaches.
 //
 // Invariants
-// 1. table[c] is 0 (no memory yet: reads as zeros), BUSY (being made by somebody), or the address of the
-//    chunk in granules. It goes 0 → BUSY → address once and stays.
-// 2. Memory belongs to the environment that opened the device, whoever made it: a worker's end takes
-//    nothing away, the home's end takes all.
+// 1. table[c] is 0 (no memory yet: reads as zeros), BUSY (being made by somebody), or the address
+//    of the chunk in granules. It goes 0 → BUSY → address once and stays.
+// 2. Memory belongs to the environment that opened the device, whoever made it: a worker's end
+//    takes nothing away, the home's end takes all.
 
 import { PenstockError } from '../../errors.js';
 import { addressSpace, GRANULE_BYTES, type Segment } from '../../memory/index.js';

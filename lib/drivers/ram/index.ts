@@ -1,6 +1,6 @@
-// ram: a device in memory. `ram:1GiB` takes its memory at open; `ram:64TiB?sparse=1` takes 2 MiB at the
-// first write to each. Data lives as long as the environment that opened it: neither a crash of the
-// process nor a power cut leaves anything (info.durable is false).
+// ram: a device in memory. `ram:1GiB` takes its memory at open; `ram:64TiB?sparse=1` takes 2 MiB at
+// the first write to each. Data lives as long as the environment that opened it: neither a crash of
+// the process nor a power cut leaves anything (info.durable is false).
 
 import { PenstockError } from '../../errors.js';
 import {
@@ -57,7 +57,8 @@ class RamBackend implements Backend {
 
   async close(): Promise<void> {
     this.zeroes.close();
-    // Chunks that attached workers made belong to this environment too: they go with the segment ids.
+    // Chunks that attached workers made belong to this environment too: they go with the segment
+    // ids.
     if (this.liveness !== null) this.chunks.closeAll();
     this.liveness?.close();
   }

@@ -16,7 +16,9 @@ import { GRANULE_BYTES } from '../../memory/index.js';
 import { native } from '../../native.js';
 import type { Chunks } from './chunks.js';
 
-/** Words of a copy entry (native copyList): to, from, bytes; word 6 is free for us: the operation. */
+/**
+ * Words of a copy entry (native copyList): to, from, bytes; word 6 is free for us: the operation.
+ */
 const enum Copy {
   toLo = 0,
   toHi = 1,
@@ -38,7 +40,9 @@ export class RamQueue implements QueueDriver {
   private readonly chunks: Chunks;
   private readonly table: Int32Array;
   private readonly chunkBytes: number;
-  /** Address of 2 MiB of zeros: what chunks without memory read as, and what zeroing copies from. */
+  /**
+   * Address of 2 MiB of zeros: what chunks without memory read as, and what zeroing copies from.
+   */
   private readonly zeroes: number;
   private readonly list = new Uint32Array(ENTRIES * Copy.words);
   private entries = 0;
@@ -151,7 +155,9 @@ export class RamQueue implements QueueDriver {
 
   // hot:end
 
-  /** An entry whose memory went away since the check fails its operation alone; the rest goes on. */
+  /**
+   * An entry whose memory went away since the check fails its operation alone; the rest goes on.
+   */
   private resume(failed: number, count: number): void {
     let at = failed;
     while (at < count) {
