@@ -108,8 +108,8 @@ export class BufferPool {
     const index = this.indexOf(address);
     const at = this.states + index;
     const word = this.control[at]!;
-    // By compare-and-swap, since another environment may be freeing it at this moment: one of the two
-    // is a double free, and a buffer must not stand on the stack and the returns list at once.
+    // By compare-and-swap, since another environment may be freeing it at this moment: one of the
+    // two is a double free, and a buffer must not stand on the stack and the list at once.
     if (
       (word & State.mask) !== State.taken ||
       Atomics.compareExchange(this.control, at, word, word & ~State.mask) !== word

@@ -1,5 +1,5 @@
-// io_uring forbidden or missing: a seccomp filter answers io_uring_setup with an errno, as container
-// runtimes do. The filter is installed by a launcher that then becomes node.
+// io_uring forbidden or missing: a seccomp filter answers io_uring_setup with an errno, as
+// container runtimes do. The filter is installed by a launcher that then becomes node.
 
 import { describe, expect, it } from 'vitest';
 import { MAIN } from '../cli/command.js';

@@ -1,4 +1,4 @@
-// A file truncated under its mapping: SIGBUS is survived where the stack mapped it, and nowhere else.
+// A file truncated under its mapping: SIGBUS is survived where the stack mapped it, nowhere else.
 
 import { mkdtempSync, openSync, closeSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -236,12 +236,12 @@ function openError(path: string, flags: number, cause: unknown): unknown {
   }
 }
 
-/** Opens `path`, making it with `bytes` of space if it is not there; nothing is left when that fails. */
+/** Opens `path`, making it with its space if it is not there; nothing is left when that fails. */
 function createFile(path: string, flags: number, bytes: number): number {
   let fd: number;
   try {
-    // O_DIRECT comes with the second open: where the file system has none, the first would leave the
-    // new file behind.
+    // O_DIRECT comes with the second open: where the file system has none, the first would leave
+    // the new file behind.
     const first = (flags & ~constants.O_DIRECT) | constants.O_CREAT | constants.O_EXCL;
     fd = native.fileOpen(path, first, 0o644);
   } catch (cause) {
