@@ -91,7 +91,7 @@ uint32_t mapSegment(const Mapping& spec, uint64_t address, uint64_t offset, Desc
 }
 
 // A memfd of `bytes`; -1 with a failure.
-int makeObject(int64_t bytes, int64_t pageBytes, Failure* failure) {
+int makeObject(int64_t bytes, int64_t pageBytes, Kind kind, Failure* failure) {
   unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
   if (pageBytes == (2 << 20)) flags |= MFD_HUGETLB | MFD_HUGE_2MB;
   if (pageBytes == (1 << 30)) flags |= MFD_HUGETLB | MFD_HUGE_1GB;
@@ -100,8 +100,9 @@ int makeObject(int64_t bytes, int64_t pageBytes, Failure* failure) {
     *failure = {"memfd_create", errno};
   } else if (ftruncate(fd.get(), bytes) != 0) {
     *failure = {"ftruncate", errno};
-  } else if (pageBytes != 4096 && fallocate(fd.get(), 0, 0, bytes) != 0) {
-    // Hugepages are taken now: a page that cannot be had later would be a SIGBUS.
+  } else if ((pageBytes != 4096 || kind == kShared) && fallocate(fd.get(), 0, 0, bytes) != 0) {
+    // Taken now: a hugepage that cannot be had later would be a SIGBUS, and a peer admits shared
+    // memory without holes only.
     *failure = {"fallocate", errno == ENOSPC ? ENOMEM : errno};
   } else {
     return fd.give();
@@ -124,7 +125,7 @@ napi_value segmentCreate(napi_env env, napi_callback_info info) {
     return throwRange(env, "bytes must be a multiple of 2 MiB and of pageBytes");
   }
   Failure failure;
-  Descriptor fd(makeObject(bytes, pageBytes, &failure));
+  Descriptor fd(makeObject(bytes, pageBytes, static_cast<Kind>(kind), &failure));
   if (fd.get() < 0) return throwErrno(env, failure.error, failure.call);
   char path[64];
   snprintf(path, sizeof path, "/proc/self/fd/%d", fd.get());

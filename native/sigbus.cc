@@ -83,6 +83,7 @@ void onSigbus(int signal, siginfo_t* info, void* context) {
     struct sigaction original = {};
     original.sa_handler = SIG_DFL;
     sigaction(SIGBUS, &original, nullptr);  // the access runs again and ends the process
+    if (info->si_code <= 0) raise(signal);  // sent by kill: there is no access
   }
 }
 

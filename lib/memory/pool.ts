@@ -111,7 +111,7 @@ export class BufferPool {
     const at = this.states + index;
     const word = this.control[at]!;
     // By compare-and-swap, since another environment may be freeing it at this moment: one of the
-    // two is a double free, and a buffer must not stand on the stack and the returns list at once.
+    // two is a double free, and a buffer must not stand on the stack and the list at once.
     if (
       (word & State.mask) !== State.taken ||
       Atomics.compareExchange(this.control, at, word, word & ~State.mask) !== word
@@ -178,7 +178,7 @@ export class BufferPool {
       if (this.segment.u8[i] === POISON) continue;
       throw new PenstockError(
         'USE_AFTER_FREE',
-        `byte ${i - start} of the buffer at ${hex(this.segment.address + start)} was written after its free`,
+        `byte ${i - start} of ${hex(this.segment.address + start)} was written after its free`,
         {
           hint: 'a view was kept, or an operation was still in flight when the buffer was freed',
         },

@@ -103,12 +103,14 @@ describe('a plan', () => {
 
 describe('the exit code', () => {
   const failure: VerifyFailure = { kind: 'corrupt', block: 7, offset: 28672, detail: 'checksum' };
-  const verify = { checkedBlocks: 10, failures: [failure] };
+  const verify = { checkedBlocks: 10, failureCount: 1, failures: [failure] };
   const error = { code: 'MEDIA_ERROR', message: 'read failed', hint: 'replace it' };
   const of = (...results: JobResult[]) => failureOf({ results, comparisons: [] });
 
   it('is 0 without a failure', () => {
-    expect(of(result(job('a'), { verify: { checkedBlocks: 10, failures: [] } }))).toBeNull();
+    expect(
+      of(result(job('a'), { verify: { checkedBlocks: 10, failureCount: 0, failures: [] } })),
+    ).toBeNull();
   });
 
   it('is 4 for damaged data and names the block and the kind', () => {

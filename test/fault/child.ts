@@ -96,7 +96,7 @@ export function runProgram(command: readonly string[], options: ChildOptions = {
   });
 }
 
-/** Runs `body` in a child and gives what it printed as JSON; throws with its stderr when it fails. */
+/** What `body`, run in a child, printed as JSON; throws with its stderr when it fails. */
 export async function childResult<T>(body: string, options: ChildOptions = {}): Promise<T> {
   const ended = await runChild(body, options);
   if (ended.code !== 0) {

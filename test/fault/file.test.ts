@@ -177,6 +177,7 @@ describe('a file whose size changes', () => {
     fillPattern(buffer.u8, 1);
     await device.write(31, buffer);
     expect(readFileSync(path).subarray(31 * 512)).toEqual(Buffer.from(pattern(512, 1)));
+    await device.compare(31, buffer); // what is done in software knows the new end, too
     buffer.free();
   });
 

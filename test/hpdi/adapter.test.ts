@@ -1,5 +1,5 @@
-// The adapter against a model: whatever the device's limits, any request does what it says, completes
-// once, with its first failing part, and hands the device nothing beyond its limits.
+// The adapter against a model: whatever the device's limits, any request does what it says,
+// completes once, with its first failing part, and hands the device nothing beyond its limits.
 
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
@@ -40,7 +40,7 @@ function rig(
   const { depth = 16, ...rest } = options;
   const driver = new StrictDriver({ info, ...rest });
   const memory = new Memory({ pageBytes: 4096 });
-  const queue = new Queue(new Adapter(driver, info, memory, depth), depth);
+  const queue = new Queue(new Adapter(driver, { info }, memory, depth), depth);
   const close = async () => {
     await queue.close();
     expect(memory.taken).toBe(0);
@@ -180,11 +180,11 @@ function plan(lane: Lane, wanted: Step, tag: number, r: Rig): Planned {
     }
     lane.scatter(pieces, there);
   } else if (s.op === Op.COPY) {
-    // Into the other half of the lane, so that source and target do not meet.
+    // Into the other half of the lane, so that source and target do not meet; the device's
+    // boundaries lie differently in the two.
     const half = LANE_BLOCKS / 2;
     const source = s.start % (half - 3);
-    const shift = r.driver.info.boundary === 0 ? s.offset % 4 : 0;
-    const target = half + source + shift;
+    const target = half + source + (s.offset % 4);
     const count = Math.min(blocks, LANE_BLOCKS - target, half - source);
     Object.assign(request, {
       blocks: count,

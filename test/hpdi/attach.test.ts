@@ -1,4 +1,5 @@
-// Four workers on one device: own queues, one address space, verified data; and what becomes of them
+// Four workers on one device: own queues, one address space, verified data; and what becomes of
+// them
 // when the device's home goes.
 
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -127,7 +128,10 @@ describe.each(URIS)('%s', (uri) => {
           codes[code] = (codes[code] ?? 0) + 1;
           if (code !== 'DEVICE_GONE' && codes.DEVICE_GONE > 0) afterGone++;
         }
-        if (!posted && completed > 1000) { posted = true; Atomics.add(stop, 0, 1); Atomics.notify(stop, 0); }
+        if (!posted && completed > 1000) {
+          posted = true;
+          Atomics.add(stop, 0, 1);
+        }
       }
       while (out.size > 0 && Date.now() - started < 25000) {
         const done = queue.park(1000);
@@ -136,7 +140,8 @@ describe.each(URIS)('%s', (uri) => {
       await queue.close();
       memory.close();
       let refused = '';
-      try { await device.read(0, device.memory.alloc(512)); } catch (error) { refused = error.code; }
+      const last = device.read(0, device.memory.alloc(512));
+      await last.catch((error) => { refused = error.code; });
       await device.close();
       parentPort.postMessage({ submitted, completed, twice, afterGone, refused, codes,
         lost: out.size });

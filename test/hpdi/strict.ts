@@ -1,5 +1,6 @@
-// A device of bytes that insists on its limits: what is handed to it beyond them is a violation, kept
-// for the test to look at. It completes out of order (seeded), a few per poll, and holds as many
+// A device of bytes that insists on its limits: what is handed to it beyond them is a violation,
+// kept for the test to look at. It completes out of order (seeded), a few per poll, and holds as
+// many
 // operations as it is told to.
 
 import type { QueueDriver } from '../../lib/hpdi/driver.js';

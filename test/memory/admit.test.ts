@@ -194,7 +194,8 @@ fcntl.fcntl(fd, 1033, ${ALL_SEALS})
 ro = os.open('/proc/self/fd/%d' % fd, os.O_RDONLY)
 body = '''
 const { addressSpace } = await import(${JSON.stringify(built('memory/index'))});
-const segment = addressSpace().admit(%d, { address: ${PEER}, bytes: ${GRANULE_BYTES}, pageBytes: 4096 });
+const claim = { address: ${PEER}, bytes: ${GRANULE_BYTES}, pageBytes: 4096 };
+const segment = addressSpace().admit(%d, claim);
 segment.u8[0] = 1;
 ''' % ro
 child = subprocess.run([sys.argv[1], '--input-type=module', '-e', body], pass_fds=[ro],

@@ -1,2 +1,8 @@
 import type { Soak } from './harness.js';
-export const faultsSoak: Soak = { full: 0, unit: 'x', start() { throw new Error('x'); } };
+export const faultsSoak: Soak = {
+  full: 0,
+  unit: 'x',
+  start() {
+    throw new Error('x');
+  },
+};

@@ -147,7 +147,9 @@ export async function within<T>(ms: number, what: string, promise: Promise<T>): 
   }
 }
 
-/** A folder of its own below the system's; it goes when the process ends, and it ends by any error. */
+/**
+ * A folder of its own below the system's; it goes when the process ends, and it ends by any error.
+ */
 export function scratchFolder(): string {
   const path = mkdtempSync(join(tmpdir(), 'penstock-soak-'));
   process.on('exit', () => rmSync(path, { recursive: true, force: true }));

@@ -1,4 +1,5 @@
-// The kill soak's child: writers (the main thread and workers, each with its own queue) write numbered
+// The kill soak's child: writers (the main thread and workers, each with its own queue) write
+// numbered
 // blocks in turn and say on stdout which number is acknowledged. It never ends by itself.
 //
 //   node kill-child.js URI FIRST-SEQUENCE WRITERS

@@ -1,7 +1,9 @@
 // Kill: `kill -9` at a random moment, round after round.
 //
-// What must hold after each: no process or kernel worker of it is left, no hugepage is taken, no file
-// and no socket but the device's own file; and every write that the child had reported as acknowledged
+// What must hold after each: no process or kernel worker of it is left, no hugepage is taken, no
+// file
+// and no socket but the device's own file; and every write that the child had reported as
+// acknowledged
 // is in the file, whole (process death keeps acknowledged writes).
 
 import { spawn, type ChildProcess } from 'node:child_process';
@@ -65,7 +67,9 @@ class KillRun implements SoakRun {
       return { label: `reported writes, ${uri}`, argv, reports: true };
     }
     const uri = kind === 2 ? 'ram:32MiB' : `file:${this.scratch}/bench?create=16MiB${direct}`;
-    const options = '--rw randrw --bs 4k --iodepth 16 --verify --runtime 30 --size 16MiB'.split(' ');
+    const options = '--rw randrw --bs 4k --iodepth 16 --verify --runtime 30 --size 16MiB'.split(
+      ' ',
+    );
     const jobs = String(random.between(1, 2));
     const argv = [CLI, 'bench', uri, ...options, '--numjobs', jobs, '--json'];
     return { label: `bench ${uri}, ${jobs} jobs`, argv, reports: false };

@@ -1,4 +1,5 @@
-// `npm run soak -- NAME [--seed N] [--rounds N | --seconds N]`: random work for as long as one likes.
+// `npm run soak -- NAME [--seed N] [--rounds N | --seconds N]`: random work for as long as one
+// likes.
 // The same seed makes the same choices (threads and kernels keep their freedom of timing).
 
 import { parseArgs } from 'node:util';

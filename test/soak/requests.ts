@@ -1,8 +1,11 @@
 // Requests: hostile records through queues of every driver, split and not.
 //
-// What must hold: each granted record completes exactly once, with its tag; nothing crashes, hangs or
-// throws; a READ that was refused touches nothing, one that was not touches its buffer alone; loans are
-// released once; the pools end as they began. Addresses lie in an arena with dead ranges on both sides
+// What must hold: each granted record completes exactly once, with its tag; nothing crashes, hangs
+// or
+// throws; a READ that was refused touches nothing, one that was not touches its buffer alone;
+// loans are
+// released once; the pools end as they began. Addresses lie in an arena with dead ranges on both
+// sides
 // (closed segments whose views are kept, so that their addresses stay unused): a record can do harm
 // there and nowhere else, and the arena is compared with what it held before.
 
@@ -123,7 +126,8 @@ class RequestsRun implements SoakRun {
       for (let i = 0; i < batches; i++) {
         records += this.fill(target);
         target.queue.submit();
-        if (this.random.chance(0.5)) this.take(target, target.queue.poll(this.random.between(1, 9)));
+        if (this.random.chance(0.5))
+          this.take(target, target.queue.poll(this.random.between(1, 9)));
       }
       await within(20_000, 'records in flight', this.settle(target));
       this.compare();
@@ -136,12 +140,18 @@ class RequestsRun implements SoakRun {
   async finish(): Promise<void> {
     for (const target of this.targets) await target.queue.close();
     for (const device of this.devices) await device.close();
-    check(this.before.u8.every((byte) => byte === 0), 'a closed segment was written to');
+    check(
+      this.before.u8.every((byte) => byte === 0),
+      'a closed segment was written to',
+    );
     for (const dead of [this.between, this.after]) {
       const edge = dead.bytes - GRANULE_BYTES;
       for (const at of [0, edge]) {
         const part = dead.u8.subarray(at, at + GRANULE_BYTES);
-        check(part.every((byte) => byte === 0), 'a closed segment was written to');
+        check(
+          part.every((byte) => byte === 0),
+          'a closed segment was written to',
+        );
       }
     }
     check(defaultMemory().taken === this.takenBefore, 'buffers are missing from the pools');
@@ -351,4 +361,3 @@ export const requestsSoak: Soak = {
     return run;
   },
 };
-

@@ -1,4 +1,5 @@
-// A thread of the workers soak: the device's home, or a client that writes, reads back and compares in
+// A thread of the workers soak: the device's home, or a client that writes, reads back and
+// compares in
 // a part of the device that is its own.
 
 import { parentPort, workerData } from 'node:worker_threads';

@@ -2,8 +2,10 @@
 // chance wills: they detach, are terminated in the middle of it, or lose the thread that is home.
 //
 // What must hold: no block is ever seen that its only writer did not write; after the home's death
-// every operation completes with DEVICE_GONE and nothing hangs; no operation of a thread that is gone
-// reaches memory that others got since (a segment made at each death is watched); at a round's end the
+// every operation completes with DEVICE_GONE and nothing hangs; no operation of a thread that is
+// gone
+// reaches memory that others got since (a segment made at each death is watched); at a round's end
+// the
 // process has the segments, descriptors and kernel workers it had before.
 
 import { join } from 'node:path';
@@ -51,7 +53,9 @@ class Thread {
 class WorkersRun implements SoakRun {
   private readonly random: Random;
   private readonly scratch = scratchFolder();
-  /** As the first round left it: threads that Node keeps and loops that the start made are there. */
+  /**
+   * As the first round left it: threads that Node keeps and loops that the start made are there.
+   */
   private before: Footprint | null = null;
   private readonly segments = addressSpace().list().length;
 

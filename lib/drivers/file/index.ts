@@ -236,10 +236,7 @@ function openError(path: string, flags: number, cause: unknown): unknown {
   }
 }
 
-/**
- * Opens `path`, making it with `bytes` of space if it is not there; nothing is left when that
- * fails.
- */
+/** Opens `path`, making it with its space if it is not there; nothing is left when that fails. */
 function createFile(path: string, flags: number, bytes: number): number {
   let fd: number;
   try {
