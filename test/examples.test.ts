@@ -1,4 +1,4 @@
-// The examples and the demo, run as their readers run them: as programs, on files of this test's own.
+// The programs of examples/ run as they stand, and print what they should.
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
