@@ -146,7 +146,9 @@ export class BlockDevice {
     let driver: QueueDriver = this.backend.openQueue({ ...options, depth: rounded });
     if (this.home !== null)
       driver = new AttachedDriver(driver, this.home.index, this.home.serial, rounded);
-    if (options.split !== false) driver = new Adapter(driver, this.backend, this.memory, rounded);
+    if (options.split !== false) {
+      driver = new Adapter(driver, this.backend, this.memory, rounded);
+    }
     const queue: Queue = new Queue(driver, rounded, () => this.queues.delete(queue));
     this.queues.add(queue);
     return queue;
@@ -190,13 +192,18 @@ export class BlockDevice {
     await this.close();
   }
 
+  /** Whatever fails, the rest is closed: nobody can close this device a second time. */
   private async closeAll(): Promise<void> {
     this.liveness?.close();
-    await this.promises?.idle();
-    for (const queue of this.queues) await queue.close();
-    this.queues.clear();
-    await this.backend.close();
+    const failures: unknown[] = [];
+    const close = async (what: { close(): Promise<void> }): Promise<void> => {
+      await what.close().catch((error: unknown) => failures.push(error));
+    };
+    if (this.promises !== null) await close(this.promises);
+    for (const queue of [...this.queues]) await close(queue);
+    await close(this.backend);
     this.memory.trim();
+    if (failures.length > 0) throw failures[0];
   }
 
   /** The queue under the promises, made at the first call. */

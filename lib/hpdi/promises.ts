@@ -24,7 +24,7 @@ export class PromiseQueue {
   private readonly free: number[] = [];
   private readonly backlog: { operation: Operation; slot: Slot }[] = [];
   private scheduled = false;
-  private pumping: Promise<void> | null = null;
+  private pumping = false;
   private active = 0;
   private failure: unknown = null;
 
@@ -55,16 +55,13 @@ export class PromiseQueue {
     });
   }
 
-  /** Resolves when no operation is left. */
-  async idle(): Promise<void> {
-    while (this.active > 0 && this.failure === null) {
-      if (this.pumping !== null) await this.pumping;
-      else await new Promise((resolve) => setImmediate(resolve));
-    }
-  }
-
+  /** Completes what was begun, then closes the queue. */
   async close(): Promise<void> {
-    await this.idle();
+    while (this.active > 0 && !this.queue.isClosed) {
+      // A device that drains makes an end of what is stuck in it; the pump then settles it.
+      await this.queue.drain();
+      await new Promise((resolve) => setImmediate(resolve));
+    }
     await this.queue.close();
   }
 
@@ -93,47 +90,62 @@ export class PromiseQueue {
       this.fail(error);
       return;
     }
-    if (this.pumping === null && this.active > 0) {
-      this.pumping = this.pump()
-        .catch((error: unknown) => this.fail(error))
-        .finally(() => {
-          this.pumping = null;
-        });
-    }
+    if (this.pumping || this.active === 0) return;
+    this.pumping = true;
+    void this.pump();
   }
 
+  /** Settles completions and feeds the backlog until no operation is left. Never rejects. */
   private async pump(): Promise<void> {
     const { queue } = this;
-    while (this.active > this.backlog.length || this.backlog.length > 0) {
-      const count = await queue.wait();
-      for (let i = 0; i < count; i++) this.settle(i * Cpl.words);
-      if (this.backlog.length > 0 || queue.head !== queue.tail) this.flush();
-      if (count === 0 && queue.inFlight === 0)
-        await new Promise((resolve) => setImmediate(resolve));
+    try {
+      while (this.active > 0) {
+        const count = await queue.wait();
+        for (let i = 0; i < count; i++) this.settle(i * Cpl.words);
+        if (queue.isClosed) this.abandon(Status.ABORTED);
+        else if (this.backlog.length > 0 || queue.head !== queue.tail) this.flush();
+        if (count === 0 && queue.inFlight === 0) {
+          await new Promise((resolve) => setImmediate(resolve));
+        }
+      }
+    } catch (error) {
+      this.fail(error);
+    } finally {
+      // In the same turn as the last look at `active`: an operation begun later starts a new pump.
+      this.pumping = false;
     }
   }
 
   private settle(at: number): void {
     const { cq } = this.queue;
     const tag = cq[at]!;
-    const slot = this.slots[tag]!;
+    const slot = this.slots[tag];
+    if (slot === undefined) return; // abandoned meanwhile
     this.slots[tag] = undefined;
     this.free.push(tag);
     this.active--;
     const status = cq[at + Cpl.status]!;
-    if (status === 0)
+    if (status === 0) {
       slot.resolve({ resultLo: cq[at + Cpl.resultLo]!, resultHi: cq[at + Cpl.resultHi]! });
-    else slot.reject(status);
+    } else {
+      slot.reject(status);
+    }
   }
 
   /** A driver threw: nothing can be said of what is in flight but that the device is unusable. */
   private fail(cause: unknown): void {
-    this.failure = new PenstockError('DEVICE_FAILED', 'the driver failed; the device is unusable', {
-      hint: 'close it and open it again; the cause says what happened',
-      cause,
-    });
-    for (const slot of this.slots) slot?.reject(Status.DEVICE_GONE);
-    for (const { slot } of this.backlog) slot.reject(Status.DEVICE_GONE);
+    this.failure ??= new PenstockError(
+      'DEVICE_FAILED',
+      'the driver failed; the device is unusable',
+      { hint: 'close it and open it again; the cause says what happened', cause },
+    );
+    this.abandon(Status.DEVICE_GONE);
+  }
+
+  /** Rejects all that is outstanding. Tags in flight stay taken: their completions may yet come. */
+  private abandon(status: Status): void {
+    for (const slot of this.slots) slot?.reject(status);
+    for (const { slot } of this.backlog) slot.reject(status);
     this.slots.fill(undefined);
     this.backlog.length = 0;
     this.active = 0;

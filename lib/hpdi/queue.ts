@@ -20,6 +20,7 @@ import { Cpl, Req } from './records.js';
 /** How long wait() looks for completions before it goes to sleep, by how the last waits went. */
 const SPIN_MIN = 1;
 const SPIN_MAX = 64;
+const TIMER_MS_MAX = 2 ** 31 - 1;
 
 export class Queue {
   /** Operations that may be in flight; a power of two. */
@@ -41,6 +42,8 @@ export class Queue {
   private spins = SPIN_MIN;
   private readonly parkFds = new Int32Array(1);
   private closed = false;
+  private waiting = false;
+  private closing: Promise<void> | null = null;
   private readonly onClose: () => void;
 
   /** `onClose` is called once, when the queue is closed. */
@@ -75,6 +78,8 @@ export class Queue {
     const taken = this.driver.submit(this.sq, this.head, this.tail);
     this.head = (this.head + taken) | 0;
     this.inFlight += taken;
+    // The driver may have completed some at once, without a signal: whoever sleeps looks again.
+    if (this.wake !== null) this.wake();
     return taken;
   }
 
@@ -86,46 +91,40 @@ export class Queue {
     return done;
   }
 
-  /**
-   * Gives a loan back by its completion's result words; false when it is stale or given back
-   * already.
-   */
+  /** Gives a loan back by its completion's result words; false when it is not out any more. */
   release(resultLo: number, resultHi: number): boolean {
     return this.driver.release(resultLo, resultHi);
   }
 
   /**
-   * Blocks this thread until completions are there or `timeoutUs` passed (-1: no limit); polls
-   * them.
+   * Blocks this thread until completions may be there or `timeoutUs` passed (-1: no limit); polls
+   * them. 0 does not mean that the time is over: a part of a split request wakes it, too.
    */
   park(timeoutUs: number): number {
     const done = this.poll(this.depth);
     if (done > 0 || this.inFlight === 0) return done;
-    const driver = this.driver;
+    const { driver } = this;
     if (driver.park !== undefined) {
       driver.park(timeoutUs);
       return this.poll(this.depth);
     }
-    const fd = driver.eventFd();
-    if (fd < 0) return this.poll(this.depth);
-    driver.arm();
-    fence();
-    const again = this.poll(this.depth);
-    if (again > 0) return again;
-    this.parkFds[0] = fd;
+    const again = this.armAndPoll();
+    const fd = this.parkFds[0]!;
+    if (again > 0 || fd < 0) return again;
     native.park(this.parkFds, timeoutUs);
     return this.poll(this.depth);
   }
 
   /**
    * Waits in the event loop for completions and polls them into `cq`; 0 when `deadlineMs`
-   * milliseconds passed or nothing is in flight. A busy queue is polled, an idle one sleeps on the
-   * device's descriptor.
+   * milliseconds passed, nothing is in flight, or the queue was closed. A busy queue is polled, an
+   * idle one sleeps on the device's descriptor. One wait at a time.
    */
   async wait(deadlineMs = Infinity): Promise<number> {
-    let done = 0;
+    if (this.waiting) throw new Error('Queue.wait: another wait of this queue is under way');
+    if (Number.isNaN(deadlineMs)) throw new RangeError('Queue.wait: the deadline is not a number');
     for (let spin = 0; spin < this.spins; spin++) {
-      done = this.poll(this.depth);
+      const done = this.poll(this.depth);
       if (done > 0) {
         this.spins = Math.min(SPIN_MAX, this.spins * 2);
         return done;
@@ -134,53 +133,88 @@ export class Queue {
     }
     this.spins = Math.max(SPIN_MIN, this.spins >> 1);
     const until = performance.now() + deadlineMs;
-    for (;;) {
-      if (this.closed) return 0; // meanwhile: the driver has no descriptor to arm any more
-      const fd = this.driver.eventFd();
-      this.driver.arm();
-      fence();
-      done = this.poll(this.depth);
-      const leftMs = until - performance.now();
-      if (done > 0 || this.inFlight === 0 || leftMs <= 0) return done;
-      await this.sleep(fd, leftMs);
-      done = this.poll(this.depth);
-      if (done > 0) return done;
+    this.waiting = true;
+    try {
+      // A closed queue has nothing in flight, and its driver no descriptor to arm.
+      while (this.inFlight > 0) {
+        const done = this.armAndPoll();
+        const leftMs = until - performance.now();
+        if (done > 0 || this.inFlight === 0 || leftMs <= 0) return done;
+        await this.sleep(this.parkFds[0]!, leftMs);
+        const woken = this.poll(this.depth);
+        if (woken > 0) return woken;
+      }
+      return 0;
+    } finally {
+      this.waiting = false;
     }
   }
 
   /** Resolves when the driver has nothing in flight; completions stay to be polled. */
-  drain(): Promise<void> {
-    return this.driver.drain();
+  async drain(): Promise<void> {
+    await this.driver.drain();
+    // The drain has taken the device's signals: whoever sleeps finds the completions by looking.
+    if (this.wake !== null) this.wake();
   }
 
-  /** Drains and frees the queue. Unpolled completions are lost. */
-  async close(): Promise<void> {
-    if (this.closed) return;
-    this.closed = true;
-    this.wake?.();
-    if (this.watch !== 0) native.watchClose(this.watch);
-    this.watch = 0;
-    this.inFlight = 0;
-    this.onClose();
-    await this.driver.close();
+  get isClosed(): boolean {
+    return this.closed;
+  }
+
+  /** Drains and frees the queue. Unpolled completions are lost; a wait gives 0. */
+  close(): Promise<void> {
+    this.closing ??= this.closeOnce();
+    return this.closing;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
 
+  private async closeOnce(): Promise<void> {
+    this.closed = true;
+    this.inFlight = 0;
+    if (this.wake !== null) this.wake();
+    if (this.watch !== 0) native.watchClose(this.watch);
+    this.watch = 0;
+    try {
+      await this.driver.close();
+    } finally {
+      this.onClose();
+    }
+  }
+
+  /**
+   * Arms the descriptor that it leaves in `parkFds`, and polls once more: what completed before the
+   * arming gives no signal.
+   */
+  private armAndPoll(): number {
+    const { driver } = this;
+    for (;;) {
+      const fd = driver.eventFd();
+      driver.arm();
+      fence();
+      const done = this.poll(this.depth);
+      this.parkFds[0] = fd;
+      // The poll may have moved work to where another descriptor tells of it.
+      if (done > 0 || this.inFlight === 0 || driver.eventFd() === fd) return done;
+    }
+  }
+
   /** One sleep in the event loop: until the descriptor is readable, or the time is over. */
   private sleep(fd: number, leftMs: number): Promise<void> {
     if (fd < 0) return new Promise((resolve) => setImmediate(resolve));
-    if (this.wake !== null) throw new Error('Queue.wait: another wait of this queue is under way');
     if (this.watch === 0 || this.watchedFd !== fd) {
       if (this.watch !== 0) native.watchClose(this.watch);
       this.watch = native.watchOpen(fd, () => this.wake?.());
       this.watchedFd = fd;
     }
     return new Promise((resolve) => {
+      // A longer time than a timer takes is made of several sleeps.
       const timer =
-        leftMs === Infinity ? undefined : setTimeout(() => this.wake?.(), Math.ceil(leftMs));
+        leftMs === Infinity
+          ? undefined
+          : setTimeout(() => this.wake?.(), Math.min(Math.ceil(leftMs), TIMER_MS_MAX));
       this.wake = () => {
         this.wake = null;
         if (timer !== undefined) clearTimeout(timer);
