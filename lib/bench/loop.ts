@@ -194,10 +194,12 @@ export class Loop {
   private cruise(): boolean {
     const { steady, state, flags } = this;
     if (steady === null) return false;
-    if (flags[Flag.issuing] === 0 || this.freeCount > 0) {
+    if (flags[Flag.issuing] === 0) {
       steady.end(this.slotWrite);
       return false;
     }
+    if (this.freeCount > 0) this.issue();
+    if (this.freeCount > 0) return false;
     steady.begin(this.slotWrite, this.planAt);
     const { clock, progress } = this.options;
     steady.run(Math.min(state[State.horizon]!, state[State.now]! + CRUISE_SECONDS * clock.hertz));

@@ -21,6 +21,8 @@ const TWO32 = 2 ** 32;
 const SAMPLES_MIN = 512;
 /** A sample's count of writes is shifted by this; its count of reads stands below. */
 const WRITES_UNIT = 2 ** 20;
+/** Operations submitted at once to a device that completes later; a power of two. */
+const EARLY_BATCH = 4;
 /** How long a round blocks when nothing completes. */
 const PARK_US = 20_000;
 
@@ -141,8 +143,11 @@ export class Steady {
     let failure = 0;
     enterControl[Control.stamp] = 1;
     let stamps = enterControl[Control.stamps]!;
+    let early = false;
     do {
+      if (queue.tail !== queue.head) queue.submit();
       let done = queue.poll(depth);
+      early = queue.inFlight > 0;
       if (done === 0) done = queue.park(PARK_US);
       // A system call of this round has read the clock when it returned; else we do.
       if (enterControl[Control.stamps] !== stamps) {
@@ -154,7 +159,6 @@ export class Steady {
       }
       now -= originTicks;
       let index = queue.tail;
-      if (done > 0) queue.reserve(done);
       let stamp = -1;
       let readRun = 0;
       let writeRun = 0;
@@ -196,14 +200,18 @@ export class Steady {
         lanes[lane + Lane.op] = op;
         slotStamp[slot] = now;
         index = (index + 1) | 0;
+        queue.reserve(1);
+        // What did not complete while it was submitted comes from a device with a queue of its own,
+        // which runs dry less when it gets small batches early.
+        if (early && (i & (EARLY_BATCH - 1)) === EARLY_BATCH - 1) queue.submit();
       }
       if (readRun + writeRun > 0) {
         samples[sampled] = now - stamp;
         samples[sampled + 1] = readRun + writeRun * WRITES_UNIT;
         sampled += 2;
       }
-      if (queue.tail !== queue.head) queue.submit();
     } while (now < untilTicks && failures === 0 && sampled < room);
+    if (queue.tail !== queue.head) queue.submit();
     this.sampled = sampled;
     enterControl[Control.stamp] = 0;
     const { outcome } = this;
