@@ -94,6 +94,8 @@ export class ParentMaker {
   private prepare(parent: Parent, sq: Uint32Array, at: number): Status {
     const { op, flags } = parent;
     const { info } = this.source;
+    // Bit 31 is the stack's: the completion of such a request would pass for that of a part.
+    if (parent.tag >= 2 ** 31) return Status.BAD_REQUEST;
     if ((flags & ~(Flag.FUA | Flag.SG | Flag.GIVE | Flag.META)) !== 0) return Status.BAD_REQUEST;
     const dataOp = op === Op.READ || op === Op.WRITE || op === Op.COMPARE;
     if ((flags & (Flag.SG | Flag.GIVE)) !== 0 && !dataOp) return Status.BAD_REQUEST;

@@ -59,7 +59,7 @@ export class Adapter implements QueueDriver, ParentOwner {
     this.slowMask = masks.slow;
     this.sizedMask = masks.sized;
     this.transferMask = masks.transfer;
-    this.maxBlocks = info.maxTransferBlocks;
+    this.maxBlocks = Math.min(info.maxTransferBlocks, 0xffff_ffff);
     this.alignMask = info.addressAlign - 1;
     this.boundary = info.boundary;
     this.done = new CompletionRing(depth);
@@ -75,21 +75,19 @@ export class Adapter implements QueueDriver, ParentOwner {
   }
 
   submit(sq: Uint32Array, head: number, tail: number): number {
-    const mask = (sq.length >>> 3) - 1;
-    let from = head;
     let at = head;
-    for (; at !== tail; at = (at + 1) | 0) {
-      if (this.fits(sq, (at & mask) * Req.words)) continue;
-      const run = (at - from) | 0;
-      if (run > 0) {
-        const taken = this.inner.submit(sq, from, at);
-        if (taken < run) return (from - head + taken) | 0;
+    while (at !== tail) {
+      const end = this.fitting(sq, at, tail);
+      if (end !== at) {
+        const taken = this.inner.submit(sq, at, end);
+        if (taken < ((end - at) | 0)) return (at - head + taken) | 0;
+        at = end;
+        if (at === tail) break;
       }
-      this.begin(sq, (at & mask) * Req.words);
-      from = (at + 1) | 0;
+      this.begin(sq, (at & ((sq.length >>> 3) - 1)) * Req.words);
+      at = (at + 1) | 0;
     }
-    if (from === tail) return (tail - head) | 0;
-    return (from - head + this.inner.submit(sq, from, tail)) | 0;
+    return (tail - head) | 0;
   }
 
   poll(cq: Uint32Array, max: number): number {
@@ -99,22 +97,34 @@ export class Adapter implements QueueDriver, ParentOwner {
 
   // hot:begin
 
-  /** Whether the device takes the record at word `at` as it is (or must refuse it itself). */
-  private fits(sq: Uint32Array, at: number): boolean {
-    const word = sq[at]!;
-    if ((word & (Flag.mask & ~Flag.FUA)) !== 0) return false;
-    // Masks, not a table: one cache line less in every batch.
-    const op = word & 0xff;
-    const bit = op < 32 ? 1 << op : 0;
-    if ((this.sizedMask & bit) === 0) return (this.slowMask & bit) === 0;
-    const blocks = sq[at + Req.blocks]!;
-    if (blocks > this.maxBlocks) return false;
-    if ((this.transferMask & bit) !== 0 && (sq[at + Req.addressLo]! & this.alignMask) !== 0) {
-      return false;
+  /**
+   * Index of the first record from `head` on that the device does not take as it is, or `tail`.
+   * What the device must refuse it takes as it is. Nothing is called and nothing stored in here, so
+   * that the limits stay in registers.
+   */
+  private fitting(sq: Uint32Array, head: number, tail: number): number {
+    const { slowMask, sizedMask, transferMask, alignMask, boundary } = this;
+    const mask = (sq.length >>> 3) - 1;
+    const maxBlocks = this.maxBlocks >>> 0;
+    for (let i = head; i !== tail; i = (i + 1) | 0) {
+      const at = (i & mask) * Req.words;
+      const word = sq[at]!;
+      if (((word & (Flag.mask & ~Flag.FUA)) | (sq[at + Req.tag]! & CHILD)) !== 0) return i;
+      // Masks, not a table: one cache line less in every batch.
+      const op = word & 0xff;
+      const bit = op < 32 ? 1 << op : 0;
+      if ((sizedMask & bit) === 0) {
+        if ((slowMask & bit) !== 0) return i;
+        continue;
+      }
+      const blocks = sq[at + Req.blocks]!;
+      if (blocks > maxBlocks) return i;
+      if ((transferMask & bit) !== 0 && (sq[at + Req.addressLo]! & alignMask) !== 0) return i;
+      if (boundary === 0) continue;
+      const lba = sq[at + Req.lbaHi]! * 4294967296 + sq[at + Req.lbaLo]!;
+      if ((lba % boundary) + blocks > boundary) return i;
     }
-    if (this.boundary === 0) return true;
-    const lba = sq[at + Req.lbaHi]! * 4294967296 + sq[at + Req.lbaLo]!;
-    return (lba % this.boundary) + blocks <= this.boundary;
+    return tail;
   }
 
   // hot:end

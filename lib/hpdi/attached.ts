@@ -24,6 +24,8 @@ export class AttachedDriver implements QueueDriver {
   private readonly serial: number;
   private readonly refused: CompletionRing;
   private readonly depth: number;
+  /** As the device has it: HPDI waits on eventFd where there is none. */
+  readonly park?: (timeoutUs: number) => void;
 
   /** index and serial name the home's liveness word. */
   constructor(inner: QueueDriver, index: number, serial: number, depth: number) {
@@ -32,6 +34,11 @@ export class AttachedDriver implements QueueDriver {
     this.serial = serial;
     this.refused = new CompletionRing(depth);
     this.depth = depth;
+    if (inner.park !== undefined) {
+      this.park = (timeoutUs) => {
+        if (this.refused.length === 0) inner.park!(timeoutUs);
+      };
+    }
   }
 
   get counters(): QueueCounters {
@@ -69,10 +76,6 @@ export class AttachedDriver implements QueueDriver {
 
   eventFd(): number {
     return this.refused.length > 0 ? -1 : this.inner.eventFd();
-  }
-
-  park(timeoutUs: number): void {
-    if (this.refused.length === 0) this.inner.park?.(timeoutUs);
   }
 
   release(resultLo: number, resultHi: number): boolean {

@@ -186,6 +186,25 @@ describe('a split request', () => {
     expect(r.memory.taken).toBe(0);
   });
 
+  it('is not mistaken for a part when its tag has the bit that marks parts', () => {
+    const r = rig();
+    const buffer = r.memory.alloc(BLOCK);
+    const { address } = buffer;
+    submit(
+      r,
+      { op: Op.COPY, tag: 1, blocks: 8, lba: 64, address: 0 },
+      { op: Op.READ, tag: 0x8000_0000, blocks: 1, address },
+      { op: Op.FLUSH, tag: 0xffff_ffff },
+    );
+    const codes = finish(r, 3).map(({ tag, code }) => [tag, code]);
+    expect(codes.sort((a, b) => a[0]! - b[0]!)).toEqual([
+      [1, Status.OK],
+      [0x8000_0000, Status.BAD_REQUEST],
+      [0xffff_ffff, Status.BAD_REQUEST],
+    ]);
+    buffer.free();
+  });
+
   it('refuses metadata that it cannot split off', () => {
     const r = rig({ metadataBytes: 8, flags: Flag.FUA | Flag.SG | Flag.META });
     const buffer = r.memory.alloc(BLOCK);

@@ -2,11 +2,12 @@
 
 import { afterEach, describe, expect, it } from 'vitest';
 import { Adapter } from '../../lib/hpdi/adapter.js';
+import { AttachedDriver } from '../../lib/hpdi/attached.js';
 import { BlockDevice, type Backend } from '../../lib/hpdi/index.js';
 import { PromiseQueue } from '../../lib/hpdi/promises.js';
 import { Queue } from '../../lib/hpdi/queue.js';
 import { Op, Status } from '../../lib/hpdi/records.js';
-import { Memory } from '../../lib/memory/index.js';
+import { Liveness, Memory } from '../../lib/memory/index.js';
 import { native } from '../../lib/native.js';
 import { open } from '../../lib/open.js';
 import { completionAt, put } from '../support/requests.js';
@@ -102,6 +103,29 @@ describe('a wait that sleeps', () => {
     buffer.free();
   });
 
+  it('hears of the next part when one completed while it armed', async () => {
+    const { driver, queue } = rig(true);
+    const buffer = memory.alloc(4 * 512);
+    submit(queue, { op: Op.READ, tag: 3, blocks: 4, address: buffer.address });
+    const arm = driver.arm.bind(driver);
+    driver.arm = () => {
+      // Before it is armed: no signal, and the look that finds it takes the arming back.
+      if (driver.held.length === 4) driver.complete();
+      arm();
+    };
+    const waiting = queue.wait(MISSED_MS);
+    let isOver = false;
+    void waiting.finally(() => (isOver = true));
+    await turn();
+    expect(driver.armed).toBe(true);
+    while (!isOver) {
+      if (driver.armed && driver.held.length > 0) driver.complete();
+      await turn();
+    }
+    expect(await waiting).toBe(1);
+    buffer.free();
+  });
+
   it('takes a deadline beyond what a timer takes', async () => {
     const { driver, queue } = rig();
     const warnings: string[] = [];
@@ -140,6 +164,28 @@ describe('park', () => {
       arm();
     };
     expect(queue.park(-1)).toBe(1);
+  });
+});
+
+describe('park on an attached queue', () => {
+  it('sleeps until the device signals', () => {
+    const { driver } = rig();
+    const home = new Liveness();
+    const queue = new Queue(new AttachedDriver(driver, home.index, home.serial, 8), 8);
+    submit(queue, FLUSH);
+    const arm = driver.arm.bind(driver);
+    driver.arm = () => {
+      arm();
+      driver.complete();
+      // One look comes between arming and sleeping; what it brings ends the sleep before it begins.
+    };
+    expect(queue.park(-1)).toBe(1);
+    expect(driver.armed).toBe(false);
+    home.close();
+    expect(put(queue, FLUSH)).toBe(true);
+    queue.submit();
+    expect(queue.park(-1)).toBe(1);
+    expect(completionAt(queue, 0).code).toBe(Status.DEVICE_GONE);
   });
 });
 
