@@ -8,8 +8,9 @@
 // that change.
 
 import { Cpl, Op, Req, type Queue } from '../hpdi/index.js';
-import { Control, enterControl } from '../uring/index.js';
+import { Control as Enter, enterControl } from '../uring/index.js';
 import type { Histogram } from './histogram.js';
+import { Control } from './progress.js';
 import type { Slots } from './slots.js';
 import type { Plan } from './workload.js';
 
@@ -63,6 +64,7 @@ export interface SteadyOptions {
   reads: Histogram;
   writes: Histogram;
   unitBlocks: number;
+  control: Int32Array;
   /** The clock when the run began; stamps are ticks since then. */
   originTicks: number;
   /** Per slot: when its operation was issued. */
@@ -119,13 +121,18 @@ export class Steady {
   /** Rounds until the clock is past `untilTicks` or an operation fails; see `outcome`. */
   run(untilTicks: number): void {
     const { outcome } = this;
+    const { control } = this.options;
     outcome[Outcome.now] = 0;
     outcome[Outcome.reads] = 0;
     outcome[Outcome.writes] = 0;
     do {
       this.rounds(untilTicks);
       this.count();
-    } while (outcome[Outcome.now]! < untilTicks && outcome[Outcome.status] === 0);
+    } while (
+      outcome[Outcome.now]! < untilTicks &&
+      outcome[Outcome.status] === 0 &&
+      control[Control.stop] === 0
+    );
   }
 
   // hot:begin
@@ -141,8 +148,8 @@ export class Steady {
     let now = 0;
     let failures = 0;
     let failure = 0;
-    enterControl[Control.stamp] = 1;
-    let stamps = enterControl[Control.stamps]!;
+    enterControl[Enter.stamp] = 1;
+    let stamps = enterControl[Enter.stamps]!;
     let early = false;
     do {
       if (queue.tail !== queue.head) queue.submit();
@@ -150,9 +157,9 @@ export class Steady {
       early = queue.inFlight > 0;
       if (done === 0) done = queue.park(PARK_US);
       // A system call of this round has read the clock when it returned; else we do.
-      if (enterControl[Control.stamps] !== stamps) {
-        stamps = enterControl[Control.stamps]!;
-        now = enterControl[Control.ticksHi]! * TWO32 + enterControl[Control.ticksLo]!;
+      if (enterControl[Enter.stamps] !== stamps) {
+        stamps = enterControl[Enter.stamps]!;
+        now = enterControl[Enter.ticksHi]! * TWO32 + enterControl[Enter.ticksLo]!;
       } else {
         clock.read();
         now = words[1]! * TWO32 + words[0]!;
@@ -213,7 +220,7 @@ export class Steady {
     } while (now < untilTicks && failures === 0 && sampled < room);
     if (queue.tail !== queue.head) queue.submit();
     this.sampled = sampled;
-    enterControl[Control.stamp] = 0;
+    enterControl[Enter.stamp] = 0;
     const { outcome } = this;
     outcome[Outcome.now] = now;
     outcome[Outcome.status] = failure;

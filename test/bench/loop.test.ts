@@ -113,7 +113,8 @@ describe('closed loop', () => {
     const { output } = bench.run({ runtime: 1000, iodepth: 2 }, { control });
     expect(output.stopped).toBe(true);
     expect(output.readIos).toBe(bench.driver.seen.length);
-    expect(output.readIos).toBeLessThan(40);
+    // A stop is seen between two lots of latencies, which hold at least 512.
+    expect(output.readIos).toBeLessThan(1200);
   });
 
   it('writes contents that no two writes share, and repeats them when asked', () => {
