@@ -153,14 +153,11 @@ class AdapterRun implements SoakRun {
       return this.transfer(lane, base, there, label);
     }
     if (op === Op.COPY) {
-      // From and to the same lane, without overlap.
-      const half = Math.floor(perLane / 2);
-      const count = Math.min(blocks, half);
-      const from = lane.index * perLane + random.below(half - count + 1);
-      const to = lane.index * perLane + half + random.below(half - count + 1);
-      const source = model.subarray(from * blockSize, (from + count) * blockSize);
-      const request = { ...base, blocks: count, lba: to, address: from };
-      return this.send(request, label, () => source.copy(model, to * blockSize));
+      // Within the lane, often overlapping: as memmove does it.
+      const from = lane.index * perLane + random.below(perLane - blocks + 1);
+      const source = model.subarray(from * blockSize, (from + blocks) * blockSize);
+      const request = { ...base, address: from };
+      return this.send(request, label, () => source.copy(model, start));
     }
     if (op === Op.READ_LOAN) {
       return this.send(base, label, (done) => this.examineLoan(done, there));
