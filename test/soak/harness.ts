@@ -210,7 +210,7 @@ function describeDescriptor(fd: string): string {
   }
 }
 
-/** Kinds of descriptors of which there are more now. Node leaks modules that an ending thread loads. */
+/** Kinds of descriptors of which there are more now. Node leaks some when a thread ends. */
 export function descriptorsMore(before: Footprint, now: Footprint): string[] {
   const count = (list: string[], kind: string): number => list.filter((x) => x === kind).length;
   return [...new Set(now.descriptors)]
