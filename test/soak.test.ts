@@ -1,5 +1,6 @@
-// A short slice of every soak (`npm run soak -- NAME`), each in a process of its own, so that a crash
-// or a hang is a failure of one test. The seed differs from run to run and stands in what failed.
+// A short slice of every soak (`npm run soak -- NAME`), each in a process of its own, so that a
+// crash or a hang is a failure of one test. The seed differs from run to run and stands in what
+// failed.
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';

@@ -1,8 +1,8 @@
-// Adapter: right requests of every kind, over devices whose limits are drawn by chance (transfer size,
-// alignment, boundary, missing operations), held against an array of bytes.
+// Adapter: right requests of every kind, over devices whose limits are drawn by chance (transfer
+// size, alignment, boundary, missing operations), held against an array of bytes.
 //
-// What must hold: each operation does to the device and to its buffers just what it does to the model;
-// bytes beside the buffers stay as they were; COMPARE names the first byte that differs.
+// What must hold: each operation does to the device and to its buffers just what it does to the
+// model; bytes beside the buffers stay as they were; COMPARE names the first byte that differs.
 
 import { join } from 'node:path';
 import { BlockDevice, Flag, Op, Status } from '../../lib/hpdi/index.js';

@@ -1,5 +1,5 @@
-// Faults: verified work over a device that fails, delays, tears, reorders, hangs and loses its power,
-// with settings drawn by chance.
+// Faults: verified work over a device that fails, delays, tears, reorders, hangs and loses its
+// power, with settings drawn by chance.
 //
 // What must hold, block by block: a read sees the newest acknowledged write, or a later one that
 // failed; after a power cut a block holds the newest write that a flush covered, or a later one.
@@ -27,8 +27,8 @@ const EXPECTED: ReadonlySet<number> = new Set([
 ]);
 
 /**
- * What a block may hold. Writes of one block are never in flight together, so its versions are in the
- * order of their numbers.
+ * What a block may hold. Writes of one block are never in flight together, so its versions are in
+ * the order of their numbers.
  */
 class Block {
   /** Newest version that a flush or FUA covered. */

@@ -1,9 +1,9 @@
-// What every thread of the memory soak does, the main one too: makes, views, imports, admits and closes segments, its own
-// and others', and frees buffers of other threads' pools; holds views of closed segments and looks at
-// them now and then.
+// What every thread of the memory soak does, the main one too: makes, views, imports, admits and
+// closes segments, its own and others', and frees buffers of other threads' pools; holds views of
+// closed segments and looks at them now and then.
 //
-// Words at chosen places of a segment hold its id. A view may show that id, or zeros once the segment
-// is closed; any other value means that memory was reused under a view.
+// Words at chosen places of a segment hold its id. A view may show that id, or zeros once the
+// segment is closed; any other value means that memory was reused under a view.
 
 import { closeSync, ftruncateSync, openSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';

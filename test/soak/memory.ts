@@ -1,6 +1,6 @@
-// Memory: threads make, share, view and close segments at random; see memory-actor.ts for what they
-// check. Workers come and go every round, and what they leave open their end closes; the main thread
-// keeps its views of it, which must never show another's memory.
+// Memory: threads make, share, view and close segments at random; see memory-actor.ts for what
+// they check. Workers come and go every round, and what they leave open their end closes; the main
+// thread keeps its views of it, which must never show another's memory.
 
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
