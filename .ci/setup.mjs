@@ -101,7 +101,16 @@ export function ensureAddon() {
 }
 
 export function ensureDist() {
-  if (isNewer(DIST_STAMP, ['lib', 'bench', 'test/support', 'tsconfig.json', 'package.json'])) {
+  if (
+    isNewer(DIST_STAMP, [
+      'lib',
+      'bench',
+      'test/support',
+      'test/soak',
+      'tsconfig.json',
+      'package.json',
+    ])
+  ) {
     return;
   }
   say('compiling TypeScript');

@@ -118,10 +118,10 @@ export class Pieces {
     this.owner.finishParent(parent);
   }
 
-  /** A READ or COMPARE whose data came to a bounce buffer. */
+  /** A READ, READ_LOAN or COMPARE whose data came to a bounce buffer. */
   private useBounced(parent: Parent, child: Child, bounce: DmaBuffer): void {
     const { start, blocks } = child;
-    if (parent.op === Op.READ) {
+    if (parent.op === Op.READ || parent.op === Op.READ_LOAN) {
       if (!this.bounces.move(parent, start, blocks, bounce, true)) {
         parent.fail(start, Status.BAD_ADDRESS);
       }

@@ -1,7 +1,7 @@
 // What every soak stands on: a seeded source of choices, the loop over rounds, its report, and a
 // watchdog that ends a run in which nothing moves any more.
 
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
@@ -161,17 +161,23 @@ export function sleep(ms: number): Promise<void> {
 }
 
 /** Waits until the condition holds. */
-export async function until(what: string, holds: () => boolean, ms = 10_000): Promise<void> {
+export async function until(
+  what: string,
+  holds: () => boolean,
+  ms = 10_000,
+  why = () => '',
+): Promise<void> {
   const end = performance.now() + ms;
   while (!holds()) {
-    check(performance.now() < end, `${what}: not within ${ms} ms`);
+    if (performance.now() > end) throw new Error(`${what}: not within ${ms} ms ${why()}`);
     await sleep(5);
   }
 }
 
 /** What a soak leaves behind shows here: descriptors, threads, free hugepages. */
 export interface Footprint {
-  descriptors: number;
+  /** What each open descriptor is. */
+  descriptors: string[];
   kernelWorkers: number;
   hugepagesFree: number;
 }
@@ -188,10 +194,29 @@ export function footprint(): Footprint {
     }
   }
   return {
-    descriptors: readdirSync('/proc/self/fd').length,
+    descriptors: readdirSync('/proc/self/fd').map(describeDescriptor),
     kernelWorkers,
     hugepagesFree: hugepagesFree(),
   };
+}
+
+function describeDescriptor(fd: string): string {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`).replace(/\d+/g, 'N');
+  } catch (error) {
+    // The one that the folder was listed by.
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    return 'closed';
+  }
+}
+
+/** Kinds of descriptors of which there are more now. Node leaks some when a thread ends. */
+export function descriptorsMore(before: Footprint, now: Footprint): string[] {
+  const count = (list: string[], kind: string): number => list.filter((x) => x === kind).length;
+  return [...new Set(now.descriptors)]
+    .map((kind) => ({ kind, more: count(now.descriptors, kind) - count(before.descriptors, kind) }))
+    .filter(({ kind, more }) => more > 0 && !/\.(js|json|node)$/.test(kind))
+    .map(({ kind, more }) => `${more} more ${kind}`);
 }
 
 export function hugepagesFree(): number {

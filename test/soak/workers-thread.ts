@@ -5,7 +5,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import type { BlockDevice, DeviceHandle, Queue } from '../../lib/hpdi/index.js';
 import { Op, Status } from '../../lib/hpdi/index.js';
-import type { DmaBuffer } from '../../lib/memory/index.js';
+import { isAlive, type DmaBuffer } from '../../lib/memory/index.js';
 import { attach, open } from '../../lib/open.js';
 import { completionAt, put } from '../support/requests.js';
 import { REGION_BYTES, type Report, type Task } from './workers-parts.js';
@@ -116,7 +116,16 @@ class Client {
 async function beClient(handle: DeviceHandle, region: number, seed: number): Promise<void> {
   let detaching = false;
   parentPort!.once('message', () => (detaching = true));
-  const device = await attach(handle);
+  let device: BlockDevice;
+  try {
+    device = await attach(handle);
+  } catch (error) {
+    // The home was gone before this thread got there.
+    if (isAlive(handle.liveness, handle.livenessSerial)) throw error;
+    report({ kind: 'gone' });
+    report({ kind: 'done' });
+    return;
+  }
   const client = new Client(device, region, seed);
   let told = false;
   for (let step = 0; !detaching; step++) {

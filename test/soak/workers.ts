@@ -12,7 +12,16 @@ import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { DeviceHandle } from '../../lib/hpdi/index.js';
 import { addressSpace, GRANULE_BYTES, type Segment } from '../../lib/memory/index.js';
-import { check, footprint, Random, scratchFolder, sleep, until, within } from './harness.js';
+import {
+  check,
+  descriptorsMore,
+  footprint,
+  Random,
+  scratchFolder,
+  sleep,
+  until,
+  within,
+} from './harness.js';
 import type { Footprint, Soak, SoakRun } from './harness.js';
 import { REGION_BYTES, type Report, type Task } from './workers-parts.js';
 
@@ -102,7 +111,9 @@ class WorkersRun implements SoakRun {
         else if (kind < 6) await this.detach(threads[region]!);
         else if (kind === 6 && random.chance(0.5)) homeLives = false;
         // The same part of the device, when its former writer is gone.
-        if (threads[region]!.ended) threads[region] = this.attach(handle, region);
+        if (!threads[region]!.ended) continue;
+        threads[region] = this.attach(handle, region);
+        if (random.chance(0.5)) await threads[region].said('working');
       }
       if (random.chance(0.5)) homeLives = false;
       if (!homeLives) await this.orphan(home, threads, watched);
@@ -153,7 +164,13 @@ class WorkersRun implements SoakRun {
       this.before = footprint();
     }
     const { before } = this;
-    await until('descriptors are closed', () => footprint().descriptors <= before.descriptors);
+    const more = (): string[] => descriptorsMore(before, footprint());
+    await until(
+      'descriptors are closed',
+      () => more().length === 0,
+      ANSWER_MS,
+      () => more().join(),
+    );
     await until('kernel workers end', () => footprint().kernelWorkers <= before.kernelWorkers);
   }
 }
