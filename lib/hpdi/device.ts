@@ -38,7 +38,8 @@ export class BlockDevice {
   readonly uri: string;
   /** Where buffers for this device come from. */
   readonly memory: Memory;
-  private readonly backend: Backend;
+  /** The driver's side, wrappers included: for what reaches into one (`faultControl`). */
+  readonly backend: Backend;
   private readonly home: Home | null;
   private liveness: Liveness | null = null;
   private readonly queues = new Set<Queue>();
