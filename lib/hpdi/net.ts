@@ -114,8 +114,11 @@ export interface NetDevice extends AsyncDisposable {
   readonly info: NetInfo;
   /** Where buffers for this device come from. */
   readonly memory: Memory;
-  /** Called with the new facts when the link or the address changes. */
-  onChange(listener: (info: NetInfo) => void): void;
+  /**
+   * Calls `listener` with the new facts when the link or the address changes; the function that it
+   * gives ends that.
+   */
+  onChange(listener: (info: NetInfo) => void): () => void;
   /** Resolves when the device no longer needs the buffer; the packet may still be on its way. */
   send(buf: DmaBuffer, options?: SendOptions): Promise<void>;
   /** Posts the buffer and resolves with the packet that came into it. */

@@ -192,6 +192,21 @@ describe('a file whose size changes', () => {
     expect(readFileSync(path).length).toBe(20 * 512);
   });
 
+  it('tells all who listen, under wrappers too, until they have had enough', async () => {
+    const path = file('told', 16 * 512);
+    const device = await openHere(`file:${path}?fault.seed=1&trace.to=/dev/null`);
+    const told: string[] = [];
+    const enough = device.onChange(({ blocks }) => told.push(`first ${blocks}`));
+    device.onChange(({ blocks }) => told.push(`second ${blocks}`));
+    truncateSync(path, 32 * 512);
+    await device.refresh();
+    enough();
+    truncateSync(path, 8 * 512);
+    await device.refresh();
+    await device.refresh();
+    expect(told).toEqual(['first 32', 'second 32', 'second 8']);
+  });
+
   it('is used in its new part after a refresh', async () => {
     const path = file('grows', 16 * 512);
     const device = await openHere(`file:${path}`);
