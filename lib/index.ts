@@ -1,22 +1,47 @@
-// The package's door.
+// The package's door. `penstock/bench` is another: workloads and what they measured.
 
 export { PenstockError } from './errors.js';
+export { faultControl, type FaultControl, type FaultCounters } from './drivers/fault/index.js';
+export {
+  readTrace,
+  replayTrace,
+  TRACE_RECORD,
+  TRACE_VERSION,
+  type ReplayOptions,
+  type ReplayStatistics,
+  type ReplayTarget,
+  type TraceHeader,
+  type TraceReader,
+  type TraceRecord,
+} from './drivers/trace/index.js';
 export {
   BlockDevice,
   COMPLETION,
+  decodePacket,
+  explainStatus,
   FLAGS,
   OPERATIONS,
   Queue,
+  RECEIVE_FLAGS,
   REQUEST,
+  SEND_OFFLOADS,
   STATUS,
   type Backend,
   type DeviceHandle,
   type DeviceInfo,
+  type DriverModule,
   type Explanation,
   type Loan,
+  type NetBackend,
+  type NetDevice,
   type NetInfo,
+  type NetQueueOptions,
+  type Packet,
+  type QueueCounters,
   type QueueDriver,
   type QueueOptions,
+  type SendOptions,
+  type ZoneInfo,
 } from './hpdi/index.js';
 export {
   AddressSpace,
@@ -25,6 +50,19 @@ export {
   DmaBuffer,
   Memory,
   Segment,
+  type PoolOptions,
+  type SegmentKind,
+  type SegmentOptions,
 } from './memory/index.js';
 export { attach, open, SCHEMES } from './open.js';
-export { Ring, probeUring } from './uring/index.js';
+export { probeUring, Ring, type RingOptions, type UringProbe } from './uring/index.js';
+export {
+  checkLayout,
+  decode,
+  fence,
+  layout,
+  publish,
+  ringDoorbell,
+  type Field,
+  type Layout,
+} from './wire/index.js';

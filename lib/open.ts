@@ -21,7 +21,12 @@ const DRIVERS: Readonly<Record<string, () => Promise<DriverModule>>> = {
   ram: async () => (await import('./drivers/ram/index.js')).driver,
 };
 
-const WRAPS: Readonly<Record<string, () => Promise<{ keys: Iterable<string>; wrap: Wrap }>>> = {
+interface WrapModule {
+  readonly keys: readonly string[];
+  readonly wrap: Wrap;
+}
+
+const WRAPS: Readonly<Record<string, () => Promise<WrapModule>>> = {
   fault: async () => {
     const { FAULT_KEYS, wrapFault } = await import('./drivers/fault/index.js');
     return { keys: Object.keys(FAULT_KEYS), wrap: wrapFault };
@@ -31,6 +36,11 @@ const WRAPS: Readonly<Record<string, () => Promise<{ keys: Iterable<string>; wra
     return { keys: Object.keys(TRACE_KEYS), wrap: wrapTrace };
   },
 };
+
+interface Wrapping {
+  readonly wrap: Wrap;
+  readonly options: ReadonlyMap<string, string>;
+}
 
 /** Attachments that this environment made so far. */
 let attachments = 0;
@@ -44,7 +54,6 @@ export const SCHEMES: readonly string[] = Object.freeze(Object.keys(DRIVERS));
  */
 export async function open(uri: string): Promise<BlockDevice> {
   const { module, inner, wrappers } = await resolve(uri);
-  checkKeys(inner, Object.keys(module.keys));
   const backend = await module.open(inner.path, inner.query, uri);
   return new BlockDevice(await wrapAll(backend, wrappers, ''));
 }
@@ -60,7 +69,7 @@ export async function attach(handle: DeviceHandle): Promise<BlockDevice> {
 
 async function resolve(
   uri: string,
-): Promise<{ module: DriverModule; inner: ParsedUri; wrappers: Wrapper[] }> {
+): Promise<{ module: DriverModule; inner: ParsedUri; wrappers: Wrapping[] }> {
   const { inner, wrappers } = splitWrappers(parseUri(uri));
   checkScheme(inner.scheme, SCHEMES);
   const load = DRIVERS[inner.scheme]!;
@@ -70,22 +79,36 @@ async function resolve(
       exitCode: 2,
     });
   }
-  return { module: await load(), inner, wrappers };
+  const module = await load();
+  const dotted = [...inner.query.keys()].some((key) => key.includes('.'));
+  checkKeys(inner, Object.keys(module.keys), '', dotted ? await wrapperKeys() : []);
+  return { module, inner, wrappers: await Promise.all(wrappers.map(resolveWrapper)) };
+}
+
+/** Checks a wrapper's keys: before the device is opened, which may make a file. */
+async function resolveWrapper({ name, options }: Wrapper): Promise<Wrapping> {
+  const { keys, wrap } = await WRAPS[name]!();
+  checkKeys({ scheme: name, query: options }, keys, `${name}.`);
+  return { wrap, options };
+}
+
+/** Every wrapper's keys as they stand in a URI. */
+async function wrapperKeys(): Promise<string[]> {
+  const lists = Object.entries(WRAPS).map(async ([name, load]) =>
+    (await load()).keys.map((key) => `${name}.${key}`),
+  );
+  return (await Promise.all(lists)).flat();
 }
 
 /** Wraps from the inside out; on failure what was opened is closed again. */
 async function wrapAll(
   backend: Backend,
-  wrappers: readonly Wrapper[],
+  wrappers: readonly Wrapping[],
   attached: string,
 ): Promise<Backend> {
   let outer = backend;
   try {
-    for (const { name, options } of wrappers) {
-      const { keys, wrap } = await WRAPS[name]!();
-      checkKeys({ scheme: name, query: options }, keys, `${name}.`);
-      outer = wrap(outer, options, attached);
-    }
+    for (const { wrap, options } of wrappers) outer = wrap(outer, options, attached);
     return outer;
   } catch (error) {
     await outer.close();

@@ -116,17 +116,19 @@ export function nestedUri(uri: ParsedUri): { inner: ParsedUri; own: ReadonlyMap<
 }
 
 /**
- * Throws UNKNOWN_KEY (usage) for the first key that is not known; the message names the nearest.
+ * Throws UNKNOWN_KEY (usage) for the first key that is not known; the message names the nearest, of
+ * `alike` too: keys that are known elsewhere (a wrapper's, for a misspelt wrapper).
  */
 export function checkKeys(
   uri: Pick<ParsedUri, 'scheme' | 'query'>,
   known: Iterable<string>,
   prefix = '',
+  alike: Iterable<string> = [],
 ): void {
   const names = [...known];
   for (const key of uri.query.keys()) {
     if (names.includes(key)) continue;
-    const near = nearest(key, names);
+    const near = nearest(key, [...names, ...alike]);
     throw new PenstockError(
       'UNKNOWN_KEY',
       `'${prefix}${key}' is not a key of ${uri.scheme}:` +

@@ -22,7 +22,15 @@ import { driver as fileDriver } from '../lib/drivers/file/index.js';
 import { driver as nullDriver } from '../lib/drivers/null/index.js';
 import { driver as ramDriver } from '../lib/drivers/ram/index.js';
 import { TRACE_KEYS } from '../lib/drivers/trace/index.js';
-import { COMPLETION, FLAGS, OPERATIONS, REQUEST, STATUS } from '../lib/hpdi/index.js';
+import {
+  COMPLETION,
+  FLAGS,
+  OPERATIONS,
+  RECEIVE_FLAGS,
+  REQUEST,
+  SEND_OFFLOADS,
+  STATUS,
+} from '../lib/hpdi/index.js';
 import { SCHEMES } from '../lib/open.js';
 import { filesBelow, readText, repositoryFiles } from './tidy/files.js';
 
@@ -48,27 +56,31 @@ function numbered(page: string): Map<string, string> {
   return new Map([...rows].map(([, name = '', number = '']) => [name, number]));
 }
 
-describe('README', () => {
-  const readme = readText('README.md');
-  const programs = [...readme.matchAll(/^```js\n([\s\S]*?)^```$/gm)].map(([, code = '']) => code);
+/** The JavaScript that a page shows. */
+function programsOf(page: string): string[] {
+  return [...page.matchAll(/^```js\n([\s\S]*?)^```$/gm)].map(([, code = '']) => code);
+}
 
-  /** As a program of somebody who installed the package, in a folder of its own. */
-  function run(program: string): { stdout: string; stderr: string; status: number | null } {
-    const folder = mkdtempSync(join(tmpdir(), 'penstock-readme-'));
-    try {
-      mkdirSync(join(folder, 'node_modules'));
-      symlinkSync(root, join(folder, 'node_modules/penstock'));
-      writeFileSync(join(folder, 'program.mjs'), program);
-      return spawnSync(process.execPath, ['program.mjs'], {
-        cwd: folder,
-        encoding: 'utf8',
-        timeout: 30_000,
-        env: { ...process.env, PENSTOCK_QUIET: '1' },
-      });
-    } finally {
-      rmSync(folder, { recursive: true, force: true });
-    }
+/** As a program of somebody who installed the package, in a folder of its own. */
+function run(program: string): { stdout: string; stderr: string; status: number | null } {
+  const folder = mkdtempSync(join(tmpdir(), 'penstock-page-'));
+  try {
+    mkdirSync(join(folder, 'node_modules'));
+    symlinkSync(root, join(folder, 'node_modules/penstock'));
+    writeFileSync(join(folder, 'program.mjs'), program);
+    return spawnSync(process.execPath, ['program.mjs'], {
+      cwd: folder,
+      encoding: 'utf8',
+      timeout: 30_000,
+      env: { ...process.env, PENSTOCK_QUIET: '1' },
+    });
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
+}
+
+describe('README', () => {
+  const programs = programsOf(readText('README.md'));
 
   it('has a read of 4 KiB in ten lines that runs as written', () => {
     const [program = ''] = programs;
@@ -91,6 +103,24 @@ describe('README', () => {
 
   it('shows no other program that nobody runs', () => {
     expect(programs).toHaveLength(2);
+  });
+});
+
+describe('programs on other pages', () => {
+  it.each([
+    ['docs/trace-format.md', /^100 submitted, 100 replayed, 0 failed\n$/],
+    ['docs/bench.md', /^job: \(g=0\): rw=randread, .*\n$/],
+  ])('run as written: %s', (page, printed) => {
+    const programs = programsOf(readText(page));
+    expect(programs).toHaveLength(1);
+    const { stdout, stderr, status } = run(programs[0] ?? '');
+    expect({ stderr, status }).toEqual({ stderr: '', status: 0 });
+    expect(stdout).toMatch(printed);
+  });
+
+  it('are all run', () => {
+    const known = ['README.md', 'docs/bench.md', 'docs/trace-format.md'];
+    expect(PAGES.filter((page) => programsOf(readText(page)).length > 0).sort()).toEqual(known);
   });
 });
 
@@ -127,6 +157,18 @@ describe('docs/hpdi.md', () => {
     const known = [...Object.entries(OPERATIONS), ...bits, ...Object.entries(STATUS)];
     const wanted = new Map(known.map(([name, number]) => [name, String(number)]));
     expect(numbered(page)).toEqual(wanted);
+  });
+
+  it.each([
+    ['offloads', 'SEND', SEND_OFFLOADS],
+    ['flags', 'RECEIVE', RECEIVE_FLAGS],
+  ])('gives the bits of %s of %s', (_what, operation, bits) => {
+    const names = `\`${operation}_${operation === 'SEND' ? 'OFFLOADS' : 'FLAGS'}\`):`;
+    const table = page.slice(page.lastIndexOf(names)).split('\n\n')[1] ?? '';
+    const rows = [...table.matchAll(/^\| (\d+) \| `(\w+)` \|/gm)];
+    expect(Object.fromEntries(rows.map(([, bit, name = '']) => [name, 1 << Number(bit)]))).toEqual(
+      bits,
+    );
   });
 
   it.each([

@@ -1,6 +1,9 @@
 // Judging blocks that were read back: which kind of damage, where, and a sentence about it. Runs
 // per block only for the comparison of the header; everything else runs for damaged blocks alone.
 //
+// Words for people: a `block` is a unit of the job's bs, as in the failure's number; what a device
+// counts is an LBA.
+//
 // Order of judgement of one device block: no header → unwritten; checksum wrong → torn when its
 // sectors belong to different writes, else corrupt; another position → misplaced; another job's
 // seed or an older sequence → stale. A unit whose blocks belong to different writes is torn.
@@ -61,7 +64,7 @@ export function inspectUnit(
   let whole = 0;
   let old = 0;
   for (let i = 0; i < blocks; i++) {
-    const damage = inspectBlock(pattern, words, i, expected, crcs[crcAt + i]!);
+    const damage = inspectBlock(pattern, words, i, blocks, expected, crcs[crcAt + i]!);
     if (damage === null) {
       whole++;
       continue;
@@ -72,8 +75,8 @@ export function inspectUnit(
   if (first === null) return tornBetween(words, size, blocks);
   // Some blocks are the expected write's and the rest an older one's: the write stopped half-way.
   if (old === blocks - whole && whole > 0) {
-    const rest = `block ${first.index}: ${first.detail}`;
-    const detail = `${whole} of ${blocks} blocks are of the last write; ${rest}`;
+    const rest = `LBA ${expected.lba + first.index}: ${first.detail}`;
+    const detail = `${whole} of its ${blocks} LBAs are of the last write; ${rest}`;
     return { kind: 'torn', index: first.index, detail };
   }
   const mixed = first.kind === 'stale' ? tornBetween(words, size, blocks) : null;
@@ -94,7 +97,7 @@ function tornBetween(words: Uint32Array, size: number, blocks: number): Damage |
     const start = lbaOf(words, at) - words[at + Header.index]!;
     if (start === unit && words[at + Header.sequence] !== sequence) {
       const own = words[at + Header.sequence];
-      const detail = `block ${i} is of write ${own}, the ones before it of ${sequence}`;
+      const detail = `from LBA ${lbaOf(words, at)} on it is of write ${own}, before of ${sequence}`;
       return { kind: 'torn', index: i, detail };
     }
     unit = start;
@@ -111,6 +114,7 @@ function inspectBlock(
   pattern: Pattern,
   words: Uint32Array,
   index: number,
+  blocks: number,
   expected: Expectation,
   crc: number,
 ): Damage | null {
@@ -126,7 +130,8 @@ function inspectBlock(
     return { kind: 'stale', index, detail: 'whole, but written by a job with another seed' };
   }
   if (found !== lba) {
-    return { kind: 'misplaced', index, detail: `whole, but it is the block of LBA ${found}` };
+    const home = Math.floor(found / blocks);
+    return { kind: 'misplaced', index, detail: `whole, but it is block ${home} (LBA ${found})` };
   }
   const sequence = words[at + Header.sequence]!;
   if (expected.sequence !== 0 && sequence !== expected.sequence) {
@@ -169,7 +174,8 @@ function checksumDamage(
     const difference = (words[at + i]! ^ pattern.payload(key, i)) >>> 0;
     if (difference === 0) continue;
     const bit = 31 - Math.clz32(difference & -difference);
-    const detail = `checksum wrong: first difference in byte ${i * 4 + (bit >> 3)}, bit ${bit & 7}`;
+    const place = `byte ${i * 4 + (bit >> 3)} of LBA ${lba}, bit ${bit & 7}`;
+    const detail = `checksum wrong: first difference in ${place}`;
     return { kind: 'corrupt', index, detail };
   }
   const stored = words[at + Header.crc]!;

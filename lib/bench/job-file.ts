@@ -60,6 +60,9 @@ const REFUSED_WORDS: ReadonlyMap<string, string> = new Map([
   ['include', 'Put the words into this file.'],
 ]);
 
+/** Characters of a line that an error shows. */
+const QUOTED_MAX = 60;
+
 const FILE_WORDS = ['filename', 'uri', 'directory', 'direct', 'time_based', 'rwmixwrite'];
 
 /** What a section says beyond the words of JobOptions. */
@@ -98,14 +101,17 @@ export function parseJobFile(text: string, context: JobFileContext = {}): Parsed
     if (content.startsWith('[')) {
       close();
       const name = /^\[\s*([^\]]*?)\s*\]$/.exec(content)?.[1] ?? '';
-      if (name === '') throw badOption(`${where}: '${content}' is not a section`, 'Write [name].');
+      if (name === '') {
+        throw badOption(`${where}: ${quote(content)} is not a section`, 'Write [name].');
+      }
       global = name.toLowerCase() === 'global';
       current = { ...defaults, job: { ...defaults.job }, line };
       if (!global) current.job.name = name;
       continue;
     }
     if (current === null) {
-      throw badOption(`${where}: '${content}' stands before the first section`, 'Write [global].');
+      const what = `${quote(content)} stands before the first section`;
+      throw badOption(`${where}: ${what}`, 'Write [global].');
     }
     const equals = content.indexOf('=');
     const word = (equals < 0 ? content : content.slice(0, equals)).trim();
@@ -118,6 +124,12 @@ export function parseJobFile(text: string, context: JobFileContext = {}): Parsed
   }
   const jobs = sections.map((section) => finish(section, context, prefix, warnings));
   return { jobs, warnings: [...warnings] };
+}
+
+/** A line for people, whatever is in the file: one that is no text may hold anything. */
+function quote(content: string): string {
+  const plain = content.slice(0, QUOTED_MAX).replace(/[^\x20-\x7e]/g, '?');
+  return `'${plain}${content.length > QUOTED_MAX ? '…' : ''}'`;
 }
 
 function emptySection(): Section {
@@ -186,7 +198,7 @@ function unknownWord(word: string, where: string): PenstockError {
   known.push(...IGNORED_WORDS.keys());
   const near = nearest(word, known);
   return badOption(
-    `${where}: unknown word '${word}'; the nearest known is '${near}'`,
+    `${where}: unknown word ${quote(word)}; the nearest known is '${near}'`,
     `Words of a job: ${[...OPTION_WORDS.map((option) => option.name), ...FILE_WORDS].join(', ')}.`,
   );
 }

@@ -3,6 +3,7 @@
 // exit code. It never calls process.exit, so that a command that leaves something open is noticed.
 
 import { CommanderError } from 'commander';
+import { PenstockError } from '../errors.js';
 import { Exit, printFailure, printWarning } from './output.js';
 import { buildProgram } from './program.js';
 
@@ -37,13 +38,28 @@ function endOfOptions(words: readonly string[]): number {
   return at < 0 ? words.length : at;
 }
 
-// A reader that has seen enough (`penstock list | head`) closes the pipe: no failure of ours.
+// A reader that has seen enough (`penstock list | head`) closes the pipe: no failure of ours. Output
+// that went nowhere for another reason (a full disk) is one, whenever it is noticed.
+let outputLost = false;
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') throw error;
+  if (error.code === 'EPIPE' || outputLost) return;
+  outputLost = true;
+  const exitCode = printFailure(
+    new PenstockError('OUTPUT_LOST', `the output could not be written (${error.code ?? ''})`, {
+      hint: 'Free space where it is written to, or write it elsewhere.',
+      cause: error,
+    }),
+    false,
+  );
+  process.exitCode = Number(process.exitCode ?? 0) || exitCode;
+});
+process.stderr.on('error', () => {
+  process.exitCode = Number(process.exitCode ?? 0) || Exit.FAILED; // nobody is left to be told
 });
 
 // Node prints warnings of its own accord, with words about itself; this prints them as remarks.
 process.removeAllListeners('warning');
 process.on('warning', printWarning);
 
-process.exitCode = await main(process.argv.slice(2));
+const exitCode = await main(process.argv.slice(2));
+process.exitCode = exitCode === 0 ? (process.exitCode ?? Exit.OK) : exitCode;

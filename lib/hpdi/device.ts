@@ -38,10 +38,12 @@ export class BlockDevice {
   readonly uri: string;
   /** Where buffers for this device come from. */
   readonly memory: Memory;
-  private readonly backend: Backend;
+  /** The driver's side, wrappers included: for what reaches into one (`faultControl`). */
+  readonly backend: Backend;
   private readonly home: Home | null;
   private liveness: Liveness | null = null;
   private readonly queues = new Set<Queue>();
+  private readonly listeners = new Set<(info: DeviceInfo) => void>();
   private promises: PromiseQueue | null = null;
   private closing: Promise<void> | null = null;
 
@@ -69,9 +71,17 @@ export class BlockDevice {
     return this.backend.info;
   }
 
-  /** Called with the new facts when the device changes (size, namespace). */
-  onChange(listener: (info: DeviceInfo) => void): void {
-    this.backend.onChange = () => listener(this.info);
+  /**
+   * Calls `listener` with the new facts when the device changes (size, namespace); the function that
+   * it gives ends that. What another thread notices is not told here: each attachment looks itself.
+   */
+  onChange(listener: (info: DeviceInfo) => void): () => void {
+    const own = (info: DeviceInfo): void => listener(info); // so that each call counts for itself
+    this.listeners.add(own);
+    this.backend.onChange = () => {
+      for (const each of [...this.listeners]) each(this.info);
+    };
+    return () => void this.listeners.delete(own);
   }
 
   /** Re-reads the device's size. */

@@ -53,10 +53,10 @@ export interface QueueOptions {
 }
 
 /** What travels to a worker (structured clone) so that it can attach to a device. */
-export interface DeviceHandle {
+export interface DeviceHandle<Info = DeviceInfo> {
   readonly uri: string;
   readonly scheme: string;
-  readonly info: DeviceInfo;
+  readonly info: Info;
   /** The home's liveness word: its index, and its value while the home lives. */
   readonly liveness: number;
   readonly livenessSerial: number;
@@ -64,21 +64,21 @@ export interface DeviceHandle {
   readonly shared: unknown;
 }
 
-/** An open block device as a driver sees it. */
-export interface Backend {
+/** An open device as its driver sees it; a block device unless it says otherwise. */
+export interface Backend<Info = DeviceInfo, Options = QueueOptions> {
   readonly uri: string;
   readonly scheme: string;
   /**
    * Current facts; a driver replaces the object when they change (size change, namespace event).
    */
-  readonly info: DeviceInfo;
-  openQueue(options: QueueOptions): QueueDriver;
+  readonly info: Info;
+  openQueue(options: Options): QueueDriver;
   /** The part of a handle that is the driver's own; attaches with the module's `attach`. */
   share(): unknown;
   /** Text for the detail bits of a status word (errno, NVMe status, …). */
   explainDetail(code: number, detail: number): string;
   /** Called when info changes. */
-  onChange?: ((info: DeviceInfo) => void) | null;
+  onChange?: ((info: Info) => void) | null;
   /** Re-reads size and the like. */
   refresh?(): Promise<void>;
   close(): Promise<void>;

@@ -10,8 +10,21 @@ export type {
   QueueDriver,
   QueueOptions,
 } from './driver.js';
-export type { DeviceInfo, NetInfo, ZoneInfo } from './info.js';
+export type { DeviceInfo, ZoneInfo } from './info.js';
 export { Interposed, powerOfTwo } from './interposed.js';
+export {
+  decodePacket,
+  NetReceive,
+  NetSend,
+  RECEIVE_FLAGS,
+  SEND_OFFLOADS,
+  type NetBackend,
+  type NetDevice,
+  type NetInfo,
+  type NetQueueOptions,
+  type Packet,
+  type SendOptions,
+} from './net.js';
 export { Queue } from './queue.js';
 export {
   COMPLETION,

@@ -44,20 +44,3 @@ export interface ZoneInfo {
   readonly maxOpen: number;
   readonly maxActive: number;
 }
-
-/** Facts of a network device; its operations are SEND and RECEIVE of packets in buffers. */
-export interface NetInfo {
-  readonly mac: string;
-  readonly mtu: number;
-  /** Bytes per second; 0 when unknown. */
-  readonly linkBytesPerSecond: number;
-  readonly linkUp: boolean;
-  /** Offload bits of the `aux` word that the device does on SEND. */
-  readonly sendOffloads: number;
-  /** Offload bits that RECEIVE reports in resultHi. */
-  readonly receiveOffloads: number;
-  readonly maxSegments: number;
-  readonly addressAlign: number;
-  readonly queues: number;
-  readonly description: Readonly<Record<string, string | number | boolean>>;
-}

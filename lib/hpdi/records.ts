@@ -9,7 +9,7 @@ export const enum Req {
   op = 0,
   /** The caller's, given back in the completion; below 2^31 (bit 31 belongs to the stack). */
   tag = 1,
-  /** Logical blocks; bytes on network devices. */
+  /** Logical blocks; bytes on network devices (net.ts has what else differs there). */
   blocks = 2,
   /** Offload flags (network); metadata tag (NVMe). 0 elsewhere. */
   aux = 3,

@@ -21,6 +21,14 @@ function only(text: string): JobOptions {
 }
 
 describe('parseJobFile', () => {
+  test('shows a line of a file that is no text so that a terminal survives it', () => {
+    for (const start of ['', '[', '[a]\n']) {
+      const error = refusal(() => parseJobFile(`${start}\x1b[2J\0${'é'.repeat(500)}`));
+      expect(error.message).toMatch(/'[ -~…]+'/);
+      expect(error.message.length).toBeLessThan(160);
+    }
+  });
+
   test('reads sections, defaults, comments and suffixes', () => {
     const { jobs, warnings } = parseJobFile(`
 ; a comment

@@ -95,7 +95,7 @@ describe('verify tells damage apart', () => {
       kind: 'corrupt',
       block: 17,
       offset: 17 * 4096 + 3 * 512,
-      detail: 'checksum wrong: first difference in byte 201, bit 5',
+      detail: 'checksum wrong: first difference in byte 201 of LBA 139, bit 5',
     };
     expect(damaged(flip)).toEqual([expected]);
     expect(damagedForReader(flip)).toEqual([expected]);
@@ -119,8 +119,8 @@ describe('verify tells damage apart', () => {
       store.set(first, 30 * UNIT_WORDS);
     });
     expect(failures.map(({ kind, block, detail }) => [kind, block, detail])).toEqual([
-      ['misplaced', 9, 'whole, but it is the block of LBA 240'],
-      ['misplaced', 30, 'whole, but it is the block of LBA 72'],
+      ['misplaced', 9, 'whole, but it is block 30 (LBA 240)'],
+      ['misplaced', 30, 'whole, but it is block 9 (LBA 72)'],
     ]);
   });
 
@@ -161,8 +161,15 @@ describe('verify tells damage apart', () => {
       const half = UNIT_WORDS / 2;
       store.set(old.subarray(40 * UNIT_WORDS + half, 41 * UNIT_WORDS), 40 * UNIT_WORDS + half);
     });
-    expect(failures.map(({ kind, block, offset }) => [kind, block, offset])).toEqual([
-      ['torn', 40, 40 * 4096 + 2048],
+    expect(failures).toEqual([
+      {
+        kind: 'torn',
+        block: 40,
+        offset: 40 * 4096 + 2048,
+        detail: expect.stringContaining(
+          '4 of its 8 LBAs are of the last write; LBA 324: ',
+        ) as string,
+      },
     ]);
   });
 

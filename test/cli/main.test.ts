@@ -55,6 +55,27 @@ describe('penstock', () => {
   });
 });
 
+describe('output that cannot be written', () => {
+  it.each(['list', 'doctor --json', 'bench null:1MiB --io-size 64k', 'completion bash'])(
+    'is a failure that says so: %s',
+    async (words) => {
+      const line = `${process.execPath} ${MAIN} ${words} > /dev/full`;
+      const ended = await command('bash', ['-c', line], { env: { PENSTOCK_QUIET: '1' } });
+      expect(ended).toMatchObject({ exitCode: 1 });
+      expect(ended.stderr).toMatch(/^penstock: .*ENOSPC.*\n {2}hint: .+\n$/);
+    },
+  );
+
+  it('to stderr ends the command with its results and no stack', async () => {
+    const line = `${process.execPath} ${MAIN} list --json 2> /dev/full`;
+    const ended = await command('bash', ['-c', line]);
+    expect(ended.exitCode).toBe(0);
+    expect(JSON.parse(ended.stdout)).toMatchObject({ schema: 'penstock.list/1' });
+    const failed = await command('bash', ['-c', `${process.execPath} ${MAIN} lst 2> /dev/full`]);
+    expect(failed).toMatchObject({ stdout: '', exitCode: 2 });
+  });
+});
+
 describe('penstock list', () => {
   it('prints JSON alone on stdout, and a table for people', async () => {
     const json = await penstock(['list', '--json']);

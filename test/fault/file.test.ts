@@ -20,7 +20,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { Flag, Op, Status } from '../../lib/hpdi/records.js';
-import { open } from '../../lib/open.js';
+import { attach, open } from '../../lib/open.js';
 import { skipLoudly } from '../support/environment.js';
 import { fillPattern, one, pattern } from '../support/requests.js';
 import { childResult, runProgram } from './child.js';
@@ -55,6 +55,8 @@ describe('opening', () => {
     ['what is not there', (path: string) => path, '', 'NO_SUCH_FILE', 3],
     ['what is below a file', (path: string) => join(file('f', 512), path), '', 'ENOTDIR', 1],
     ['a folder', () => folder, '', 'NOT_A_FILE', 2],
+    ['no path', () => '', '', 'BAD_URI', 2],
+    ['a path with a NUL', () => '%00', '', 'BAD_URI', 2],
     ['a character device', () => '/dev/null', '', 'NOT_A_FILE', 2],
     ['a terminal', () => '/dev/tty', '?readonly=1', 'NOT_A_FILE', 2],
   ])('%s is a typed error', async (_what, make, keys, code, exitCode) => {
@@ -107,6 +109,17 @@ describe('opening', () => {
     expect(existsSync(join(folder, 'new'))).toBe(false);
   });
 
+  it('says before the first queue what its rings use, in workers too', async () => {
+    const uri = `file:${join(folder, 'ring')}?create=1MiB`;
+    await using device = await open(uri);
+    const { ring } = device.info.description;
+    expect(ring).toMatch(/^(plain|[a-z0-9]+(-[a-z]+)*( [a-z0-9]+(-[a-z]+)*)*)$/);
+    await using attached = await attach(device.handle());
+    expect(attached.info.description['ring']).toBe(ring);
+    await using polled = await open(`${uri}&sqpoll=1`);
+    expect(polled.info.description['ring']).toContain('sqpoll');
+  });
+
   it('follows links, and leaves nothing open when it fails', async () => {
     const path = file('data', 8192);
     symlinkSync(path, join(folder, 'soft'));
@@ -139,6 +152,18 @@ describe('create', () => {
     },
   );
 
+  it.each([
+    ['fault.chache=1M', /'fault\.chache' is not a key of fault:; the nearest is 'fault\.cache'/],
+    ['falt.cache=1M', /'falt\.cache' is not a key of file:; the nearest is 'fault\.cache'/],
+    ['trac.to=x', /the nearest is 'trace\.to'/],
+    ['sqpol=1', /the nearest is 'sqpoll'/],
+  ])('makes nothing of a URI with a misspelt key: %s', async (key, message) => {
+    const uri = `file:${join(folder, 'new')}?create=1MiB&${key}`;
+    await expect(open(uri)).rejects.toMatchObject({ code: 'UNKNOWN_KEY', exitCode: 2 });
+    await expect(open(uri)).rejects.toThrow(message);
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
   it('that fails half-way leaves no file', async () => {
     const path = join(folder, 'huge');
     await expect(open(`file:${path}?create=8000T`)).rejects.toMatchObject({ code: 'NO_SPACE' });
@@ -165,6 +190,21 @@ describe('a file whose size changes', () => {
     expect(buffer.u8.every((byte) => byte === 0x5a)).toBe(true);
     buffer.free();
     expect(readFileSync(path).length).toBe(20 * 512);
+  });
+
+  it('tells all who listen, under wrappers too, until they have had enough', async () => {
+    const path = file('told', 16 * 512);
+    const device = await openHere(`file:${path}?fault.seed=1&trace.to=/dev/null`);
+    const told: string[] = [];
+    const enough = device.onChange(({ blocks }) => told.push(`first ${blocks}`));
+    device.onChange(({ blocks }) => told.push(`second ${blocks}`));
+    truncateSync(path, 32 * 512);
+    await device.refresh();
+    enough();
+    truncateSync(path, 8 * 512);
+    await device.refresh();
+    await device.refresh();
+    expect(told).toEqual(['first 32', 'second 32', 'second 8']);
   });
 
   it('is used in its new part after a refresh', async () => {

@@ -2,6 +2,7 @@
 // everybody else.
 
 import { describe, expect, it } from 'vitest';
+import * as net from '../../lib/hpdi/net.js';
 import * as records from '../../lib/hpdi/records.js';
 import { StatusWord } from '../../lib/memory/status.js';
 import * as uring from '../../lib/uring/layout.js';
@@ -69,6 +70,17 @@ describe('what the package exports', () => {
     expect(Object.isFrozen(cold)).toBe(true);
     const values = Object.values(enumOf(records, hot));
     expect(new Set(values).size).toBe(values.length);
+  });
+
+  it.each([
+    ['SEND_OFFLOADS', net.SEND_OFFLOADS, 'NetSend'],
+    ['RECEIVE_FLAGS', net.RECEIVE_FLAGS, 'NetReceive'],
+  ])('as %s equals the enum, one bit of the lower sixteen each', (_name, cold, hot) => {
+    const bits = Object.values(enumOf(net, hot));
+    expect(cold).toEqual(enumOf(net, hot));
+    expect(Object.isFrozen(cold)).toBe(true);
+    expect(bits).toEqual(bits.map((_, place) => 1 << place));
+    expect(bits.length).toBeLessThanOrEqual(16);
   });
 
   it('as FLAGS equals the enum without its mask, one bit each inside the mask', () => {

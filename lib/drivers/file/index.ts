@@ -21,6 +21,7 @@ import {
 } from '../../hpdi/index.js';
 import { native } from '../../native.js';
 import { parseSize } from '../../units.js';
+import { Ring } from '../../uring/index.js';
 import { parseSwitch } from '../options.js';
 import { errnoText } from './errno.js';
 import { FileQueue } from './queue.js';
@@ -56,12 +57,13 @@ class FileBackend implements Backend {
   private refreshing = false;
   private open = true;
 
-  constructor(uri: string, path: string, fd: number, options: Options) {
+  constructor(uri: string, path: string, fd: number, options: Options, ring: string) {
     this.uri = uri;
     this.path = path;
     this.fd = fd;
     this.options = options;
-    this.info = describeFile(path, fd, options);
+    const info = describeFile(path, fd, options);
+    this.info = { ...info, description: { ...info.description, ring } };
   }
 
   openQueue(options: QueueOptions): QueueDriver {
@@ -76,8 +78,6 @@ class FileBackend implements Backend {
       onClose: (closed) => this.queues.delete(closed),
     });
     this.queues.add(queue);
-    const description = { ...this.info.description, ring: queue.ring.describe() };
-    this.info = { ...this.info, description };
     return queue;
   }
 
@@ -111,6 +111,19 @@ class FileBackend implements Backend {
       this.refreshing = false;
       if (this.open) void this.refresh();
     });
+  }
+}
+
+/**
+ * What the queues' rings will be on this kernel, by setting one up. Before a file is opened or made:
+ * where io_uring is forbidden, that is the error, and nothing is left behind.
+ */
+function probeRing({ sqpoll, iopoll }: Options): string {
+  const ring = Ring.open({ entries: 2, sqpoll, iopoll });
+  try {
+    return ring.describe();
+  } finally {
+    ring.close();
   }
 }
 
@@ -165,6 +178,14 @@ function describeFile(path: string, fd: number, options: Options): DeviceInfo {
       direct: options.direct,
     },
   };
+}
+
+function assertPath(path: string, uri: string): void {
+  if (path !== '' && !path.includes('\0')) return;
+  throw new PenstockError('BAD_URI', `the URI '${uri}' has no path of a file`, {
+    hint: 'write file:/path, or file:name for one in the current folder',
+    exitCode: 2,
+  });
 }
 
 function openFile(path: string, flags: number): number {
@@ -303,6 +324,7 @@ export const driver: DriverModule = {
   },
 
   async open(path, query, uri) {
+    assertPath(path, uri);
     const options: Options = {
       direct: parseSwitch('direct', query.get('direct')),
       sqpoll: parseSwitch('sqpoll', query.get('sqpoll')),
@@ -319,12 +341,13 @@ export const driver: DriverModule = {
     let flags = options.readonly ? constants.O_RDONLY : constants.O_RDWR;
     if (options.direct) flags |= constants.O_DIRECT;
     const create = query.get('create');
+    const ring = probeRing(options);
     const fd =
       create === undefined
         ? openFile(path, flags)
         : createFile(path, flags, parseCreate(create, options.readonly, path));
     try {
-      return new FileBackend(uri, path, fd, options);
+      return new FileBackend(uri, path, fd, options, ring);
     } catch (error) {
       native.fileClose(fd);
       throw error;
@@ -334,11 +357,12 @@ export const driver: DriverModule = {
   async attach(handle: DeviceHandle) {
     const { fd, options } = handle.shared as FileShare;
     const path = String(handle.info.description['path'] ?? '');
+    const ring = String(handle.info.description['ring'] ?? '');
     assertHomeAlive(handle);
     const copy = native.fileDuplicate(fd);
     try {
       assertHomeAlive(handle); // while it lives, the number is that of its file
-      return new FileBackend(handle.uri, path, copy, options);
+      return new FileBackend(handle.uri, path, copy, options, ring);
     } catch (error) {
       native.fileClose(copy);
       throw error;
