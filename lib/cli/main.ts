@@ -38,7 +38,8 @@ function endOfOptions(words: readonly string[]): number {
   return at < 0 ? words.length : at;
 }
 
-// A reader that has seen enough (`penstock list | head`) closes the pipe: no failure of ours. Output
+// A reader that has seen enough (`penstock list | head`) closes the pipe: no failure of ours.
+// Output
 // that went nowhere for another reason (a full disk) is one, whenever it is noticed.
 let outputLost = false;
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {

@@ -72,7 +72,8 @@ export class BlockDevice {
   }
 
   /**
-   * Calls `listener` with the new facts when the device changes (size, namespace); the function that
+   * Calls `listener` with the new facts when the device changes (size, namespace); the function
+   * that
    * it gives ends that. What another thread notices is not told here: each attachment looks itself.
    */
   onChange(listener: (info: DeviceInfo) => void): () => void {

@@ -115,7 +115,8 @@ class FileBackend implements Backend {
 }
 
 /**
- * What the queues' rings will be on this kernel, by setting one up. Before a file is opened or made:
+ * What the queues' rings will be on this kernel, by setting one up. Before a file is opened or
+ * made:
  * where io_uring is forbidden, that is the error, and nothing is left behind.
  */
 function probeRing({ sqpoll, iopoll }: Options): string {
