@@ -1,12 +1,13 @@
 // The package's door. `penstock/bench` is another: workloads and what they measured.
 
-export { PenstockError } from './errors.js';
+export { PenstockError, type ErrorDetail } from './errors.js';
 export { faultControl, type FaultControl, type FaultCounters } from './drivers/fault/index.js';
 export {
   readTrace,
   replayTrace,
   TRACE_RECORD,
   TRACE_VERSION,
+  type LatencyStatistics,
   type ReplayOptions,
   type ReplayStatistics,
   type ReplayTarget,

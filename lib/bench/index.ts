@@ -10,12 +10,28 @@ export type {
   Sample,
   VerifyFailure,
 } from './types.js';
-export { compareWithFio, type CompareOptions, type Comparison } from './compare.js';
+export {
+  compareWithFio,
+  type CompareOptions,
+  type Comparison,
+  type Figures,
+  type Round,
+} from './compare.js';
+export type { FioOptionSet, FioRunOptions, PeerResult } from './fio.js';
 export { readHost } from './host.js';
 export { parseJobFile, type JobFileContext, type ParsedJobFile } from './job-file.js';
-export { BENCH_SCHEMA, benchJson, type BenchJson } from './json.js';
+export {
+  BENCH_SCHEMA,
+  benchJson,
+  type BenchDirectionJson,
+  type BenchJobJson,
+  type BenchJson,
+  type BenchPeerDirectionJson,
+  type BenchPeerJobJson,
+  type BenchRatioJson,
+} from './json.js';
 export { defaultJob, findOption, OPTION_WORDS, setOption } from './option-words.js';
 export type { OptionKind, OptionWord } from './option-words.js';
 export { checkReportPath, writeReport, type ReportInput } from './report.js';
-export { StatusLine } from './status.js';
+export { StatusLine, type StatusStream } from './status.js';
 export { benchText } from './text.js';

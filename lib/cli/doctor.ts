@@ -93,9 +93,12 @@ async function gatherFacts(): Promise<Facts> {
 /** Loads the addon and sets up a ring with it: what is there on paper may still be forbidden. */
 async function tryAddon(): Promise<Pick<Facts, 'addonError' | 'uring'>> {
   try {
-    const { probeUring } = await import('../uring/index.js');
+    const { probeUring, Ring } = await import('../uring/index.js');
     const { available, reason, hint, opcodes } = probeUring();
-    const detail = `a ring can be set up, ${opcodes.length} operations`;
+    if (!available) return { addonError: '', uring: { available, reason, hint, detail: '' } };
+    const ring = Ring.open({ entries: 2 });
+    const detail = `${opcodes.length} operations; rings are ${ring.describe()}`;
+    ring.close();
     return { addonError: '', uring: { available, reason, hint, detail } };
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);

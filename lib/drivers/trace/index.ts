@@ -10,6 +10,7 @@ export { TRACE_RECORD, TRACE_VERSION, type TraceHeader } from './format.js';
 export { readTrace, type TraceReader, type TraceRecord } from './reader.js';
 export {
   replayTrace,
+  type LatencyStatistics,
   type ReplayOptions,
   type ReplayStatistics,
   type ReplayTarget,
