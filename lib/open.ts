@@ -23,17 +23,19 @@ const DRIVERS: Readonly<Record<string, () => Promise<DriverModule>>> = {
 
 interface WrapModule {
   readonly keys: readonly string[];
+  /** Throws for values that the wrapper could not use. */
+  readonly check: (options: ReadonlyMap<string, string>) => void;
   readonly wrap: Wrap;
 }
 
 const WRAPS: Readonly<Record<string, () => Promise<WrapModule>>> = {
   fault: async () => {
-    const { FAULT_KEYS, wrapFault } = await import('./drivers/fault/index.js');
-    return { keys: Object.keys(FAULT_KEYS), wrap: wrapFault };
+    const { checkFault, FAULT_KEYS, wrapFault } = await import('./drivers/fault/index.js');
+    return { keys: Object.keys(FAULT_KEYS), check: checkFault, wrap: wrapFault };
   },
   trace: async () => {
-    const { TRACE_KEYS, wrapTrace } = await import('./drivers/trace/index.js');
-    return { keys: Object.keys(TRACE_KEYS), wrap: wrapTrace };
+    const { checkTrace, TRACE_KEYS, wrapTrace } = await import('./drivers/trace/index.js');
+    return { keys: Object.keys(TRACE_KEYS), check: checkTrace, wrap: wrapTrace };
   },
 };
 
@@ -85,10 +87,11 @@ async function resolve(
   return { module, inner, wrappers: await Promise.all(wrappers.map(resolveWrapper)) };
 }
 
-/** Checks a wrapper's keys: before the device is opened, which may make a file. */
+/** Checks a wrapper's keys and values: before the device is opened, which may make a file. */
 async function resolveWrapper({ name, options }: Wrapper): Promise<Wrapping> {
-  const { keys, wrap } = await WRAPS[name]!();
+  const { keys, check, wrap } = await WRAPS[name]!();
   checkKeys({ scheme: name, query: options }, keys, `${name}.`);
+  check(options);
   return { wrap, options };
 }
 

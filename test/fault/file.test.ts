@@ -164,6 +164,15 @@ describe('create', () => {
     expect(readdirSync(folder)).toEqual([]);
   });
 
+  it.each(['fault.errors=2', 'fault.errorStatus=NONE', 'trace.to='])(
+    'makes nothing of a URI whose wrapper cannot be: %s',
+    async (key) => {
+      const uri = `file:${join(folder, 'new')}?create=1MiB&${key}`;
+      await expect(open(uri)).rejects.toMatchObject({ code: 'BAD_URI', exitCode: 2 });
+      expect(readdirSync(folder)).toEqual([]);
+    },
+  );
+
   it('that fails half-way leaves no file', async () => {
     const path = join(folder, 'huge');
     await expect(open(`file:${path}?create=8000T`)).rejects.toMatchObject({ code: 'NO_SPACE' });

@@ -8,6 +8,11 @@ import { parseFaultOptions } from './options.js';
 export { FAULT_KEYS } from './options.js';
 export type { FaultControl, FaultCounters } from './device.js';
 
+/** Throws what wrapFault would for options with impossible values. */
+export function checkFault(options: ReadonlyMap<string, string>): void {
+  parseFaultOptions(options);
+}
+
 /** Wraps a device; `options` are the keys without their `fault.` prefix. */
 export function wrapFault(inner: Backend, options: ReadonlyMap<string, string>): Backend {
   return new FaultDevice(inner, parseFaultOptions(options));

@@ -21,6 +21,11 @@ export const TRACE_KEYS: Readonly<Record<string, string>> = Object.freeze({
   to: 'file that every operation is written to (required)',
 });
 
+/** Throws what wrapTrace would for keys that are not known, or without a file. */
+export function checkTrace(options: ReadonlyMap<string, string>): void {
+  fileOf(options);
+}
+
 /**
  * Wraps a device; `options` are the keys without their `trace.` prefix. `attached` names the
  * environments that attach to a traced device: their operations go to FILE.N.
@@ -30,13 +35,16 @@ export function wrapTrace(
   options: ReadonlyMap<string, string>,
   attached = '',
 ): Backend {
+  const file = fileOf(options);
+  return new TraceDevice(inner, attached === '' ? file : `${file}.${attached}`);
+}
+
+function fileOf(options: ReadonlyMap<string, string>): string {
   checkKeys({ scheme: 'trace', query: options }, Object.keys(TRACE_KEYS), 'trace.');
   const file = options.get('to') ?? '';
-  if (file === '') {
-    throw new PenstockError('BAD_URI', 'a traced device needs trace.to=FILE', {
-      hint: 'Name the file to write, such as trace.to=/tmp/run.trace.',
-      exitCode: 2,
-    });
-  }
-  return new TraceDevice(inner, attached === '' ? file : `${file}.${attached}`);
+  if (file !== '') return file;
+  throw new PenstockError('BAD_URI', 'a traced device needs trace.to=FILE', {
+    hint: 'Name the file to write, such as trace.to=/tmp/run.trace.',
+    exitCode: 2,
+  });
 }
