@@ -3,10 +3,13 @@
 import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
+  closeSync,
+  constants,
   existsSync,
   linkSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readFileSync,
   readdirSync,
   rmSync,
@@ -405,7 +408,7 @@ describe('many opens and closes', () => {
 });
 
 describe('a loop block device', () => {
-  it('has its own sizes, and the data of its file', async (context) => {
+  it('has its own sizes, the data of its file, and is left to who holds it', async (context) => {
     if (process.getuid!() !== 0) skipLoudly(context, 'loop devices need root');
     const path = file('disk', 8 * 2 ** 20, 0);
     const attached = await runProgram(['losetup', '--find', '--show', '--sector-size=4096', path]);
@@ -434,6 +437,23 @@ describe('a loop block device', () => {
         } finally {
           await device.close();
         }
+      }
+      const holder = openSync(loop, constants.O_RDONLY | constants.O_EXCL);
+      try {
+        for (const keys of ['', '?direct=1']) {
+          await expect(open(`file:${loop}${keys}`)).rejects.toMatchObject({
+            code: 'DEVICE_BUSY',
+            exitCode: 3,
+            hint: expect.stringContaining('readonly=1') as string,
+          });
+        }
+        const reader = await openHere(`file:${loop}?readonly=1`);
+        const block = reader.memory.alloc(4096);
+        await reader.read(100, block);
+        block.free();
+        await reader.close();
+      } finally {
+        closeSync(holder);
       }
     } finally {
       execFileSync('losetup', ['--detach', loop]);

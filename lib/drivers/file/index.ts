@@ -194,10 +194,19 @@ function openFile(path: string, flags: number): number {
     // Before the open, because that alone may wait (a pipe) or do something (a tape, a watchdog).
     const kind = (statSync(path, { throwIfNoEntry: false })?.mode ?? 0) & constants.S_IFMT;
     if (kind !== 0 && kind !== constants.S_IFDIR) assertKind(path, kind);
+    if (kind === constants.S_IFBLK && (flags & constants.O_RDWR) !== 0) assertFree(path);
     return native.fileOpen(path, flags, 0o644);
   } catch (cause) {
     throw openError(path, flags, cause);
   }
+}
+
+/**
+ * EBUSY for a block device that is mounted, swap, or part of another: writing to it would damage
+ * what holds it. Tried and let go, not kept: several openings of one disk are nobody's mistake.
+ */
+function assertFree(path: string): void {
+  native.fileClose(native.fileOpen(path, constants.O_RDONLY | constants.O_EXCL, 0));
 }
 
 function openError(path: string, flags: number, cause: unknown): unknown {
@@ -230,7 +239,7 @@ function openError(path: string, flags: number, cause: unknown): unknown {
       });
     case 'EBUSY':
       return new PenstockError('DEVICE_BUSY', `${path} is held by somebody else`, {
-        hint: 'see `penstock list` for who holds it',
+        hint: '`penstock list` says who; ?readonly=1 reads it all the same',
         exitCode: 3,
         cause,
       });
