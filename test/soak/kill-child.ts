@@ -14,6 +14,7 @@ import { BLOCK_BYTES, fillBlock, REGION_BLOCKS } from './kill-blocks.js';
 
 const DEPTH = 16;
 const FLUSH_EVERY = 8;
+const PAUSE = new Int32Array(new SharedArrayBuffer(4));
 
 interface Task {
   handle: DeviceHandle;
@@ -48,7 +49,20 @@ async function write(device: BlockDevice, writer: number, firstSequence: number)
       }
     }
     if (batch % FLUSH_EVERY === 0) await device.flush();
-    writeSync(1, `${writer} ${sequence}\n`);
+    say(`${writer} ${sequence}\n`);
+  }
+}
+
+/** The whole line, however slowly it is read: half of one would claim what is not so. */
+function say(line: string): void {
+  const bytes = Buffer.from(line);
+  for (let at = 0; at < bytes.length;) {
+    try {
+      at += writeSync(1, bytes, at);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
+      Atomics.wait(PAUSE, 0, 0, 1);
+    }
   }
 }
 

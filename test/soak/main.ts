@@ -46,6 +46,8 @@ const { values, positionals } = parseArgs({
 const name = positionals[0] ?? '';
 const soak = SOAKS[name];
 if (soak === undefined || positionals.length !== 1) usage(`there is no soak '${name}'`);
+// An end by signal goes through `exit`, so that scratch folders go too.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(1));
 const timed = values.seconds !== undefined;
 process.exitCode = await runSoak(name, soak, {
   seed: count(values.seed, Date.now() % 2 ** 31, 'seed'),

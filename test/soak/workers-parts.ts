@@ -15,3 +15,4 @@ export type Report =
 
 /** The part of the device that one client has for itself. */
 export const REGION_BYTES = 2 ** 20;
+export const THREADS_MAX = 4;

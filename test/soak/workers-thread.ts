@@ -8,11 +8,13 @@ import { Op, Status } from '../../lib/hpdi/index.js';
 import { isAlive, type DmaBuffer } from '../../lib/memory/index.js';
 import { attach, open } from '../../lib/open.js';
 import { completionAt, put } from '../support/requests.js';
-import { REGION_BYTES, type Report, type Task } from './workers-parts.js';
+import { REGION_BYTES, THREADS_MAX, type Report, type Task } from './workers-parts.js';
 
 const UNIT_BYTES = 4096;
 const UNITS = REGION_BYTES / UNIT_BYTES;
+const SECTOR_WORDS = 128;
 const DEPTH = 16;
+const ANY = -1;
 /** Operations tried after the first DEVICE_GONE. */
 const GONE_TRIES = 64;
 
@@ -26,8 +28,8 @@ class Client {
   private readonly perUnit: number;
   private readonly buffers: DmaBuffer[];
   private readonly flights: ({ unit: number; op: number; version: number } | null)[];
-  /** Version of each unit that was acknowledged; -1: not known (the former writer's). */
-  private readonly versions = new Int32Array(UNITS).fill(-1);
+  /** Version of each unit that was acknowledged; ANY: what a former writer left, block by block. */
+  private readonly versions = new Int32Array(UNITS).fill(ANY);
   private readonly busy = new Uint8Array(UNITS);
   private version = 1;
   private state: number;
@@ -59,10 +61,10 @@ class Client {
       if (this.flights[tag] !== null) continue;
       const unit = this.next() % UNITS;
       if (this.busy[unit] === 1) continue;
-      const op = this.versions[unit] === -1 || this.next() % 2 === 0 ? Op.WRITE : Op.READ;
+      const op = this.next() % 2 === 0 ? Op.WRITE : Op.READ;
       const version = op === Op.WRITE ? this.version++ : this.versions[unit]!;
       const buffer = this.buffers[tag]!;
-      if (op === Op.WRITE) this.pattern(buffer.u32, unit, version);
+      if (op === Op.WRITE) fillUnit(buffer.u32, this.region * UNITS + unit, version);
       else buffer.u32.fill(0xdeadbeef);
       const lba = (this.region * UNITS + unit) * this.perUnit;
       const request = { op, tag, lba, blocks: this.perUnit, address: buffer.address };
@@ -90,19 +92,8 @@ class Client {
       return;
     }
     const { u32 } = this.buffers[done.tag]!;
-    const wanted = new Uint32Array(u32.length);
-    this.pattern(wanted, flight.unit, flight.version);
-    const at = u32.findIndex((word, i) => word !== wanted[i]);
-    if (at < 0) return;
-    throw new Error(
-      `unit ${flight.unit} of part ${this.region}: word ${at} is ${u32[at]!.toString(16)}, ` +
-        `${wanted[at]!.toString(16)} was written (version ${flight.version})`,
-    );
-  }
-
-  private pattern(words: Uint32Array, unit: number, version: number): void {
-    const base = Math.imul(this.region * UNITS + unit, 0x9e3779b1) ^ Math.imul(version, 0x85ebca6b);
-    for (let i = 0; i < words.length; i++) words[i] = (base + i) | 1;
+    const unit = this.region * UNITS + flight.unit;
+    checkUnit(u32, unit, flight.version, this.device.info.blockSize / 4);
   }
 
   private next(): number {
@@ -110,6 +101,29 @@ class Client {
     this.state ^= this.state >>> 17;
     this.state ^= this.state << 5;
     return this.state >>> 0;
+  }
+}
+
+function fillUnit(words: Uint32Array, unit: number, version: number): void {
+  const base = Math.imul(unit + 1, 0x9e3779b1) ^ Math.imul(version, 0x85ebca6b);
+  for (let i = 0; i < words.length; i++) words[i] = base + i;
+  for (let i = 0; i < words.length; i += SECTOR_WORDS) {
+    words[i] = version;
+    words[i + 1] = unit;
+  }
+}
+
+/** Every block of a unit is one that was written there: of `version`, or ANY, each of its own. */
+function checkUnit(words: Uint32Array, unit: number, version: number, blockWords: number): void {
+  const wanted = new Uint32Array(words.length);
+  for (let from = 0; from < words.length; from += blockWords) {
+    const block = words.subarray(from, from + blockWords);
+    const found = version === ANY ? block[0]! : version;
+    fillUnit(wanted, unit, found);
+    const at = block.findIndex((word, i) => word !== wanted[from + i]);
+    if (at < 0) continue;
+    const text = `word ${from + at} is ${block[at]!.toString(16)}`;
+    throw new Error(`unit ${unit}, ${text}, not ${wanted[from + at]!.toString(16)} (${found})`);
   }
 }
 
@@ -145,6 +159,13 @@ async function beClient(handle: DeviceHandle, region: number, seed: number): Pro
 
 async function beHome(uri: string): Promise<void> {
   const device = await open(uri);
+  // Version 0 everywhere: whatever else is read later was written by nobody.
+  const buffer = device.memory.alloc(UNIT_BYTES);
+  for (let unit = 0; unit < THREADS_MAX * UNITS; unit++) {
+    fillUnit(buffer.u32, unit, 0);
+    await device.write((unit * UNIT_BYTES) / device.info.blockSize, buffer);
+  }
+  buffer.free();
   report({ kind: 'handle', handle: device.handle() });
   await new Promise<void>((resolve) => parentPort!.once('message', () => resolve()));
   await device.close();

@@ -23,9 +23,8 @@ import {
   within,
 } from './harness.js';
 import type { Footprint, Soak, SoakRun } from './harness.js';
-import { REGION_BYTES, type Report, type Task } from './workers-parts.js';
+import { REGION_BYTES, THREADS_MAX, type Report, type Task } from './workers-parts.js';
 
-const THREADS_MAX = 4;
 const ANSWER_MS = 20_000;
 
 /** A worker of one of the two kinds, and what it has said. */

@@ -57,10 +57,14 @@ class RamBackend implements Backend {
 
   async close(): Promise<void> {
     this.zeroes.close();
-    // Chunks that attached workers made belong to this environment too: they go with the segment
-    // ids.
-    if (this.liveness !== null) this.chunks.closeAll();
-    this.liveness?.close();
+    if (this.liveness === null) {
+      this.chunks.letGo();
+      return;
+    }
+    // The word first: what workers find in the table while it stands is this device's memory.
+    // Chunks that they made belong to this environment too.
+    this.liveness.close();
+    this.chunks.closeAll();
   }
 }
 
@@ -88,16 +92,18 @@ export const driver: DriverModule = {
     }
     const liveness = new Liveness();
     const chunkBytes = sparse ? GRANULE_BYTES : DENSE_CHUNK_BYTES;
-    const chunks = new Chunks({
+    const share = {
       table: Chunks.table(bytes, chunkBytes),
       chunkBytes,
       liveness: liveness.index,
-    });
+      livenessSerial: liveness.serial,
+    };
+    const chunks = new Chunks(share, true);
     try {
       if (!sparse) chunks.fillAll(bytes);
     } catch (error) {
-      chunks.closeAll();
       liveness.close();
+      chunks.closeAll();
       throw error;
     }
     return new RamBackend(
@@ -130,7 +136,7 @@ export const driver: DriverModule = {
 
   async attach(handle: DeviceHandle) {
     assertHomeAlive(handle);
-    const chunks = new Chunks(handle.shared as ChunkShare);
+    const chunks = new Chunks(handle.shared as ChunkShare, false);
     return new RamBackend(handle.uri, handle.info, chunks, null);
   },
 };

@@ -38,7 +38,7 @@ export class RamQueue implements QueueDriver {
   private readonly depth: number;
   private readonly blockSize: number;
   private readonly chunks: Chunks;
-  private readonly table: Int32Array;
+  private readonly known: Int32Array;
   private readonly chunkBytes: number;
   /**
    * Address of 2 MiB of zeros: what chunks without memory read as, and what zeroing copies from.
@@ -56,7 +56,7 @@ export class RamQueue implements QueueDriver {
     this.depth = depth;
     this.blockSize = info.blockSize;
     this.chunks = chunks;
-    this.table = chunks.table;
+    this.known = chunks.known;
     this.chunkBytes = chunks.chunkBytes;
     this.zeroes = zeroes;
     this.tags = new Uint32Array(depth);
@@ -108,10 +108,10 @@ export class RamQueue implements QueueDriver {
       const offset = position - chunk * this.chunkBytes;
       let bytes = this.chunkBytes - offset;
       if (bytes > left) bytes = left;
-      let address = this.table[chunk]! * GRANULE_BYTES;
-      if (address <= 0 && op === Op.WRITE) {
-        address = this.chunks.ensure(chunk);
-        if (address === 0) return Status.NO_SPACE;
+      let address = this.known[chunk]! * GRANULE_BYTES;
+      if (address === 0) {
+        address = op === Op.WRITE ? this.chunks.ensure(chunk) : this.chunks.locate(chunk);
+        if (address === 0 && op === Op.WRITE) return Status.NO_SPACE;
       }
       if (op === Op.WRITE) this.add(address + offset, memory, bytes, operation);
       else if (op === Op.READ && address > 0) this.add(memory, address + offset, bytes, operation);
