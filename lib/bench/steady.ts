@@ -27,22 +27,23 @@ const EARLY_BATCH = 4;
 /** How long a round blocks when nothing completes. */
 const PARK_US = 20_000;
 
+/** Set in a high word (of an LBA, of an address): the operation is a write. */
+const WRITE_BIT = 0x80000000;
+
 /** Words of an operation of the plan. */
 const enum Operation {
   lbaLo = 0,
+  /** With WRITE_BIT. */
   lbaHi = 1,
-  op = 2,
-  words = 4,
+  words = 2,
 }
 
-/** Words of a slot, half a cache line. */
+/** Words of a slot; its second half is a double: when its operation was issued. */
 const enum Lane {
-  readLo = 0,
-  readHi = 1,
-  writeLo = 2,
-  writeHi = 3,
-  op = 4,
-  words = 8,
+  addressLo = 0,
+  /** With WRITE_BIT. */
+  addressHi = 1,
+  words = 4,
 }
 
 /** Words of `outcome`, as of the last run. */
@@ -74,6 +75,7 @@ export interface SteadyOptions {
 export class Steady {
   readonly outcome = new Float64Array(Outcome.words);
   private readonly lanes: Uint32Array;
+  private readonly stamps: Float64Array;
   /** Pairs: ticks, and how many reads and writes took them. */
   private readonly samples: Float64Array;
   private sampled = 0;
@@ -88,15 +90,10 @@ export class Steady {
     this.options = options;
     const { slots } = options;
     this.nsPerTick = 1e9 / options.clock.hertz;
-    this.lanes = new Uint32Array(slots.depth * Lane.words);
+    const lanes = new ArrayBuffer(slots.depth * Lane.words * 4);
+    this.lanes = new Uint32Array(lanes);
+    this.stamps = new Float64Array(lanes);
     this.samples = new Float64Array(2 * (SAMPLES_MIN + options.queue.depth));
-    for (let slot = 0; slot < slots.depth; slot++) {
-      const lane = slot * Lane.words;
-      this.lanes[lane + Lane.readLo] = slots.addressLo[slot]!;
-      this.lanes[lane + Lane.readHi] = slots.addressHi[slot]!;
-      this.lanes[lane + Lane.writeLo] = slots.addressLo[slots.depth + slot]!;
-      this.lanes[lane + Lane.writeHi] = slots.addressHi[slots.depth + slot]!;
-    }
   }
 
   /** Takes over what the general loop has in flight, once. `planAt`: the plan's next operation. */
@@ -104,7 +101,8 @@ export class Steady {
     if (this.running) return;
     this.running = true;
     for (let slot = 0; slot < slotWrite.length; slot++) {
-      this.lanes[slot * Lane.words + Lane.op] = slotWrite[slot] === 0 ? Op.READ : Op.WRITE;
+      this.aim(slot, slotWrite[slot] !== 0);
+      this.stamps[slot * 2 + 1] = this.options.slotStamp[slot]!;
     }
     this.take(planAt);
   }
@@ -114,7 +112,9 @@ export class Steady {
     if (!this.running) return;
     this.running = false;
     for (let slot = 0; slot < slotWrite.length; slot++) {
-      slotWrite[slot] = this.lanes[slot * Lane.words + Lane.op] === Op.WRITE ? 1 : 0;
+      const high = this.lanes[slot * Lane.words + Lane.addressHi]!;
+      slotWrite[slot] = (high & WRITE_BIT) !== 0 ? 1 : 0;
+      this.options.slotStamp[slot] = this.stamps[slot * 2 + 1]!;
     }
   }
 
@@ -139,17 +139,17 @@ export class Steady {
 
   /** Rounds until the samples are full, too. */
   private rounds(untilTicks: number): void {
-    const { queue, clock, slotStamp, originTicks, unitBlocks } = this.options;
+    const { queue, clock, originTicks, unitBlocks } = this.options;
     const { words } = clock;
     const { sq, cq, mask, depth } = queue;
-    const { lanes, samples } = this;
+    const { lanes, stamps, samples } = this;
     const room = samples.length - 2 * depth;
     let sampled = 0;
     let now = 0;
     let failures = 0;
     let failure = 0;
     enterControl[Enter.stamp] = 1;
-    let stamps = enterControl[Enter.stamps]!;
+    let enters = enterControl[Enter.stamps]!;
     let early = false;
     do {
       if (queue.tail !== queue.head) queue.submit();
@@ -157,8 +157,8 @@ export class Steady {
       early = queue.inFlight > 0;
       if (done === 0) done = queue.park(PARK_US);
       // A system call of this round has read the clock when it returned; else we do.
-      if (enterControl[Enter.stamps] !== stamps) {
-        stamps = enterControl[Enter.stamps]!;
+      if (enterControl[Enter.stamps] !== enters) {
+        enters = enterControl[Enter.stamps]!;
         now = enterControl[Enter.ticksHi]! * TWO32 + enterControl[Enter.ticksLo]!;
       } else {
         clock.read();
@@ -173,8 +173,10 @@ export class Steady {
         const slot = cq[i * Cpl.words + Cpl.tag]!;
         const status = cq[i * Cpl.words + Cpl.status]!;
         const lane = slot * Lane.words;
+        const issued = stamps[slot * 2 + 1]!;
+        const aimed = lanes[lane + Lane.addressHi]!;
         // Operations of one batch share their stamp: runs of equal latency are counted together.
-        if (slotStamp[slot] !== stamp) {
+        if (issued !== stamp) {
           if (readRun + writeRun > 0) {
             samples[sampled] = now - stamp;
             samples[sampled + 1] = readRun + writeRun * WRITES_UNIT;
@@ -182,30 +184,29 @@ export class Steady {
           }
           readRun = 0;
           writeRun = 0;
-          stamp = slotStamp[slot]!;
+          stamp = issued;
         }
         if (status !== 0) {
           failures++;
           failure = status;
-        } else if (lanes[lane + Lane.op] === Op.READ) readRun++;
+        } else if ((aimed & WRITE_BIT) === 0) readRun++;
         else writeRun++;
         if (this.next === this.length) this.refill();
         const { operations } = this;
         const at = this.next;
         this.next = at + Operation.words;
-        const op = operations[at + Operation.op]!;
-        const address = op === Op.READ ? lane : lane + Lane.writeLo;
+        const lbaHi = operations[at + Operation.lbaHi]!;
+        if (((lbaHi ^ aimed) & WRITE_BIT) !== 0) this.aim(slot, (lbaHi & WRITE_BIT) !== 0);
         const r = (index & mask) * Req.words;
-        sq[r] = op;
+        sq[r] = (lbaHi & WRITE_BIT) === 0 ? Op.READ : Op.WRITE;
         sq[r + Req.tag] = slot;
         sq[r + Req.blocks] = unitBlocks;
         sq[r + Req.aux] = 0;
         sq[r + Req.lbaLo] = operations[at]!;
-        sq[r + Req.lbaHi] = operations[at + Operation.lbaHi]!;
-        sq[r + Req.addressLo] = lanes[address]!;
-        sq[r + Req.addressHi] = lanes[address + 1]!;
-        lanes[lane + Lane.op] = op;
-        slotStamp[slot] = now;
+        sq[r + Req.lbaHi] = lbaHi & ~WRITE_BIT;
+        sq[r + Req.addressLo] = lanes[lane]!;
+        sq[r + Req.addressHi] = lanes[lane + Lane.addressHi]! & ~WRITE_BIT;
+        stamps[slot * 2 + 1] = now;
         index = (index + 1) | 0;
         queue.reserve(1);
         // What did not complete while it was submitted comes from a device with a queue of its own,
@@ -228,6 +229,15 @@ export class Steady {
   }
 
   // hot:end
+
+  /** Points a slot at its buffer for reads or for writes. */
+  private aim(slot: number, writes: boolean): void {
+    const { addressLo, addressHi, depth } = this.options.slots;
+    const place = writes ? depth + slot : slot;
+    const lane = slot * Lane.words;
+    this.lanes[lane] = addressLo[place]!;
+    this.lanes[lane + Lane.addressHi] = addressHi[place]! | (writes ? WRITE_BIT : 0);
+  }
 
   /** Counts the samples. */
   private count(): void {
@@ -259,8 +269,7 @@ export class Steady {
     for (let i = 0; i < plan.length; i++) {
       const at = i * Operation.words;
       operations[at] = plan.lbaLo[i]!;
-      operations[at + Operation.lbaHi] = plan.lbaHi[i]!;
-      operations[at + Operation.op] = plan.writes[i] === 0 ? Op.READ : Op.WRITE;
+      operations[at + Operation.lbaHi] = plan.lbaHi[i]! | (plan.writes[i] === 0 ? 0 : WRITE_BIT);
     }
     this.next = planAt * Operation.words;
     this.length = plan.length * Operation.words;

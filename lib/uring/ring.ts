@@ -30,6 +30,11 @@ export interface RingOptions {
   sqThreadCpu?: number;
   /** Completions by polling the device (O_DIRECT on devices with poll queues). */
   iopoll?: boolean;
+  /**
+   * The user chooses entries by index (push) instead of taking them in order (next): an entry then
+   * stays as it is until its operation completes.
+   */
+  indexed?: boolean;
   /** 128-byte entries and 32-byte completions (device passthrough). */
   big?: boolean;
   /** Setup flags not to use even where the kernel has them: for tests of the fallbacks. */
@@ -60,6 +65,7 @@ export class Ring {
   private submitted = 0;
   private head = 0;
   private callCount = 0;
+  private readonly sqArray: number;
   private readonly sqHead: number;
   private readonly sqTail: number;
   private readonly sqFlags: number;
@@ -87,6 +93,7 @@ export class Ring {
   private constructor(record: UringRecord) {
     this.sqes = new Uint32Array(record.sqes);
     this.rings = new Uint32Array(record.rings, 0, record.rings.byteLength >>> 2);
+    this.sqArray = record.sqArray >>> 2;
     this.sqHead = record.sqHead >>> 2;
     this.sqTail = record.sqTail >>> 2;
     this.sqFlags = record.sqFlags >>> 2;
@@ -108,8 +115,7 @@ export class Ring {
     this.cqOverflow = record.cqOverflow >>> 2;
     this.cqFlags = record.cqFlags >>> 2;
     if ((record.flags & Setup.NO_SQARRAY) === 0) {
-      const array = record.sqArray >>> 2;
-      for (let i = 0; i < record.sqEntries; i++) this.rings[array + i] = i;
+      for (let i = 0; i < record.sqEntries; i++) this.rings[this.sqArray + i] = i;
     }
   }
 
@@ -119,7 +125,8 @@ export class Ring {
    */
   static open(options: RingOptions): Ring {
     const avoid = options.avoid ?? 0;
-    let wanted = Setup.CLAMP | Setup.SUBMIT_ALL | Setup.SINGLE_ISSUER | Setup.NO_SQARRAY;
+    let wanted = Setup.CLAMP | Setup.SUBMIT_ALL | Setup.SINGLE_ISSUER;
+    if (options.indexed !== true) wanted |= Setup.NO_SQARRAY;
     if (options.sqpoll === true) wanted |= Setup.SQPOLL;
     else wanted |= Setup.DEFER_TASKRUN | Setup.TASKRUN_FLAG;
     if (options.iopoll === true) wanted |= Setup.IOPOLL;
@@ -186,6 +193,16 @@ export class Ring {
     if (((tail - this.rings[this.sqHead]!) | 0) >= this.entries) return -1;
     this.tail = (tail + 1) | 0;
     return (tail & this.sqMask) * this.sqeWords;
+  }
+
+  /**
+   * Queues entry `index` of an indexed ring (at sqes[index * sqeWords]). An index is queued again
+   * only after its operation completed, so that the ring never runs over.
+   */
+  push(index: number): void {
+    const tail = this.tail;
+    this.rings[this.sqArray + (tail & this.sqMask)] = index;
+    this.tail = (tail + 1) | 0;
   }
 
   /** Whether next would find no free entry. */

@@ -42,7 +42,7 @@ interface FileShare {
 const OPERATIONS =
   (1 << Op.READ) | (1 << Op.WRITE) | (1 << Op.FLUSH) | (1 << Op.DISCARD) | (1 << Op.WRITE_ZEROES);
 const READ_ONLY_OPERATIONS = (1 << Op.READ) | (1 << Op.FLUSH);
-const BUFFERED_TRANSFER_BYTES = 64 * 2 ** 20;
+const BUFFERED_TRANSFER_BYTES = 32 * 2 ** 20;
 const DIRECT_TRANSFER_BYTES = 16 * 2 ** 20;
 
 class FileBackend implements Backend {

@@ -1,9 +1,12 @@
 // A file's queue: requests become io_uring entries, one io_uring_enter per batch.
 //
 // Invariants
-// 1. A slot belongs to one operation from submit to its completion; user_data is the slot.
-// 2. Entries carry addresses that were checked against the access map: never another pointer.
-// 3. A short transfer is continued until done, failed, or at the end of the file.
+// 1. A slot belongs to one operation from submit to its completion. It is the index of its entry,
+//    which stays as it is until then: what a continuation needs stands there.
+// 2. user_data is all that an ordinary completion needs (tag, slot, bytes), so that it touches no
+//    memory but the completion itself.
+// 3. Entries carry addresses that were checked against the access map: never another pointer.
+// 4. A short transfer is continued until done, failed, or at the end of the file.
 
 import {
   Access,
@@ -28,28 +31,18 @@ const FALLOC_KEEP_SIZE = 1;
 const FALLOC_PUNCH_HOLE = 2 | FALLOC_KEEP_SIZE;
 const FALLOC_ZERO_RANGE = 16 | FALLOC_KEEP_SIZE;
 
-/** Words of a slot, a cache line: what it takes to complete the operation, or to continue it. */
-const enum Slot {
-  tag = 0,
-  op = 1,
-  /** Bytes of data left; fallocate: the mode. */
-  bytes = 2,
-  /** Virtual address; fallocate: the length. */
-  addressLo = 3,
-  addressHi = 4,
-  offLo = 5,
-  offHi = 6,
-  /** Op-specific flags of the entry. */
-  opFlags = 7,
-  /** Fixed buffer + 1; 0: none. */
-  buffer = 8,
+/** The high word of user_data: slot | expected result in units of 512 bytes << 15. */
+const SLOT_BITS = 15;
+const SLOT_MASK = (1 << SLOT_BITS) - 1;
+/** An expectation that no result meets: the entry says what is to be looked at. */
+const LOOK = 0x1ffff;
+
+/** Bits of `notes`, for operations without data. */
+const enum Note {
   /** fallocate: the other mode was tried. */
-  fallback = 9,
-  /** The next free slot. */
-  next = 10,
-  /** WRITE_ZEROES with FUA: 1 a data sync is to follow, 2 it is under way. */
-  sync = 11,
-  words = 16,
+  fallback = 1,
+  /** WRITE_ZEROES with FUA: a data sync is to follow. */
+  sync = 2,
 }
 
 export interface FileQueueOptions {
@@ -67,9 +60,8 @@ export interface FileQueueOptions {
 export class FileQueue implements QueueDriver {
   // What every operation touches stands first, together: after a system call little is in the
   // cache.
-  private readonly slots: Uint32Array;
   readonly ring: Ring;
-  private freeHead = 0;
+  private readonly free: Uint16Array;
   private freeCount: number;
   private refused = 0;
   private retryCount = 0;
@@ -84,22 +76,29 @@ export class FileQueue implements QueueDriver {
   private readonly buffers: BufferTable | null;
   private readonly depth: number;
   private readonly done: CompletionRing;
+  private readonly notes: Uint8Array;
   private readonly retries: Int32Array;
   private readonly onShrunk: () => void;
   private readonly onClose: (queue: FileQueue) => void;
 
   constructor(options: FileQueueOptions) {
     const { depth, info } = options;
-    this.slots = new Uint32Array(depth * Slot.words);
-    for (let i = 0; i < depth; i++) this.slots[i * Slot.words + Slot.next] = i + 1;
+    this.free = new Uint16Array(depth);
+    for (let i = 0; i < depth; i++) this.free[i] = depth - 1 - i;
     this.freeCount = depth;
-    // SQPOLL's thread gives entries back after their completions are visible: twice as many keep
-    // one free.
-    const entries = options.sqpoll ? Math.min(depth * 2, 32768) : depth;
-    this.ring = Ring.open({ entries, sqpoll: options.sqpoll, iopoll: options.iopoll });
+    this.ring = Ring.open({
+      entries: depth,
+      indexed: true,
+      sqpoll: options.sqpoll,
+      iopoll: options.iopoll,
+    });
     const fixed = this.ring.registerFiles([options.fd]);
     this.fileWord = fixed ? 0 : options.fd;
     this.fileFlag = fixed ? SqeFlag.FIXED_FILE : 0;
+    for (let slot = 0; slot < depth; slot++) {
+      this.ring.sqes[slot * Sqe.words + Sqe.fd] = this.fileWord;
+    }
+    this.notes = new Uint8Array(depth);
     this.buffers = options.fixedBuffers ? new BufferTable(this.ring) : null;
     this.check = new RequestCheck(info);
     // A full ring's worth may be refused while as many are in flight: a drain brings both here.
@@ -131,7 +130,6 @@ export class FileQueue implements QueueDriver {
       if (this.freeCount === 0 || this.done.length >= this.depth) break;
       const record = (at & mask) * Req.words;
       const status = this.prepare(sq, record);
-      if (status < 0) break;
       if (status !== Status.OK) this.refuse(sq[record + Req.tag]!, status);
     }
     if (this.ring.pending() > 0) this.ring.submit();
@@ -141,7 +139,7 @@ export class FileQueue implements QueueDriver {
   poll(cq: Uint32Array, max: number): number {
     this.polls = (this.polls + 1) | 0;
     let count = this.refused === 0 ? 0 : this.takeRefused(cq, max);
-    const { ring, slots } = this;
+    const { ring, free } = this;
     let ready = ring.ready();
     if (ready > max - count) ready = max - count;
     if (ready === 0) {
@@ -150,27 +148,23 @@ export class FileQueue implements QueueDriver {
       return count;
     }
     const { rings } = ring;
-    let freeHead = this.freeHead;
-    const before = count;
+    let freeCount = this.freeCount;
     for (let i = 0; i < ready; i++) {
       const at = ring.cqeAt(i);
-      const slot = rings[at + Cqe.userDataLo]!;
-      const s = slot * Slot.words;
+      const high = rings[at + Cqe.userDataHi]!;
       const result = rings[at + Cqe.res]! | 0;
-      const status =
-        result === (slots[s + Slot.bytes]! | 0) ? Status.OK : this.unusual(slot, result);
+      const expected = (high >>> SLOT_BITS) << 9;
+      const status = result === expected ? Status.OK : this.unusual(high & SLOT_MASK, result);
       if (status < 0) continue;
       const to = count * Cpl.words;
-      cq[to] = slots[s]!;
+      cq[to] = rings[at]!;
       cq[to + Cpl.status] = status;
       cq[to + Cpl.resultLo] = 0;
       cq[to + Cpl.resultHi] = 0;
-      slots[s + Slot.next] = freeHead;
-      freeHead = slot;
+      free[freeCount++] = high & SLOT_MASK;
       count++;
     }
-    this.freeHead = freeHead;
-    this.freeCount += count - before;
+    this.freeCount = freeCount;
     ring.advance(ready);
     if (this.retryCount > 0) this.retry();
     // Who gets nothing goes to sleep on what it armed, though parts of its operations went on.
@@ -178,7 +172,7 @@ export class FileQueue implements QueueDriver {
     return count;
   }
 
-  /** Checks a request and makes its entry: OK, the error it has, or -1 when the ring is full. */
+  /** Checks a request and makes its entry: OK, or the error it has. */
   private prepare(sq: Uint32Array, record: number): Status {
     const word = sq[record]!;
     const op = word & 0xff;
@@ -191,39 +185,27 @@ export class FileQueue implements QueueDriver {
     const addressLo = sq[record + Req.addressLo]!;
     const addressHi = sq[record + Req.addressHi]!;
     if ((addressLo & this.alignMask) !== 0) return Status.MISALIGNED;
-    const { shift, slots, ring } = this;
+    const { shift, ring } = this;
     const bytes = sq[record + Req.blocks]! << shift;
     const lbaLo = sq[record + Req.lbaLo]!;
     const offLo = lbaLo << shift;
     const offHi = (sq[record + Req.lbaHi]! << shift) | (lbaLo >>> (32 - shift));
     const buffer = this.buffers === null ? 0 : this.buffers.slotOf(addressLo, addressHi, bytes) + 1;
     const opFlags = writes && (word & Flag.FUA) !== 0 ? RWF_DSYNC : 0;
-    const at = ring.next();
-    if (at < 0) return -1 as Status;
-    const slot = this.freeHead;
-    const s = slot * Slot.words;
-    this.freeHead = slots[s + Slot.next]!;
-    this.freeCount--;
-    slots[s] = sq[record + Req.tag]!;
-    slots[s + Slot.op] = op;
-    slots[s + Slot.bytes] = bytes;
-    slots[s + Slot.addressLo] = addressLo;
-    slots[s + Slot.addressHi] = addressHi + ADDRESS_BASE_HIGH;
-    slots[s + Slot.offLo] = offLo;
-    slots[s + Slot.offHi] = offHi;
-    slots[s + Slot.opFlags] = opFlags;
-    slots[s + Slot.buffer] = buffer;
+    const slot = this.free[--this.freeCount]!;
+    const at = slot * Sqe.words;
     const { sqes } = ring;
     sqes[at] = transferOpcode(writes, buffer) | this.fileFlag;
-    sqes[at + Sqe.fd] = this.fileWord;
     sqes[at + Sqe.offLo] = offLo;
     sqes[at + Sqe.offHi] = offHi;
     sqes[at + Sqe.addrLo] = addressLo;
     sqes[at + Sqe.addrHi] = addressHi + ADDRESS_BASE_HIGH;
     sqes[at + Sqe.len] = bytes;
     sqes[at + Sqe.opFlags] = opFlags;
-    sqes[at + Sqe.userDataLo] = slot;
+    sqes[at + Sqe.userDataLo] = sq[record + Req.tag]!;
+    sqes[at + Sqe.userDataHi] = slot | ((bytes >>> 9) << SLOT_BITS);
     sqes[at + Sqe.bufIndex] = buffer === 0 ? 0 : buffer - 1;
+    ring.push(slot);
     return Status.OK;
   }
 
@@ -290,97 +272,87 @@ export class FileQueue implements QueueDriver {
       const status = this.check.range(sq, record);
       if (status !== Status.OK) return status;
     }
-    if (this.ring.full()) return -1 as Status;
-    const { slots } = this;
-    const slot = this.freeHead;
-    const s = slot * Slot.words;
-    this.freeHead = slots[s + Slot.next]!;
-    this.freeCount--;
-    slots.fill(0, s, s + Slot.words);
-    slots[s] = sq[record + Req.tag]!;
-    slots[s + Slot.op] = op;
-    if (op === Op.FLUSH) {
-      slots[s + Slot.opFlags] = FSYNC_DATASYNC;
-    } else {
+    const { sqes } = this.ring;
+    const slot = this.free[--this.freeCount]!;
+    const at = slot * Sqe.words;
+    sqes.fill(0, at, at + Sqe.words);
+    sqes[at + Sqe.fd] = this.fileWord;
+    sqes[at + Sqe.userDataLo] = sq[record + Req.tag]!;
+    this.notes[slot] = 0;
+    let expected = 0;
+    if (op === Op.FLUSH) this.makeSync(at);
+    else {
       const blockSize = 2 ** this.shift;
       const offset = (sq[record + Req.lbaHi]! * 2 ** 32 + sq[record + Req.lbaLo]!) * blockSize;
       const length = sq[record + Req.blocks]! * blockSize;
-      slots[s + Slot.offLo] = offset % 2 ** 32;
-      slots[s + Slot.offHi] = Math.floor(offset / 2 ** 32);
-      slots[s + Slot.addressLo] = length % 2 ** 32; // fallocate's length travels in addr,
-      slots[s + Slot.addressHi] = Math.floor(length / 2 ** 32);
-      if (op === Op.WRITE_ZEROES && (sq[record]! & Flag.FUA) !== 0) slots[s + Slot.sync] = 1;
-      // … its mode in len
-      slots[s + Slot.bytes] = op === Op.DISCARD ? FALLOC_PUNCH_HOLE : FALLOC_ZERO_RANGE;
+      sqes[at] = Opcode.FALLOCATE | this.fileFlag;
+      sqes[at + Sqe.offLo] = offset % 2 ** 32;
+      sqes[at + Sqe.offHi] = Math.floor(offset / 2 ** 32);
+      // fallocate's length travels in addr, its mode in len.
+      sqes[at + Sqe.addrLo] = length % 2 ** 32;
+      sqes[at + Sqe.addrHi] = Math.floor(length / 2 ** 32);
+      sqes[at + Sqe.len] = op === Op.DISCARD ? FALLOC_PUNCH_HOLE : FALLOC_ZERO_RANGE;
+      if (op === Op.WRITE_ZEROES && (sq[record]! & Flag.FUA) !== 0) {
+        this.notes[slot] = Note.sync;
+        expected = LOOK;
+      }
     }
-    this.issue(slot);
+    sqes[at + Sqe.userDataHi] = slot | (expected << SLOT_BITS);
+    this.ring.push(slot);
     return Status.OK;
   }
 
-  /** Writes the entry that a slot describes: operations without data, and continuations. */
-  private issue(slot: number): void {
-    const { ring, slots } = this;
-    const at = ring.next();
-    const { sqes } = ring;
-    const s = slot * Slot.words;
-    const op = slots[s + Slot.op]!;
-    const buffer = slots[s + Slot.buffer]!;
-    let opcode: number = Opcode.FALLOCATE;
-    if (op === Op.FLUSH || slots[s + Slot.sync] === 2) opcode = Opcode.FSYNC;
-    else if (op === Op.READ || op === Op.WRITE) opcode = transferOpcode(op === Op.WRITE, buffer);
-    sqes[at] = opcode | this.fileFlag;
-    sqes[at + Sqe.fd] = this.fileWord;
-    sqes[at + Sqe.offLo] = slots[s + Slot.offLo]!;
-    sqes[at + Sqe.offHi] = slots[s + Slot.offHi]!;
-    sqes[at + Sqe.addrLo] = slots[s + Slot.addressLo]!;
-    sqes[at + Sqe.addrHi] = slots[s + Slot.addressHi]!;
-    sqes[at + Sqe.len] = slots[s + Slot.bytes]!;
-    sqes[at + Sqe.opFlags] = slots[s + Slot.opFlags]!;
-    sqes[at + Sqe.userDataLo] = slot;
-    sqes[at + Sqe.bufIndex] = buffer === 0 ? 0 : buffer - 1;
+  private makeSync(at: number): void {
+    const { sqes } = this.ring;
+    sqes.fill(0, at + Sqe.offLo, at + Sqe.userDataLo);
+    sqes[at] = Opcode.FSYNC | this.fileFlag;
+    sqes[at + Sqe.opFlags] = FSYNC_DATASYNC;
   }
 
-  /** Anything but a whole transfer: errors, short transfers, operations without data. */
+  /** Anything but a whole transfer: errors, short transfers, operations with more to do. */
   private unusual(slot: number, result: number): number {
-    const s = slot * Slot.words;
-    const { slots } = this;
-    const op = slots[s + Slot.op]!;
-    const transfer = op === Op.READ || op === Op.WRITE;
+    const { sqes } = this.ring;
+    const at = slot * Sqe.words;
+    const opcode = sqes[at]! & 0xff;
+    const allocates = opcode === Opcode.FALLOCATE;
     if (result < 0) {
       const errno = -result;
       if (errno === EAGAIN || errno === EINTR) return this.again(slot);
-      if (errno === EOPNOTSUPP && op !== Op.FLUSH && !transfer && slots[s + Slot.fallback] === 0) {
+      if (errno === EOPNOTSUPP && allocates && (this.notes[slot]! & Note.fallback) === 0) {
         // What zeroes, punches where zeroing is unknown, and the other way: both read back as
         // zeros.
-        slots[s + Slot.fallback] = 1;
-        const zeroes = slots[s + Slot.bytes] === FALLOC_ZERO_RANGE;
-        slots[s + Slot.bytes] = zeroes ? FALLOC_PUNCH_HOLE : FALLOC_ZERO_RANGE;
+        this.notes[slot]! |= Note.fallback;
+        const zeroes = sqes[at + Sqe.len] === FALLOC_ZERO_RANGE;
+        sqes[at + Sqe.len] = zeroes ? FALLOC_PUNCH_HOLE : FALLOC_ZERO_RANGE;
         return this.again(slot);
       }
       return statusOfErrno(errno);
     }
-    if (!transfer && slots[s + Slot.sync] === 1) {
-      // fallocate knows no FUA; the entry becomes a sync of what it did.
-      slots.fill(0, s + Slot.bytes, s + Slot.next);
-      slots[s + Slot.opFlags] = FSYNC_DATASYNC;
-      slots[s + Slot.sync] = 2;
+    if (allocates && (this.notes[slot]! & Note.sync) !== 0) {
+      this.makeSync(at); // fallocate knows no FUA: the entry becomes a sync of what it did
+      sqes[at + Sqe.userDataHi] = slot;
       return this.again(slot);
     }
-    if (!transfer) return Status.OK;
+    if (allocates || opcode === Opcode.FSYNC) return Status.OK;
     if (result === 0) {
       this.onShrunk();
-      return op === Op.READ ? Status.BAD_RANGE : Status.NO_SPACE;
+      const reads = opcode === Opcode.READ || opcode === Opcode.READ_FIXED;
+      return reads ? Status.BAD_RANGE : Status.NO_SPACE;
     }
-    slots[s + Slot.bytes] = slots[s + Slot.bytes]! - result;
-    this.advanceWords(s + Slot.addressLo, result);
-    this.advanceWords(s + Slot.offLo, result);
+    const left = sqes[at + Sqe.len]! - result;
+    if (left === 0) return Status.OK;
+    sqes[at + Sqe.len] = left;
+    this.advanceWords(at + Sqe.addrLo, result);
+    this.advanceWords(at + Sqe.offLo, result);
+    sqes[at + Sqe.userDataHi] = (slot | (LOOK << SLOT_BITS)) >>> 0;
     return this.again(slot);
   }
 
   private advanceWords(at: number, bytes: number): void {
-    const sum = this.slots[at]! + bytes;
-    this.slots[at] = sum % 2 ** 32;
-    if (sum >= 2 ** 32) this.slots[at + 1] = this.slots[at + 1]! + 1;
+    const { sqes } = this.ring;
+    const sum = sqes[at]! + bytes;
+    sqes[at] = sum % 2 ** 32;
+    if (sum >= 2 ** 32) sqes[at + 1] = sqes[at + 1]! + 1;
   }
 
   private again(slot: number): number {
@@ -389,7 +361,7 @@ export class FileQueue implements QueueDriver {
   }
 
   private retry(): void {
-    while (this.retryCount > 0 && !this.ring.full()) this.issue(this.retries[--this.retryCount]!);
+    while (this.retryCount > 0) this.ring.push(this.retries[--this.retryCount]!);
     this.ring.submit();
   }
 }
