@@ -12,6 +12,7 @@
         "native/hash.cc",
         "native/memory.cc",
         "native/registry.cc",
+        "native/ring.cc",
         "native/segment.cc",
         "native/sigbus.cc",
         "native/socket.cc",

@@ -29,6 +29,9 @@ uint32_t adoptMapping(void* start, uint64_t bytes);
 napi_value mappingBuffer(napi_env env, uint32_t mapping, uint64_t offset, uint64_t bytes);
 void closeMapping(uint32_t mapping);
 
+// No address that is in use now is ever given out again: a device may still write there.
+void retireAddresses();
+
 // Descriptors that belong to an environment and are closed when it ends.
 bool ownDescriptor(napi_env env, int fd);
 bool disownDescriptor(napi_env env, int fd);  // true when this environment owned it

@@ -47,7 +47,7 @@ void setAccess(uint64_t address, uint64_t bytes, uint8_t value) {
 void releaseRange(Mapping& mapping) {
   if (mapping.kind == kForeign) {
     munmap(reinterpret_cast<void*>(mapping.start), mapping.bytes);
-  } else if (place(mapping.start, mapping.bytes, PROT_NONE)) {
+  } else if (place(mapping.start, mapping.bytes, PROT_NONE) && !mapping.retired) {
     registry.ranges.erase(mapping.start - kBase);
   }
   mapping.id = 0;
@@ -198,6 +198,13 @@ void closeLocked(Mapping& mapping) {
   }
   closeDescriptors(mapping);
   if (mapping.buffers == 0) releaseRange(mapping);
+}
+
+void retireAddresses() {
+  Exclusive lock;
+  for (Mapping& mapping : registry.mappings) {
+    if (mapping.id != 0 && mapping.kind != kForeign) mapping.retired = true;
+  }
 }
 
 void dropBuffer(Mapping& mapping) {

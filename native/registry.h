@@ -50,6 +50,7 @@ struct Mapping {
   int readOnlyFd = -1;  // what a shared segment hands out
   napi_env owner = nullptr;
   uint32_t buffers = 0;  // ArrayBuffers over it, all environments
+  bool retired = false;  // its addresses are not to be used again
   uint32_t generation = 0;
 };
 

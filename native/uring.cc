@@ -7,12 +7,12 @@
 //    control block; its result goes there too. One function serves all rings of an environment:
 //    V8 calls a function it knows much faster than one of several. A ring that is not there is
 //    EBADF.
-// 3. A ring is used only by the environment (thread) that made it, and closed when that ends.
+// 3. A ring is used only by the environment (thread) that made it, and closed when that ends: the
+//    kernel is waited for first, and where that fails no address in use is ever given out again.
 // 4. io_uring_register reads and writes through pointers: only opcodes whose sizes are known here
 //    pass.
 
 #include <linux/io_uring.h>
-#include <poll.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -20,13 +20,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <climits>
 #include <cstring>
 #include <vector>
 
 #include "check.h"
 #include "cpu.h"
 #include "memory.h"
+#include "ring.h"
 
 // Newer than the headers of the oldest distribution this builds on; values are the kernel's ABI.
 #ifndef IORING_SETUP_NO_SQARRAY
@@ -36,30 +36,6 @@
 namespace penstock {
 
 namespace {
-
-// The control block, as lib/uring's Control.
-struct Control {
-  uint32_t toSubmit;
-  uint32_t minComplete;
-  uint32_t flags;      // IORING_ENTER_GETEVENTS, SQ_WAKEUP, SQ_WAIT
-  uint32_t timeoutUs;  // with minComplete > 0; UINT32_MAX: no limit
-  int32_t result;      // what the call returned, negative errno included
-  uint32_t ring;       // id
-  uint32_t stamp;      // not 0: read the clock when the call returns
-  uint32_t stamps;     // clock reads so far
-  uint32_t ticksLo, ticksHi;
-  uint32_t reserved[6];
-};
-static_assert(sizeof(Control) == 64);
-
-struct Ring {
-  uint32_t id = 0;
-  int fd = -1;
-  int enterFd = -1;         // the registered index, or fd
-  uint32_t enterFlags = 0;  // IORING_ENTER_REGISTERED_RING when enterFd is one
-  bool extArg = false;
-  uint32_t rings = 0, sqes = 0;  // mapping ids
-};
 
 // An environment's rings. Used by its thread only.
 struct Room {
@@ -71,78 +47,27 @@ struct Room {
 constexpr uint32_t kEnterFlags =
     IORING_ENTER_GETEVENTS | IORING_ENTER_SQ_WAKEUP | IORING_ENTER_SQ_WAIT;
 
-// System calls without libc's errno and cancellation detours: they are most of what `enter` costs.
-long enterCall(int fd, uint32_t toSubmit, uint32_t minComplete, uint32_t flags, void* argument,
-               size_t bytes) {
-  register long r10 asm("r10") = flags;
-  register void* r8 asm("r8") = argument;
-  register size_t r9 asm("r9") = bytes;
-  long result;
-  asm volatile("syscall"
-               : "=a"(result)
-               : "a"(__NR_io_uring_enter), "D"(static_cast<long>(fd)),
-                 "S"(static_cast<unsigned long>(toSubmit)),
-                 "d"(static_cast<unsigned long>(minComplete)), "r"(r10), "r"(r8), "r"(r9)
-               : "rcx", "r11", "memory");
-  return result;
-}
-
 int setup(uint32_t entries, io_uring_params* params) {
   return static_cast<int>(syscall(__NR_io_uring_setup, entries, params));
-}
-
-int registerCall(int fd, unsigned opcode, void* argument, unsigned count) {
-  const long result = syscall(__NR_io_uring_register, fd, opcode, argument, count);
-  return result < 0 ? -errno : static_cast<int>(result);
 }
 
 void dropReference(Room* room) {
   if (--room->references == 0) delete room;
 }
 
-void closeRing(Ring* ring) {
-  if (ring->rings != 0) closeMapping(ring->rings);
-  if (ring->sqes != 0) closeMapping(ring->sqes);
-  if ((ring->enterFlags & IORING_ENTER_REGISTERED_RING) != 0) {
-    io_uring_rsrc_update update = {};
-    update.offset = static_cast<uint32_t>(ring->enterFd);
-    registerCall(ring->fd, IORING_UNREGISTER_RING_FDS, &update, 1);
-  }
-  close(ring->fd);
-  delete ring;
-}
-
 void onEnvironmentEnd(void* data) {
   Room* room = static_cast<Room*>(data);
   for (Ring* ring : room->rings) {
-    if (ring != nullptr) closeRing(ring);
+    if (ring == nullptr) continue;
+    // The kernel may still use memory for what is in flight: addresses it could not be waited out
+    // of are never given to anybody again.
+    if (!drainRing(ring)) retireAddresses();
+    closeRing(ring);
   }
   room->rings.clear();
   dropReference(room);
 }
 
-long enterOnce(Ring* ring, const Control& control, uint32_t flags) {
-  const uint32_t timeoutUs = control.timeoutUs;
-  if (control.minComplete == 0 || timeoutUs == UINT32_MAX) {
-    return enterCall(ring->enterFd, control.toSubmit, control.minComplete, flags, nullptr, 0);
-  }
-  if (ring->extArg) {
-    __kernel_timespec timeout;
-    timeout.tv_sec = timeoutUs / 1000000;
-    timeout.tv_nsec = (timeoutUs % 1000000) * 1000ll;
-    io_uring_getevents_arg argument = {};
-    argument.sigmask_sz = 8;  // the kernel's sigset_t; no mask is given
-    argument.ts = reinterpret_cast<uint64_t>(&timeout);
-    return enterCall(ring->enterFd, control.toSubmit, control.minComplete,
-                     flags | IORING_ENTER_EXT_ARG, &argument, sizeof argument);
-  }
-  // Before 5.11 there is no timeout: submit, then poll the ring's descriptor.
-  const long result = enterCall(ring->enterFd, control.toSubmit, 0, flags, nullptr, 0);
-  pollfd wait = {ring->fd, POLLIN, 0};
-  const timespec limit = {timeoutUs / 1000000, (timeoutUs % 1000000) * 1000l};
-  if (result >= 0) ppoll(&wait, 1, &limit, nullptr);
-  return result;
-}
 
 napi_value enter(napi_env env, napi_callback_info info) {
   void* data;
@@ -183,7 +108,7 @@ Ring* findRing(const Args& args, const char* call) {
 }
 
 // Maps one of the ring's areas and gives it to the registry; 0 with errno when that fails.
-uint32_t mapArea(int fd, uint64_t bytes, uint64_t offset) {
+uint32_t mapArea(int fd, uint64_t bytes, uint64_t offset, uint8_t** start) {
   const uint64_t whole = (bytes + 4095) / 4096 * 4096;
   void* at = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd,
                   static_cast<off_t>(offset));
@@ -193,6 +118,7 @@ uint32_t mapArea(int fd, uint64_t bytes, uint64_t offset) {
     munmap(at, whole);
     errno = EMFILE;
   }
+  *start = static_cast<uint8_t*>(at);
   return id;
 }
 
@@ -276,13 +202,21 @@ napi_value uringSetup(napi_env env, napi_callback_info info) {
   Ring* ring = new Ring;
   ring->fd = ring->enterFd = fd;
   ring->extArg = (params.features & IORING_FEAT_EXT_ARG) != 0;
-  ring->rings = mapArea(fd, ringBytes, IORING_OFF_SQ_RING);
-  if (ring->rings != 0) ring->sqes = mapArea(fd, sqeBytes, IORING_OFF_SQES);
+  uint8_t* words;
+  uint8_t* entryWords;
+  ring->rings = mapArea(fd, ringBytes, IORING_OFF_SQ_RING, &words);
+  if (ring->rings != 0) ring->sqes = mapArea(fd, sqeBytes, IORING_OFF_SQES, &entryWords);
   if (ring->sqes == 0) {
     const int error = errno;
     closeRing(ring);
     return throwErrno(env, error, "mmap");
   }
+  // With SQPOLL what is published counts as submitted.
+  const bool polled = (params.flags & IORING_SETUP_SQPOLL) != 0;
+  const uint32_t submitted = polled ? params.sq_off.tail : params.sq_off.head;
+  ring->submitted = reinterpret_cast<uint32_t*>(words + submitted);
+  ring->reaped = reinterpret_cast<uint32_t*>(words + params.cq_off.head);
+  ring->completed = reinterpret_cast<uint32_t*>(words + params.cq_off.tail);
   // A registered ring descriptor saves the descriptor look-up of every call; without it fd serves.
   io_uring_rsrc_update update = {};
   update.offset = UINT32_MAX;
