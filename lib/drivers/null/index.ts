@@ -21,11 +21,8 @@ import {
   type QueueOptions,
 } from '../../hpdi/index.js';
 import { parseSize } from '../../units.js';
+import { plainInfo } from '../plain-info.js';
 import { parseBlockSize } from '../options.js';
-
-const OPERATIONS =
-  (1 << Op.READ) | (1 << Op.WRITE) | (1 << Op.FLUSH) | (1 << Op.DISCARD) | (1 << Op.WRITE_ZEROES);
-const MAX_TRANSFER_BYTES = 2 ** 30;
 
 /**
  * Operations by what is checked of them: 0 refused, 1 nothing, 2 range, 3 readable, 4 writable
@@ -166,27 +163,10 @@ export const driver: DriverModule = {
         exitCode: 2,
       });
     }
-    return new NullBackend(uri, {
-      blockSize,
-      blocks,
-      maxTransferBlocks: MAX_TRANSFER_BYTES / blockSize,
-      maxSegments: 0,
-      addressAlign: 1,
-      segmentAlign: 1,
-      boundary: 0,
-      atomicBlocks: 1,
-      volatileCache: false,
-      canLoan: false,
-      loanStable: false,
-      metadataBytes: 0,
-      zones: null,
-      operations: OPERATIONS,
-      flags: Flag.FUA,
-      readOnly: false,
-      durable: false,
-      physicalBlockSize: blockSize,
-      description: { driver: 'null', note: 'keeps no data' },
-    });
+    return new NullBackend(
+      uri,
+      plainInfo(blockSize, blocks, { driver: 'null', note: 'keeps no data' }),
+    );
   },
 
   async attach(handle: DeviceHandle) {

@@ -5,8 +5,6 @@
 import { PenstockError } from '../../errors.js';
 import {
   assertHomeAlive,
-  Flag,
-  Op,
   type Backend,
   type DeviceHandle,
   type DeviceInfo,
@@ -16,16 +14,14 @@ import {
 } from '../../hpdi/index.js';
 import { addressSpace, GRANULE_BYTES, Liveness, type Segment } from '../../memory/index.js';
 import { parseSize } from '../../units.js';
+import { plainInfo } from '../plain-info.js';
 import { parseBlockSize, parseSwitch } from '../options.js';
 import { Chunks, type ChunkShare } from './chunks.js';
 import { RamQueue } from './queue.js';
 
-const OPERATIONS =
-  (1 << Op.READ) | (1 << Op.WRITE) | (1 << Op.FLUSH) | (1 << Op.DISCARD) | (1 << Op.WRITE_ZEROES);
 const DENSE_CHUNK_BYTES = 2 ** 30;
 const SPARSE_BYTES_MAX = 64 * 2 ** 40;
 const DENSE_BYTES_MAX = 48 * 2 ** 30;
-const MAX_TRANSFER_BYTES = 2 ** 30;
 
 class RamBackend implements Backend {
   readonly uri: string;
@@ -108,27 +104,11 @@ export const driver: DriverModule = {
     }
     return new RamBackend(
       uri,
-      {
-        blockSize,
-        blocks: bytes / blockSize,
-        maxTransferBlocks: MAX_TRANSFER_BYTES / blockSize,
-        maxSegments: 0,
-        addressAlign: 1,
-        segmentAlign: 1,
-        boundary: 0,
-        atomicBlocks: 1,
-        volatileCache: false,
-        canLoan: false,
-        loanStable: false,
-        metadataBytes: 0,
-        zones: null,
-        operations: OPERATIONS,
-        flags: Flag.FUA,
-        readOnly: false,
-        durable: false,
-        physicalBlockSize: blockSize,
-        description: { driver: 'ram', sparse, note: 'data ends with the process' },
-      },
+      plainInfo(blockSize, bytes / blockSize, {
+        driver: 'ram',
+        sparse,
+        note: 'data ends with the process',
+      }),
       chunks,
       liveness,
     );
