@@ -1,0 +1,8 @@
+export type {
+  Bar,
+  ConfigSpace,
+  DmaSpace,
+  PciCapability,
+  PciFunction,
+  PciIdentity,
+} from './function.js';
