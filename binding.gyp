@@ -17,6 +17,7 @@
         "native/sigbus.cc",
         "native/socket.cc",
         "native/status.cc",
+        "native/stream.cc",
         "native/uring.cc",
         "native/watch.cc"
       ],
