@@ -1,7 +1,7 @@
 // Admin commands as 16 words (NVM Express Base 2.0, section 5). Data pointers are PRP entries of one
 // buffer of at most two pages.
 
-import { AdminOp, Cns, CreateQueue, Feature, GetLog, Sqe } from './commands.js';
+import { AdminOp, Cns, CreateCq, CreateSq, Feature, GetLog, Sqe } from './commands.js';
 
 function command(opcode: number, nsid = 0, address = 0): Uint32Array {
   const words = new Uint32Array(Sqe.words);
@@ -34,15 +34,15 @@ export function createCompletionQueue(
 ): Uint32Array {
   const words = command(AdminOp.CREATE_IO_CQ, 0, address);
   words[Sqe.cdw10] = qid | ((entries - 1) << 16);
-  const interrupt = vector < 0 ? 0 : CreateQueue.IEN | (vector << CreateQueue.VECTOR_SHIFT);
-  words[Sqe.cdw11] = CreateQueue.PC | interrupt;
+  const interrupt = vector < 0 ? 0 : CreateCq.IEN | (vector << CreateCq.VECTOR_SHIFT);
+  words[Sqe.cdw11] = CreateCq.PC | interrupt;
   return words;
 }
 
 export function createSubmissionQueue(qid: number, entries: number, address: number): Uint32Array {
   const words = command(AdminOp.CREATE_IO_SQ, 0, address);
   words[Sqe.cdw10] = qid | ((entries - 1) << 16);
-  words[Sqe.cdw11] = CreateQueue.PC | (qid << CreateQueue.CQID_SHIFT);
+  words[Sqe.cdw11] = CreateSq.PC | (qid << CreateSq.CQID_SHIFT);
   return words;
 }
 

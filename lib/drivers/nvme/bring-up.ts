@@ -13,7 +13,8 @@ import {
 import { adminError, type AdminQueue } from './admin-queue.js';
 import { AdminOp, Cns, Feature } from './commands.js';
 import type { ControllerMemoryBuffer } from './controller-memory.js';
-import { controllerFacts, Oacs, type ControllerFacts } from './facts.js';
+import { controllerFacts, type ControllerFacts } from './facts.js';
+import { Oacs } from './identify-controller.js';
 import { PairState, PairWord, type PairTable } from './pairs.js';
 import { ADMIN_ENTRIES } from './pairs.js';
 import { Cc, CapHi, CapLo, Csts, Reg } from './registers.js';
@@ -78,10 +79,10 @@ export function readCapabilities(bar: Bar, address: string): Capabilities {
       hint: 'the device was removed, or its memory space is off; rescan the bus',
     });
   }
-  const css = (hi >>> CapHi.CSS_SHIFT) & CapHi.CSS_MASK;
-  const page = (hi >>> CapHi.MPSMIN_SHIFT) & CapHi.MPSMIN_MASK;
+  const css = hi & CapHi.CSS_MASK;
+  const page = (hi & CapHi.MPSMIN_MASK) >>> CapHi.MPSMIN_SHIFT;
   const entriesMax = (lo & CapLo.MQES_MASK) + 1;
-  if ((css & 0x41) === 0 || page !== 0 || entriesMax < 2) {
+  if ((css & (CapHi.CSS_NVM | CapHi.CSS_IO)) === 0 || page !== 0 || entriesMax < 2) {
     throw new PenstockError(
       'UNSUPPORTED_CONTROLLER',
       `${address}: command sets ${hex(css)}, pages from ${4096 * 2 ** page} bytes on`,
@@ -90,9 +91,9 @@ export function readCapabilities(bar: Bar, address: string): Capabilities {
   }
   return {
     entriesMax,
-    timeoutMs: Math.max(1, (lo >>> CapLo.TO_SHIFT) & CapLo.TO_MASK) * 500,
+    timeoutMs: Math.max(1, (lo & CapLo.TO_MASK) >>> CapLo.TO_SHIFT) * 500,
     strideBytes: 4 << (hi & CapHi.DSTRD_MASK),
-    css: (css & 0x40) !== 0 ? Cc.CSS_ALL : Cc.CSS_NVM,
+    css: (css & CapHi.CSS_NVM) !== 0 ? Cc.CSS_NVM : Cc.CSS_ALL,
     hasMemoryBuffer: (hi & CapHi.CMBS) !== 0,
   };
 }
@@ -104,7 +105,7 @@ export function isAbsent(word: number): boolean {
 
 /** CC.EN = 0 and the wait for it: from then on the controller touches no memory. */
 export function* disable(up: BringUp): Task<void> {
-  const { bar, capabilities, quirks } = up;
+  const { bar, quirks } = up;
   up.enter('WAIT_DISABLED');
   const cc = bar.read32(Reg.CC);
   // A controller that is becoming ready must be so before it may be disabled (section 3.5.1).
@@ -112,11 +113,10 @@ export function* disable(up: BringUp): Task<void> {
     if ((bar.read32(Reg.CSTS) & (Csts.RDY | Csts.CFS)) === 0) {
       yield* waitFor(up, (csts) => (csts & (Csts.RDY | Csts.CFS)) !== 0, 'become ready', false);
     }
-    bar.write32(Reg.CC, cc & ~(Cc.EN | (Cc.SHN_MASK << Cc.SHN_SHIFT)));
+    bar.write32(Reg.CC, cc & ~(Cc.EN | Cc.SHN_MASK));
     if (quirks.delayMs > 0) yield* pause(quirks.delayMs);
   }
   yield* waitFor(up, (csts) => (csts & Csts.RDY) === 0, 'become disabled', true);
-  void capabilities;
 }
 
 /** Sets the admin queue and enables; the controller is ready after it. */
@@ -193,7 +193,7 @@ export function* setQueueCount(up: BringUp): Task<number> {
 /** Shadow doorbells; false where the controller has none, or does not take them. */
 export function* setShadowDoorbells(up: BringUp, facts: ControllerFacts): Task<boolean> {
   const { table, settings, admin } = up;
-  if (!settings.shadow || (facts.oacs & Oacs.DBBUF) === 0) return false;
+  if (!settings.shadow || (facts.oacs & Oacs.DOORBELL_BUFFER) === 0) return false;
   up.enter('SET_SHADOW_DOORBELLS');
   const { shadow, eventIndex } = table.offsets;
   table.words(shadow, 1024).fill(0);

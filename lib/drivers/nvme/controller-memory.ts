@@ -33,7 +33,7 @@ export class ControllerMemoryBuffer {
     const size = registers.read32(Reg.CMBSZ);
     const location = registers.read32(Reg.CMBLOC);
     if (size === 0 || size === 0xffffffff || (size & Cmbsz.SQS) === 0) return null;
-    const unit = 4096 * 16 ** ((size >>> Cmbsz.SZU_SHIFT) & Cmbsz.SZU_MASK);
+    const unit = 4096 * 16 ** ((size & Cmbsz.SZU_MASK) >>> Cmbsz.SZU_SHIFT);
     const bytes = (size >>> Cmbsz.SZ_SHIFT) * unit;
     const offset = (location >>> Cmbloc.OFST_SHIFT) * unit;
     const ringBytes = entries * Sqe.words * 4;

@@ -4,10 +4,19 @@
 
 import { PenstockError } from '../../errors.js';
 import { Flag, Op, type DeviceInfo } from '../../hpdi/index.js';
+import { Oncs, parseController, Sgls, Vwc } from './identify-controller.js';
+import {
+  checkNamespace,
+  deallocatedReads,
+  formatInUse,
+  parseNamespace,
+} from './identify-namespace.js';
 
 /** Largest transfer of one command: its PRP list is one page, whatever the buffer's offset. */
 const TRANSFER_BYTES_MAX = 2 ** 20;
 const NLB_MAX = 65536;
+/** Identify Namespace, nsfeat: the atomic sizes of the namespace hold, not the controller's. */
+const NSFEAT_ATOMICS = 1 << 1;
 
 export interface ControllerFacts {
   readonly serial: string;
@@ -30,61 +39,25 @@ export interface ControllerFacts {
   readonly atomicBlocks: number;
 }
 
-export const enum Oacs {
-  DBBUF = 1 << 8,
-}
-
-export const enum Oncs {
-  COMPARE = 1 << 0,
-  WRITE_UNCORRECTABLE = 1 << 1,
-  DSM = 1 << 2,
-  WRITE_ZEROES = 1 << 3,
-  VERIFY = 1 << 7,
-  COPY = 1 << 8,
-}
-
-function word16(page: Uint8Array, at: number): number {
-  return page[at]! | (page[at + 1]! << 8);
-}
-
-function word32(page: Uint8Array, at: number): number {
-  return (word16(page, at) | (word16(page, at + 2) << 16)) >>> 0;
-}
-
-/** A 64-bit number; above 2^53 the nearest, which no device has. */
-function word64(page: Uint8Array, at: number): number {
-  return word32(page, at + 4) * 2 ** 32 + word32(page, at);
-}
-
-/** ASCII, right trimmed; what cannot be printed is a question mark. */
-function text(page: Uint8Array, at: number, bytes: number): string {
-  let result = '';
-  for (let i = at; i < at + bytes; i++) {
-    const code = page[i]!;
-    if (code === 0) break;
-    result += code >= 0x20 && code < 0x7f ? String.fromCharCode(code) : '?';
-  }
-  return result.trim();
-}
-
 export function controllerFacts(page: Uint8Array): ControllerFacts {
-  const mdts = page[77]!;
+  const controller = parseController(page);
+  const { mdts, sgls } = controller;
   const limit = mdts === 0 || mdts > 20 ? TRANSFER_BYTES_MAX : 4096 * 2 ** mdts;
-  const sgls = word32(page, 536);
+  const sgl = sgls & Sgls.SUPPORT_MASK;
   return {
-    serial: text(page, 4, 20),
-    model: text(page, 24, 40),
-    firmware: text(page, 64, 8),
-    version: word32(page, 80),
+    serial: controller.sn,
+    model: controller.mn,
+    firmware: controller.fr,
+    version: controller.ver,
     transferBytesMax: Math.min(limit, TRANSFER_BYTES_MAX),
-    namespacesMax: word32(page, 516),
-    oacs: word16(page, 256),
-    oncs: word16(page, 520),
-    volatileCache: (page[525]! & 1) !== 0,
-    sgl: (sgls & 3) === 1 || (sgls & 3) === 2,
-    eventRequests: page[259]! + 1,
-    errorLogEntries: page[262]! + 1,
-    atomicBlocks: word16(page, 528) + 1,
+    namespacesMax: controller.nn,
+    oacs: controller.oacs,
+    oncs: controller.oncs,
+    volatileCache: (controller.vwc & Vwc.PRESENT) !== 0,
+    sgl: sgl === Sgls.SUPPORTED || sgl === Sgls.DWORD_ALIGNED,
+    eventRequests: controller.aerl + 1,
+    errorLogEntries: controller.elpe + 1,
+    atomicBlocks: controller.awupf + 1,
   };
 }
 
@@ -100,34 +73,34 @@ export interface NamespaceFacts {
   readonly zeroesDeallocated: boolean;
 }
 
-/** A namespace as its page describes it. BAD_NAMESPACE when that cannot be used. */
+/** A namespace as its page describes it; null when it is not active. BAD_NAMESPACE. */
 export function namespaceFacts(
   nsid: number,
   page: Uint8Array,
   controller: ControllerFacts,
-): NamespaceFacts {
-  const flbas = page[26]!;
-  const index = (flbas & 0xf) | ((flbas >>> 1) & 0x30);
-  const format = word32(page, 128 + index * 4);
-  const lbads = (format >>> 16) & 0xff;
-  const metadataBytes = format & 0xffff;
-  const blocks = word64(page, 0);
-  if (index > Math.min(63, page[25]!) || lbads < 9 || lbads > 16) {
-    throw unusable(nsid, `its format ${index} has blocks of 2^${lbads} bytes`);
+): NamespaceFacts | null {
+  const namespace = parseNamespace(page);
+  if (namespace.nsze === 0n) return null;
+  const problem = checkNamespace(namespace).find(({ fatal }) => fatal);
+  const format = formatInUse(namespace);
+  if (problem !== undefined || format === null) {
+    throw unusable(nsid, problem?.problem ?? 'its format is unknown');
   }
-  const blockSize = 2 ** lbads;
-  if (!Number.isSafeInteger(blocks * blockSize)) throw unusable(nsid, `it says ${blocks} blocks`);
-  if (metadataBytes > 0) throw unusable(nsid, `its blocks have ${metadataBytes} bytes of metadata`);
-  const nsfeat = page[24]!;
-  const own = (nsfeat & 2) !== 0 ? word16(page, 36) + 1 : controller.atomicBlocks;
+  const { blockBytes, metadataBytes } = format;
+  const blocks = Number(namespace.nsze);
+  if (!Number.isSafeInteger(blocks * blockBytes)) throw unusable(nsid, `it says ${blocks} blocks`);
+  if (metadataBytes > 0) {
+    throw unusable(nsid, `its blocks have ${metadataBytes} bytes of metadata`);
+  }
+  const ownAtomics = (namespace.nsfeat & NSFEAT_ATOMICS) !== 0;
   return {
     nsid,
     blocks,
-    blockSize,
-    boundary: word16(page, 46),
-    atomicBlocks: own,
-    readOnly: (page[99]! & 1) !== 0,
-    zeroesDeallocated: (page[33]! & 7) === 1,
+    blockSize: blockBytes,
+    boundary: namespace.noiob,
+    atomicBlocks: ownAtomics ? namespace.nawupf + 1 : controller.atomicBlocks,
+    readOnly: (namespace.nsattr & 1) !== 0,
+    zeroesDeallocated: deallocatedReads(namespace) === 'zeros',
   };
 }
 
@@ -148,7 +121,7 @@ export function namespaceInfo(
   let operations = (1 << Op.READ) | (1 << Op.FLUSH) | (1 << Op.RAW);
   if (!readOnly) {
     operations |= 1 << Op.WRITE;
-    if ((oncs & Oncs.DSM) !== 0) operations |= 1 << Op.DISCARD;
+    if ((oncs & Oncs.DATASET_MANAGEMENT) !== 0) operations |= 1 << Op.DISCARD;
     if ((oncs & Oncs.WRITE_ZEROES) !== 0) operations |= 1 << Op.WRITE_ZEROES;
   }
   return {

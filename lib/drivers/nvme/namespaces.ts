@@ -5,10 +5,10 @@ import { identify } from './admin-commands.js';
 import type { BringUp } from './bring-up.js';
 import { Cns } from './commands.js';
 import { namespaceFacts, type ControllerFacts, type NamespaceFacts } from './facts.js';
+import { NAMESPACES_PER_PAGE, parseNamespaceList } from './identify-lists.js';
 import { NAMESPACES_MAX, NamespaceWord } from './pairs.js';
 import type { Task } from './steps.js';
 
-const LIST_ENTRIES = 1024;
 /** NVM Express 1.1: from it on there is a list of active namespaces. */
 const VERSION_1_1 = 0x10100;
 
@@ -66,8 +66,7 @@ export class Namespaces {
     entry.problem = null;
     entry.facts = null;
     try {
-      const facts = namespaceFacts(nsid, page, controller);
-      entry.facts = facts.blocks === 0 ? null : facts;
+      entry.facts = namespaceFacts(nsid, page, controller);
     } catch (error) {
       if (!(error instanceof PenstockError)) throw error;
       entry.problem = error;
@@ -107,19 +106,13 @@ function* activeNamespaces(up: BringUp, controller: ControllerFacts): Task<numbe
   const found: number[] = [];
   let from = 0;
   while (found.length < NAMESPACES_MAX) {
-    const list = yield* up.withPage(4096, function* (address, bytes) {
+    const list: number[] = yield* up.withPage(4096, function* (address, bytes) {
       yield* up.admin.demand(identify(Cns.ACTIVE_NAMESPACES, from, address), adminTimeoutMs);
-      return new Uint32Array(bytes.slice().buffer);
+      return parseNamespaceList(bytes, from);
     });
-    let count = 0;
-    for (const nsid of list) {
-      // The list ascends; one that does not (and so might never end) is cut.
-      if (nsid <= from || nsid >= 0xfffffffe || found.length >= NAMESPACES_MAX) break;
-      found.push(nsid);
-      from = nsid;
-      count++;
-    }
-    if (count < LIST_ENTRIES) break;
+    found.push(...list.slice(0, NAMESPACES_MAX - found.length));
+    if (list.length < NAMESPACES_PER_PAGE) break;
+    from = list.at(-1)!; // the list ascends, or it was cut: this ends
   }
   return found;
 }
