@@ -12,13 +12,16 @@ import { Cmbloc, CmbmscLo, Cmbsz, Reg } from './registers.js';
 const CONTROLLER_BASE = 2 ** 45;
 
 export class ControllerMemoryBuffer {
+  /** The BAR that it is in, and the byte at which it starts there. */
+  readonly bar: number;
+  readonly offset: number;
   private readonly rings: Uint32Array[];
-  private readonly start: number;
   private readonly ringBytes: number;
 
-  private constructor(rings: Uint32Array[], start: number, ringBytes: number) {
+  private constructor(bar: number, offset: number, rings: Uint32Array[], ringBytes: number) {
+    this.bar = bar;
+    this.offset = offset;
     this.rings = rings;
-    this.start = start;
     this.ringBytes = ringBytes;
   }
 
@@ -45,18 +48,18 @@ export class ControllerMemoryBuffer {
       if (words === null) return null;
       rings.push(words);
     }
-    return new ControllerMemoryBuffer(rings, CONTROLLER_BASE, ringBytes);
+    return new ControllerMemoryBuffer(bar.index, offset, rings, ringBytes);
   }
 
   /** Before the controller is enabled: where it finds the buffer in addresses of commands. */
   place(registers: Bar): void {
-    registers.write32(Reg.CMBMSC + 4, Math.floor(this.start / 2 ** 32));
+    registers.write32(Reg.CMBMSC + 4, CONTROLLER_BASE / 2 ** 32);
     registers.write32(Reg.CMBMSC, CmbmscLo.CRE | CmbmscLo.CMSE);
   }
 
   /** A pair's ring as the controller addresses it. */
   address(pair: number): number {
-    return this.start + pair * this.ringBytes;
+    return CONTROLLER_BASE + pair * this.ringBytes;
   }
 
   ring(pair: number): Uint32Array {

@@ -16,7 +16,7 @@
 // 3. Everything here runs as tasks (steps.ts): nothing blocks the thread.
 
 import { PenstockError } from '../../errors.js';
-import { isAlive, type Memory } from '../../memory/index.js';
+import type { Memory } from '../../memory/index.js';
 import { native } from '../../native.js';
 import type { Bar, PciFunction } from '../../pci/index.js';
 import { abort, deleteQueue } from './admin-commands.js';
@@ -41,7 +41,8 @@ import { decodeEvent, readEventLog, requestEvents, type NvmeEvent } from './even
 import type { ControllerFacts } from './facts.js';
 import { Injector } from './inject.js';
 import { Namespaces } from './namespaces.js';
-import { PairState, PairTable, PairWord } from './pairs.js';
+import { PairControl } from './pair-control.js';
+import { PairTable } from './pairs.js';
 import { Cc, Csts, Reg } from './registers.js';
 import type { NvmeSettings } from './settings.js';
 import { settled, Steps, type Task } from './steps.js';
@@ -49,8 +50,6 @@ import { hasPassed, Watchdog, type Expired, type InFlight } from './watchdog.js'
 
 /** Looks after an abort before the controller is reset. */
 const ABORT_LOOKS = 2;
-/** Time that queues have to step back before a reset. */
-const STEP_BACK_MS = 10_000;
 const SHUTDOWN_MS = 5000;
 const LID_ERROR = 1;
 
@@ -84,6 +83,7 @@ export class NvmeController implements BringUp {
   state: ControllerState = 'CHECK_REGISTERS';
   /** Why the controller failed or was reset last. */
   cause: PenstockError | null = null;
+  private readonly pairs: PairControl;
   private readonly watchdog: Watchdog;
   private readonly listeners = new Set<(event: NvmeEvent) => void>();
   private readonly changes = new Set<(nsids: readonly number[]) => void>();
@@ -93,6 +93,7 @@ export class NvmeController implements BringUp {
   private lookedAt = 0;
   private stale: InFlight[] | null = null;
   private busyWithLog = false;
+  private readonly recovering = new Set<number>();
 
   private constructor(pci: PciFunction, settings: NvmeSettings, memory: Memory, delayMs: number) {
     this.pci = pci;
@@ -115,6 +116,7 @@ export class NvmeController implements BringUp {
     this.eventFds = this.vectors === 0 ? [] : pci.enableInterrupts(this.vectors);
     this.admin = new AdminQueue(this.table, this.bar, this.capabilities.strideBytes);
     this.admin.onEvent = (dw0, status) => this.takeEvent(dw0, status);
+    this.pairs = new PairControl(this.table, this.interrupts ? this.eventFds : []);
     this.watchdog = new Watchdog(this.table, settings.timeoutMs);
     pci.onRemovalRequested = () => this.remove();
   }
@@ -187,6 +189,11 @@ export class NvmeController implements BringUp {
     return this.resetting;
   }
 
+  /** Looks which namespaces there are, and of what size. */
+  async refreshNamespaces(): Promise<void> {
+    if (this.state === 'READY') await this.steps.run(this.rescan());
+  }
+
   /** What a queue does now and then in a thread that polls: the event loop may not run. */
   lookAround(): void {
     this.admin.poll();
@@ -222,13 +229,7 @@ export class NvmeController implements BringUp {
       this.buffer = ControllerMemoryBuffer.open(this.pci, this.bar, pairs, entries);
     }
     yield* this.start();
-    for (let pair = 0; pair < this.table.shape.pairs; pair++) {
-      const { header } = this.table.views(pair);
-      header[PairWord.epoch] = 2;
-      header[PairWord.generation] = 1;
-      header[PairWord.facts] = 1;
-      header[PairWord.state] = PairState.ready;
-    }
+    this.pairs.begin();
     this.enter('READY');
   }
 
@@ -241,12 +242,14 @@ export class NvmeController implements BringUp {
     this.shadow = yield* setShadowDoorbells(this, this.facts);
     this.enter('CREATE_QUEUES');
     for (let pair = 0; pair < this.table.usable; pair++) yield* createPair(this, pair);
+    this.enter('IDENTIFY_NAMESPACES');
     const changed = yield* this.namespaces.refresh(this, this.facts);
     yield* requestEvents(this, this.facts);
     if (changed.length > 0) this.tellNamespaces(changed);
   }
 
-  private *guarded(words: Uint32Array, timeoutMs: number): Task<AdminResult> {
+  /** An admin command, once the controller is ready; one that times out has it reset. */
+  *guarded(words: Uint32Array, timeoutMs: number): Task<AdminResult> {
     const until = performance.now() + timeoutMs;
     while (this.state === 'RESETTING' || this.resetting !== null) {
       if (performance.now() > until) break;
@@ -268,39 +271,17 @@ export class NvmeController implements BringUp {
     this.counters.resets++;
     this.enter('RESETTING');
     try {
-      yield* this.stopQueues();
+      yield* this.pairs.stop();
       yield* this.disableOrReset();
       this.admin.reset();
       this.enter('RESETTING');
-      this.releaseOrphans();
+      this.pairs.releaseOrphans();
       yield* this.start();
-      this.restartQueues();
+      this.pairs.restart();
       this.enter('READY');
     } catch (error) {
       this.fail(error, cause);
       throw this.cause ?? error;
-    }
-  }
-
-  /** Every epoch odd, and nobody inside. */
-  private *stopQueues(): Task<void> {
-    const { table } = this;
-    for (let pair = 0; pair < table.shape.pairs; pair++) {
-      const { header } = table.views(pair);
-      if ((header[PairWord.epoch]! & 1) === 0) header[PairWord.epoch]! += 1;
-    }
-    native.membarrier();
-    const until = performance.now() + STEP_BACK_MS;
-    for (let pair = 0; pair < table.shape.pairs; pair++) {
-      const { header } = table.views(pair);
-      while (header[PairWord.inside] !== 0 && this.ownerLives(pair)) {
-        if (performance.now() > until) {
-          throw new PenstockError('TIMED_OUT', `the owner of queue ${pair + 1} does not step back`, {
-            hint: 'a thread stands still in the middle of a submission; end it',
-          });
-        }
-        yield;
-      }
     }
   }
 
@@ -318,22 +299,6 @@ export class NvmeController implements BringUp {
     }
   }
 
-  /** Epochs even again; sleepers are woken to see what became of their operations. */
-  private restartQueues(): void {
-    for (let pair = 0; pair < this.table.shape.pairs; pair++) {
-      const { header } = this.table.views(pair);
-      header[PairWord.generation]! += 1;
-      header[PairWord.facts]! += 1;
-      header[PairWord.epoch]! += 1;
-      this.wake(pair);
-    }
-  }
-
-  private wake(pair: number): void {
-    const fd = this.interrupts ? this.eventFds[pair + 1] : undefined;
-    if (fd !== undefined) native.eventfdSignal(fd);
-  }
-
   /** The controller is given up: cut off from memory, and all that is in flight completes. */
   private fail(error: unknown, cause: string): void {
     const removed = this.pci.gone || (error instanceof PenstockError && error.code === 'DEVICE_GONE');
@@ -344,12 +309,7 @@ export class NvmeController implements BringUp {
         : new PenstockError('CONTROLLER_FAILED', `${this.pci.address}: ${cause}`, { cause: error });
     this.pci.quiesce();
     this.admin.reset();
-    for (let pair = 0; pair < this.table.shape.pairs; pair++) {
-      const { header } = this.table.views(pair);
-      header[PairWord.state] = PairState.gone;
-      header[PairWord.epoch] = (header[PairWord.epoch]! | 1) + 1;
-      this.wake(pair);
-    }
+    this.pairs.end();
   }
 
   /** The kernel or the server wants the device back, or it was pulled out. */
@@ -359,7 +319,7 @@ export class NvmeController implements BringUp {
   }
 
   private *shutDown(): Task<void> {
-    yield* this.stopQueues();
+    yield* this.pairs.stop();
     this.enter('SHUTTING_DOWN');
     const cc = this.bar.read32(Reg.CC);
     this.bar.write32(Reg.CC, (cc & ~Cc.SHN_MASK) | Cc.SHN_NORMAL);
@@ -378,21 +338,11 @@ export class NvmeController implements BringUp {
     this.stopWatching();
     this.pci.onRemovalRequested = null;
     if (this.state !== 'GONE' && this.state !== 'FAILED') this.pci.quiesce();
-    for (let pair = 0; pair < this.table.shape.pairs; pair++) {
-      const { header } = this.table.views(pair);
-      header[PairWord.state] = PairState.gone;
-      header[PairWord.epoch] = (header[PairWord.epoch]! | 1) + 1;
-      this.wake(pair);
-    }
+    this.pairs.end();
     this.enter('CLOSED');
     this.pci.disableInterrupts();
     await this.pci.close();
     this.table.segment.close();
-  }
-
-  private ownerLives(pair: number): boolean {
-    const { claim, serial } = this.table.owner(pair);
-    return claim !== 0 && isAlive(claim - 1, serial);
   }
 
   private startWatching(): void {
@@ -429,7 +379,7 @@ export class NvmeController implements BringUp {
       this.admin.strays = 0;
       this.startReset('a completion that no command had');
     } else this.actOn(findings.expired);
-    for (const pair of findings.orphans) void this.steps.run(this.recoverPair(pair));
+    for (const pair of findings.orphans) this.startRecovery(pair);
     if (findings.more) void this.steps.run(this.report('error', 0, LID_ERROR));
     this.reapMemory();
   }
@@ -453,34 +403,25 @@ export class NvmeController implements BringUp {
     }
   }
 
+  private startRecovery(pair: number): void {
+    if (this.recovering.has(pair)) return;
+    this.recovering.add(pair);
+    void this.steps.run(this.recoverPair(pair)).finally(() => this.recovering.delete(pair));
+  }
+
   /** A pair whose owner ended: its commands end with its queues, which are made anew. */
   private *recoverPair(pair: number): Task<void> {
-    const { claim, serial } = this.table.owner(pair);
-    if (claim === 0 || isAlive(claim - 1, serial) || this.state !== 'READY') return;
+    if (this.table.owner(pair).claim === 0 || this.pairs.ownerLives(pair)) return;
+    if (this.state !== 'READY') return;
     const { adminTimeoutMs } = this.settings;
     try {
       yield* this.admin.demand(deleteQueue(AdminOp.DELETE_IO_SQ, pair + 1), adminTimeoutMs);
       yield* this.admin.demand(deleteQueue(AdminOp.DELETE_IO_CQ, pair + 1), adminTimeoutMs);
       yield* createPair(this, pair);
-      this.forget(pair);
+      this.pairs.forget(pair);
     } catch {
       this.startReset(`queue ${pair + 1} of an ended thread could not be made anew`);
     }
-  }
-
-  /** While the controller is disabled: pairs of owners that ended are free. */
-  private releaseOrphans(): void {
-    for (let pair = 0; pair < this.table.usable; pair++) {
-      if (this.table.owner(pair).claim !== 0 && !this.ownerLives(pair)) this.forget(pair);
-    }
-  }
-
-  private forget(pair: number): void {
-    const { header, slots } = this.table.views(pair);
-    slots.fill(0);
-    header[PairWord.inside] = 0;
-    header[PairWord.depth] = 0;
-    this.table.release(pair);
   }
 
   /** Unmaps closed memory once nothing that was in flight when that was seen is left. */
@@ -512,25 +453,21 @@ export class NvmeController implements BringUp {
     this.busyWithLog = true;
     try {
       const log = yield* readEventLog(this, this.facts, page);
-      const before = this.state;
-      const namespaces =
-        kind === 'notice' ? yield* this.namespaces.refresh(this, this.facts) : [];
-      this.enter(before);
-      if (namespaces.length > 0) this.publishFacts(namespaces);
+      const namespaces = kind === 'notice' ? yield* this.rescan() : [];
       for (const listener of [...this.listeners]) listener({ kind, info, page, log, namespaces });
     } finally {
       this.busyWithLog = false;
     }
   }
 
-  /** Tells queues that namespaces changed. */
-  private publishFacts(namespaces: readonly number[]): void {
-    for (let pair = 0; pair < this.table.shape.pairs; pair++) {
-      const { header } = this.table.views(pair);
-      header[PairWord.facts]! += 1;
-      header[PairWord.epoch]! += 2;
+  /** Reads the namespaces again and tells queues and listeners of those that changed. */
+  private *rescan(): Task<number[]> {
+    const changed = yield* this.namespaces.refresh(this, this.facts);
+    if (changed.length > 0) {
+      this.pairs.publishFacts();
+      this.tellNamespaces(changed);
     }
-    this.tellNamespaces(namespaces);
+    return changed;
   }
 
   private tellNamespaces(namespaces: readonly number[]): void {

@@ -38,7 +38,6 @@ export class Namespaces {
 
   /** Reads all anew; the numbers of those that appeared, went, or changed. */
   *refresh(up: BringUp, controller: ControllerFacts): Task<number[]> {
-    up.enter('IDENTIFY_NAMESPACES');
     const active = yield* activeNamespaces(up, controller);
     const changed: number[] = [];
     for (const nsid of active) {
