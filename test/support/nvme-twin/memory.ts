@@ -1,8 +1,8 @@
 // The memory that the twin reaches, and what it insists on before it touches any of it.
 //
 // Invariants
-// 1. Nothing is read or written outside of live memory that `map` opens to the device; what a driver
-//    asks for beyond that is a violation, kept for the test, and the command fails.
+// 1. Nothing is read or written outside of live memory that `map` opens to the device; what a
+//    driver asks for beyond that is a violation, kept for the test, and the command fails.
 // 2. Data goes where a live operation's buffer is, once a test has registered one (`allow`); never
 //    to a ring. Lists, identify and log pages, which belong to the driver, never lie in a buffer of
 //    a live operation nor in a ring.

@@ -64,7 +64,7 @@ export class NvmeTwin {
 
   /** Looks at what is seen only when one looks, and gives all violations. */
   check(): string[] {
-    this.controller.checkDoorbells();
+    if (!this.shared.isRemoved) this.controller.queues.checkDoorbells();
     this.memory.checkFreed();
     return this.violations;
   }
@@ -86,8 +86,6 @@ export class NvmeTwin {
     this.isRunning = false;
     this.unschedule();
   }
-
-  // --- namespaces and events -------------------------------------------------------------------------
 
   namespace(nsid: number): TwinNamespace {
     const namespace = this.controller.namespaces.get(nsid);
@@ -123,8 +121,6 @@ export class NvmeTwin {
     if (isWanted) this.event(NOTICE, 0, CHANGED_NAMESPACES_PAGE);
   }
 
-  // --- misfortunes -----------------------------------------------------------------------------------
-
   /** Controller fatal status. */
   fail(): void {
     this.controller.power.fail();
@@ -150,10 +146,10 @@ export class NvmeTwin {
 
   /** Posts a completion that nobody asked for. */
   post(entry: { qid: number; cid: number; sqid?: number; sqhd?: number; status?: number }): void {
-    const cq = this.controller.completionQueue(entry.qid);
+    const cq = this.controller.queues.cqs.get(entry.qid);
     if (cq === undefined) throw new RangeError(`there is no completion queue ${entry.qid}`);
     const cqe = new Uint32Array(Cqe.words);
-    const sqhd = entry.sqhd ?? this.controller.submissionQueue(entry.qid)?.head ?? 0;
+    const sqhd = entry.sqhd ?? this.controller.queues.sqs.get(entry.qid)?.head ?? 0;
     cqe[Cqe.sqHead] = ((entry.sqid ?? entry.qid) << 16) | sqhd;
     cqe[Cqe.status] = entry.cid | 0x10000 | ((entry.status ?? 0) << 17);
     this.controller.deliver(cq, cqe);
@@ -161,7 +157,7 @@ export class NvmeTwin {
 
   /** Signals a vector for nothing. */
   interrupt(vector: number): void {
-    this.controller.interrupt(vector);
+    this.controller.interrupts.signal(vector);
   }
 
   /** Changes config space before a driver reads it. */
@@ -173,8 +169,6 @@ export class NvmeTwin {
   mutateRegisters(mutate: (registers: Uint32Array) => void): void {
     mutate(this.shared.registers.subarray(0, DOORBELLS_OFFSET >>> 2));
   }
-
-  // --- the event loop --------------------------------------------------------------------------------
 
   private kick(): void {
     this.idleTurns = 0;
