@@ -6,3 +6,4 @@ export type {
   PciFunction,
   PciIdentity,
 } from './function.js';
+export { attachFunction, openVfio, openVfioUser } from './attach.js';

@@ -11,7 +11,8 @@ const names = [
   ...['fileTruncate', 'eventfdCreate', 'eventfdSignal', 'eventfdDrain', 'timerfdCreate'],
   ...['timerfdSet', 'timerfdDrain', 'pidfdOpen', 'pidfdSignal', 'park', 'futexWait', 'futexWake'],
   ...['watchOpen', 'watchSet', 'watchClose', 'unixListen', 'unixConnect', 'unixAccept'],
-  ...['unixPair', 'unixSend', 'unixReceive', 'unixPeer', 'cpuAffinity', 'setCpuAffinity'],
+  ...['unixPair', 'unixSend', 'unixReceive', 'unixPeer', 'streamListen', 'streamConnect'],
+  ...['streamSend', 'streamReceive', 'streamEnd', 'streamUnread', 'cpuAffinity', 'setCpuAffinity'],
   ...['tscHertz', 'tscClock', 'pause', 'threadCpuTime', 'xxh3', 'crc32c', 'xxh3List'],
   ...['crc32cList', 'copyList', 'compareList', 'fillList'],
 ];

@@ -18,6 +18,7 @@ export interface ControllerHooks {
 
 export class TwinFunction implements PciFunction {
   readonly transport = 'twin';
+  readonly memoryKind = 'private';
   readonly config: TwinConfig;
   readonly dma: DmaSpace;
   onRemovalRequested: (() => void) | null = null;

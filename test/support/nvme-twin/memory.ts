@@ -180,6 +180,7 @@ export class TwinDma implements DmaSpace {
   private readonly own: boolean;
   private readonly reached = new Map<number, Segment>();
   private readonly segments = new Map<number, Segment | undefined>();
+  private collected: [number, Segment][] = [];
   private epoch = -1;
 
   constructor(own: boolean) {
@@ -209,10 +210,13 @@ export class TwinDma implements DmaSpace {
     return true;
   }
 
+  collect(): void {
+    this.collected = [...this.reached].filter(([, segment]) => !isLive(segment));
+  }
+
   /** Unmaps what was closed. */
   reap(): void {
-    for (const [granule, segment] of this.reached) {
-      if (isLive(segment)) continue;
+    for (const [granule] of this.collected.splice(0)) {
       this.reached.delete(granule);
       this.map[granule] = 0;
     }
