@@ -3,7 +3,7 @@
 import { AdminOp, Cdw0, CreateCq, CreateSq, Sqe } from '../../../lib/drivers/nvme/commands.js';
 import type { Controller } from './controller.js';
 import { identifyPage } from './identify.js';
-import { Dma } from './memory.js';
+import { Dma } from './dma.js';
 import { Code, wide } from './wire.js';
 
 const CSI_SHIFT = 24;

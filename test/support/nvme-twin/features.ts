@@ -2,7 +2,7 @@
 
 import { Feature, FeatureSelect, SetFeature, Sqe } from '../../../lib/drivers/nvme/commands.js';
 import type { Controller } from './controller.js';
-import { Dma } from './memory.js';
+import { Dma } from './dma.js';
 import { Code } from './wire.js';
 
 const TIMESTAMP_BYTES = 8;

@@ -12,7 +12,7 @@ import {
   ResetWord,
 } from '../../../lib/drivers/nvme/registers.js';
 import type { Controller } from './controller.js';
-import { Dma } from './memory.js';
+import { Dma } from './dma.js';
 import { Control, type Shared } from './shared.js';
 import { TWO_32 } from './wire.js';
 

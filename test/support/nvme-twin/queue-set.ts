@@ -2,7 +2,8 @@
 // doorbells (NVMe Base 2.0, section 5.8). The admin queue always goes by registers.
 
 import { fence } from '../../../lib/wire/index.js';
-import { Dma, type TwinMemory, type Violations } from './memory.js';
+import { Dma } from './dma.js';
+import { type TwinMemory, type Violations } from './memory.js';
 import type { ResolvedOptions } from './options.js';
 import { CompletionQueue, SubmissionQueue } from './queues.js';
 import { Code } from './wire.js';

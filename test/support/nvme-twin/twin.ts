@@ -27,9 +27,9 @@ const NOTICE = 2;
 const CHANGED_NAMESPACES_PAGE = 4;
 
 export class NvmeTwin {
-  readonly pci: TwinFunction;
   readonly controller: Controller;
   readonly shared: Shared;
+  private connection: TwinFunction;
   private loop: NodeJS.Immediate | NodeJS.Timeout | null = null;
   private isTimer = false;
   private isRunning = false;
@@ -41,9 +41,14 @@ export class NvmeTwin {
     this.shared = parts === undefined ? sharedFor(options) : new Shared(parts);
     fillConfig(this.shared.config, resolved.vectors, resolved.cmbBytes);
     this.controller = new Controller(resolved, this.shared);
-    const { memory, violations } = this.controller;
-    this.pci = new TwinFunction(this.shared, memory.dma, violations, this.controller);
+    this.connection = this.connect();
     this.controller.onDoorbell = () => this.kick();
+  }
+
+  /** The function; a new one when the last was closed, as after a driver's end. */
+  get pci(): TwinFunction {
+    if (this.connection.isClosed) this.connection = this.connect();
+    return this.connection;
   }
 
   get faults(): Faults {
@@ -85,6 +90,17 @@ export class NvmeTwin {
   stop(): void {
     this.isRunning = false;
     this.unschedule();
+  }
+
+  /** Stops, and gives back what it holds of the process; after the driver's end. */
+  close(): void {
+    this.stop();
+    this.memory.dma.shut();
+  }
+
+  private connect(): TwinFunction {
+    const { memory, violations } = this.controller;
+    return new TwinFunction(this.shared, memory.dma, violations, this.controller);
   }
 
   namespace(nsid: number): TwinNamespace {
