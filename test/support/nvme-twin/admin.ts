@@ -3,7 +3,7 @@
 import { AdminOp, Cdw0, CreateCq, CreateSq, Sqe } from '../../../lib/drivers/nvme/commands.js';
 import type { Controller } from './controller.js';
 import { identifyPage } from './identify.js';
-import { Dma } from './memory.js';
+import { Dma } from './dma.js';
 import { Code, wide } from './wire.js';
 
 const CSI_SHIFT = 24;
@@ -31,7 +31,7 @@ export class AdminCommands {
       case AdminOp.CREATE_IO_SQ:
         return this.createSq(sqe);
       case AdminOp.DELETE_IO_CQ:
-        return this.controller.deleteCq(sqe[Sqe.cdw10]! & 0xffff);
+        return this.controller.queues.deleteCq(sqe[Sqe.cdw10]! & 0xffff);
       case AdminOp.DELETE_IO_SQ:
         return this.controller.deleteSq(sqe[Sqe.cdw10]! & 0xffff);
       case AdminOp.GET_LOG_PAGE:
@@ -89,7 +89,7 @@ export class AdminCommands {
     const size = (sqe[Sqe.cdw10]! >>> 16) + 1;
     const address = wide(sqe, Sqe.prp1Lo);
     const vector = sqe[Sqe.cdw11]! >>> CreateCq.VECTOR_SHIFT;
-    if (!controller.mayCreate(id, 'cq')) return Code.QUEUE_ID | Code.DNR;
+    if (!controller.queues.mayCreate(id, 'cq')) return Code.QUEUE_ID | Code.DNR;
     if (size < 2 || size > options.entriesMax) return Code.QUEUE_SIZE | Code.DNR;
     if ((sqe[Sqe.cdw11]! & CreateCq.PC) === 0) return invalidField();
     if (address % controller.transfer.pageBytes !== 0) return Code.PRP_OFFSET | Code.DNR;
@@ -99,7 +99,7 @@ export class AdminCommands {
     }
     const ring = controller.memory.ring(address, size * CQE_BYTES, Dma.writes, `CQ ${id}`);
     if (ring === null) return invalidField();
-    controller.addCq({ id, ring, address, vector, interrupts });
+    controller.queues.addCq({ id, ring, address, vector, interrupts });
     return Code.SUCCESS;
   }
 
@@ -109,16 +109,16 @@ export class AdminCommands {
     const size = (sqe[Sqe.cdw10]! >>> 16) + 1;
     const address = wide(sqe, Sqe.prp1Lo);
     const cqid = sqe[Sqe.cdw11]! >>> CreateSq.CQID_SHIFT;
-    if (!controller.mayCreate(id, 'sq')) return Code.QUEUE_ID | Code.DNR;
+    if (!controller.queues.mayCreate(id, 'sq')) return Code.QUEUE_ID | Code.DNR;
     if (size < 2 || size > controller.options.entriesMax) return Code.QUEUE_SIZE | Code.DNR;
     if (cqid === 0 || cqid > controller.options.queuesMax) return Code.QUEUE_ID | Code.DNR;
-    const cq = controller.completionQueue(cqid);
+    const cq = controller.queues.cqs.get(cqid);
     if (cq === undefined) return Code.CQ_INVALID | Code.DNR;
     if ((sqe[Sqe.cdw11]! & CreateSq.PC) === 0) return invalidField();
     if (address % controller.transfer.pageBytes !== 0) return Code.PRP_OFFSET | Code.DNR;
     const ring = controller.memory.ring(address, size * SQE_BYTES, Dma.reads, `SQ ${id}`);
     if (ring === null) return invalidField();
-    controller.addSq({ id, ring, address }, cq);
+    controller.queues.addSq({ id, ring, address }, cq);
     return Code.SUCCESS;
   }
 
@@ -141,7 +141,7 @@ export class AdminCommands {
     if (shadow === 0 || shadow % pageBytes !== 0 || events % pageBytes !== 0 || events === 0) {
       return invalidField();
     }
-    return controller.useShadowDoorbells(shadow, events) ? Code.SUCCESS : invalidField();
+    return controller.queues.useShadow(shadow, events, pageBytes) ? Code.SUCCESS : invalidField();
   }
 }
 

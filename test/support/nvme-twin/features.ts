@@ -2,7 +2,7 @@
 
 import { Feature, FeatureSelect, SetFeature, Sqe } from '../../../lib/drivers/nvme/commands.js';
 import type { Controller } from './controller.js';
-import { Dma } from './memory.js';
+import { Dma } from './dma.js';
 import { Code } from './wire.js';
 
 const TIMESTAMP_BYTES = 8;
@@ -63,7 +63,7 @@ export class Features {
     const select = sqe[Sqe.cdw10]! & 0x700;
     if (select !== FeatureSelect.CURRENT) return Code.INVALID_FIELD | Code.DNR;
     if (fid === Feature.NUMBER_OF_QUEUES) {
-      this.controller.result = this.controller.queuesGranted;
+      this.controller.result = this.controller.queues.granted;
       return Code.SUCCESS;
     }
     const blobBytes = blobBytesOf(fid);
@@ -90,11 +90,11 @@ export class Features {
     const submission = value & 0xffff;
     const completion = value >>> 16;
     if (submission === 0xffff || completion === 0xffff) return Code.INVALID_FIELD | Code.DNR;
-    if (controller.hasIoQueues) return Code.COMMAND_SEQUENCE | Code.DNR;
+    if (controller.queues.hasIoQueues) return Code.COMMAND_SEQUENCE | Code.DNR;
     const most = controller.options.queuesMax - 1;
     const granted = Math.min(submission, most) | (Math.min(completion, most) << 16);
-    controller.queuesGranted = controller.faults.queuesGranted ?? granted;
-    controller.result = controller.queuesGranted;
+    controller.queues.granted = controller.faults.queuesGranted ?? granted;
+    controller.result = controller.queues.granted;
     return Code.SUCCESS;
   }
 

@@ -3,8 +3,10 @@
 
 import { PenstockError } from '../../../lib/errors.js';
 import { native } from '../../../lib/native.js';
-import type { Bar, DmaSpace, PciFunction, PciIdentity } from '../../../lib/pci/index.js';
+import type { Bar, PciFunction, PciIdentity } from '../../../lib/pci/index.js';
 import { TwinConfig } from './config-space.js';
+import type { TwinShare } from './attach.js';
+import type { TwinDma } from './dma.js';
 import type { Violations } from './memory.js';
 import { allowWrite } from './register-rules.js';
 import { Control, DOORBELLS_OFFSET, Shared, VECTOR_WORDS } from './shared.js';
@@ -20,7 +22,7 @@ export class TwinFunction implements PciFunction {
   readonly transport = 'twin';
   readonly memoryKind = 'private';
   readonly config: TwinConfig;
-  readonly dma: DmaSpace;
+  readonly dma: TwinDma;
   onRemovalRequested: (() => void) | null = null;
   private readonly shared: Shared;
   private readonly violations: Violations;
@@ -33,7 +35,7 @@ export class TwinFunction implements PciFunction {
 
   constructor(
     shared: Shared,
-    dma: DmaSpace,
+    dma: TwinDma,
     violations: Violations,
     hooks: ControllerHooks | null,
     isHome = true,
@@ -130,8 +132,8 @@ export class TwinFunction implements PciFunction {
     this.setCommand(0);
   }
 
-  share(): unknown {
-    return { transport: this.transport, parts: this.shared.parts };
+  share(): TwinShare {
+    return { transport: this.transport, parts: this.shared.parts, domain: this.dma.domain };
   }
 
   async close(): Promise<void> {

@@ -2,7 +2,7 @@
 
 import { Cdw0, Cdw12, Dsm, DsmRange, IoOp, Sqe } from '../../../lib/drivers/nvme/commands.js';
 import type { Controller } from './controller.js';
-import { Dma } from './memory.js';
+import { Dma } from './dma.js';
 import { Oncs } from './options.js';
 import type { TwinNamespace } from './storage.js';
 import { Code, TWO_32, wide } from './wire.js';

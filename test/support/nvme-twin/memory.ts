@@ -1,30 +1,15 @@
 // The memory that the twin reaches, and what it insists on before it touches any of it.
 //
 // Invariants
-// 1. Nothing is read or written outside of live memory that `map` opens to the device; what a driver
-//    asks for beyond that is a violation, kept for the test, and the command fails.
+// 1. Nothing is read or written outside of live memory that `map` opens to the device; what a
+//    driver asks for beyond that is a violation, kept for the test, and the command fails.
 // 2. Data goes where a live operation's buffer is, once a test has registered one (`allow`); never
 //    to a ring. Lists, identify and log pages, which belong to the driver, never lie in a buffer of
 //    a live operation nor in a ring.
-// 3. After `seal` (reset, bus master off, surprise removal) no address resolves.
+// 3. While `open` is false (disabled, bus master off, removed) no address resolves.
 
-import { PenstockError } from '../../../lib/errors.js';
-import {
-  accessMap,
-  addressSpace,
-  GRANULE_BYTES,
-  statusWords,
-  StatusWord,
-  type Segment,
-} from '../../../lib/memory/index.js';
-import type { DmaSpace } from '../../../lib/pci/index.js';
+import { Dma, makeDma, type TwinDma } from './dma.js';
 import { Regions } from './regions.js';
-
-/** What the device does to memory, as the access map's bits. */
-export const enum Dma {
-  reads = 1,
-  writes = 3,
-}
 
 /** What freed buffers are filled with. */
 export const FREED_BYTE = 0xd5;
@@ -62,7 +47,7 @@ export class TwinMemory {
 
   constructor(violations: Violations, dma: 'live' | 'reached') {
     this.violations = violations;
-    this.dma = new TwinDma(dma === 'reached');
+    this.dma = makeDma(dma);
   }
 
   /** Registers the buffer of an operation that is in flight from now on. */
@@ -169,90 +154,6 @@ export class TwinMemory {
     this.violations.add(text);
     return null;
   }
-}
-
-/** Addresses that the device translates: all live segments, or those it was asked to reach. */
-export class TwinDma implements DmaSpace {
-  readonly map: Uint8Array;
-  /** What `reach` does instead of its work: throws the error, or says `later` so often. */
-  refuse: ((address: number) => PenstockError | null) | null = null;
-  laterTimes = 0;
-  private readonly own: boolean;
-  private readonly reached = new Map<number, Segment>();
-  private readonly segments = new Map<number, Segment | undefined>();
-  private collected: [number, Segment][] = [];
-  private epoch = -1;
-
-  constructor(own: boolean) {
-    this.own = own;
-    const live = accessMap();
-    this.map = own ? new Uint8Array(new SharedArrayBuffer(live.length)) : live;
-  }
-
-  reach(address: number): boolean {
-    const error = this.refuse?.(address) ?? null;
-    if (error !== null) throw error;
-    if (this.laterTimes > 0) {
-      this.laterTimes--;
-      return false;
-    }
-    const segment = addressSpace().find(address);
-    if (segment === undefined) {
-      throw new PenstockError('BAD_ADDRESS', `0x${address.toString(16)} is in no live segment`);
-    }
-    if (!this.own) return true;
-    const first = segment.address / GRANULE_BYTES;
-    const count = segment.bytes / GRANULE_BYTES;
-    this.map.fill(segment.writable ? Dma.writes : Dma.reads, first, first + count);
-    for (let granule = first; granule < first + count; granule++) {
-      this.reached.set(granule, segment);
-    }
-    return true;
-  }
-
-  collect(): void {
-    this.collected = [...this.reached].filter(([, segment]) => !isLive(segment));
-  }
-
-  /** Unmaps what was closed. */
-  reap(): void {
-    for (const [granule] of this.collected.splice(0)) {
-      this.reached.delete(granule);
-      this.map[granule] = 0;
-    }
-  }
-
-  get stale(): boolean {
-    for (const segment of this.reached.values()) if (!isLive(segment)) return true;
-    return false;
-  }
-
-  reaches(address: number, bytes: number, access: Dma): boolean {
-    const last = Math.floor((address + bytes - 1) / GRANULE_BYTES);
-    if (!(last < this.map.length)) return false;
-    for (let granule = Math.floor(address / GRANULE_BYTES); granule <= last; granule++) {
-      if ((this.map[granule]! & access) !== access) return false;
-    }
-    return true;
-  }
-
-  /** The segment over an address; one that was closed and not reaped still counts as its pages. */
-  segmentAt(address: number): Segment | undefined {
-    const granule = Math.floor(address / GRANULE_BYTES);
-    const reached = this.reached.get(granule);
-    if (reached !== undefined) return reached;
-    const epoch = statusWords()[StatusWord.epoch]!;
-    if (epoch !== this.epoch) {
-      this.epoch = epoch;
-      this.segments.clear();
-    }
-    if (!this.segments.has(granule)) this.segments.set(granule, addressSpace().find(address));
-    return this.segments.get(granule);
-  }
-}
-
-function isLive(segment: Segment): boolean {
-  return addressSpace().find(segment.address)?.id === segment.id;
 }
 
 export function range(address: number, bytes: number): string {

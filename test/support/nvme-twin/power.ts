@@ -12,7 +12,7 @@ import {
   ResetWord,
 } from '../../../lib/drivers/nvme/registers.js';
 import type { Controller } from './controller.js';
-import { Dma } from './memory.js';
+import { Dma } from './dma.js';
 import { Control, type Shared } from './shared.js';
 import { TWO_32 } from './wire.js';
 
@@ -145,8 +145,8 @@ export class Power {
     const cq = controller.memory.ring(acq, cqSize * 16, Dma.writes, 'CQ 0');
     if (sq === null || cq === null) return 'ASQ or ACQ';
     const interrupts = controller.options.vectors > 0;
-    const queue = controller.addCq({ id: 0, ring: cq, address: acq, vector: 0, interrupts });
-    controller.addSq({ id: 0, ring: sq, address: asq }, queue);
+    const queue = controller.queues.addCq({ id: 0, ring: cq, address: acq, vector: 0, interrupts });
+    controller.queues.addSq({ id: 0, ring: sq, address: asq }, queue);
     return '';
   }
 

@@ -4,7 +4,8 @@
 // Whatever a driver should never have written is a violation besides its status.
 
 import { Cdw0, Sgl, SglWord, Sqe } from '../../../lib/drivers/nvme/commands.js';
-import { Dma, range, type TwinMemory, type Violations } from './memory.js';
+import { Dma } from './dma.js';
+import { range, type TwinMemory, type Violations } from './memory.js';
 import { Code, wide } from './wire.js';
 
 const SGL_DESCRIPTORS_MAX = 65536;

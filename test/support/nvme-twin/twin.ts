@@ -27,9 +27,9 @@ const NOTICE = 2;
 const CHANGED_NAMESPACES_PAGE = 4;
 
 export class NvmeTwin {
-  readonly pci: TwinFunction;
   readonly controller: Controller;
   readonly shared: Shared;
+  private connection: TwinFunction;
   private loop: NodeJS.Immediate | NodeJS.Timeout | null = null;
   private isTimer = false;
   private isRunning = false;
@@ -41,9 +41,14 @@ export class NvmeTwin {
     this.shared = parts === undefined ? sharedFor(options) : new Shared(parts);
     fillConfig(this.shared.config, resolved.vectors, resolved.cmbBytes);
     this.controller = new Controller(resolved, this.shared);
-    const { memory, violations } = this.controller;
-    this.pci = new TwinFunction(this.shared, memory.dma, violations, this.controller);
+    this.connection = this.connect();
     this.controller.onDoorbell = () => this.kick();
+  }
+
+  /** The function; a new one when the last was closed, as after a driver's end. */
+  get pci(): TwinFunction {
+    if (this.connection.isClosed) this.connection = this.connect();
+    return this.connection;
   }
 
   get faults(): Faults {
@@ -64,7 +69,7 @@ export class NvmeTwin {
 
   /** Looks at what is seen only when one looks, and gives all violations. */
   check(): string[] {
-    this.controller.checkDoorbells();
+    if (!this.shared.isRemoved) this.controller.queues.checkDoorbells();
     this.memory.checkFreed();
     return this.violations;
   }
@@ -87,7 +92,16 @@ export class NvmeTwin {
     this.unschedule();
   }
 
-  // --- namespaces and events -------------------------------------------------------------------------
+  /** Stops, and gives back what it holds of the process; after the driver's end. */
+  close(): void {
+    this.stop();
+    this.memory.dma.shut();
+  }
+
+  private connect(): TwinFunction {
+    const { memory, violations } = this.controller;
+    return new TwinFunction(this.shared, memory.dma, violations, this.controller);
+  }
 
   namespace(nsid: number): TwinNamespace {
     const namespace = this.controller.namespaces.get(nsid);
@@ -123,8 +137,6 @@ export class NvmeTwin {
     if (isWanted) this.event(NOTICE, 0, CHANGED_NAMESPACES_PAGE);
   }
 
-  // --- misfortunes -----------------------------------------------------------------------------------
-
   /** Controller fatal status. */
   fail(): void {
     this.controller.power.fail();
@@ -150,10 +162,10 @@ export class NvmeTwin {
 
   /** Posts a completion that nobody asked for. */
   post(entry: { qid: number; cid: number; sqid?: number; sqhd?: number; status?: number }): void {
-    const cq = this.controller.completionQueue(entry.qid);
+    const cq = this.controller.queues.cqs.get(entry.qid);
     if (cq === undefined) throw new RangeError(`there is no completion queue ${entry.qid}`);
     const cqe = new Uint32Array(Cqe.words);
-    const sqhd = entry.sqhd ?? this.controller.submissionQueue(entry.qid)?.head ?? 0;
+    const sqhd = entry.sqhd ?? this.controller.queues.sqs.get(entry.qid)?.head ?? 0;
     cqe[Cqe.sqHead] = ((entry.sqid ?? entry.qid) << 16) | sqhd;
     cqe[Cqe.status] = entry.cid | 0x10000 | ((entry.status ?? 0) << 17);
     this.controller.deliver(cq, cqe);
@@ -161,7 +173,7 @@ export class NvmeTwin {
 
   /** Signals a vector for nothing. */
   interrupt(vector: number): void {
-    this.controller.interrupt(vector);
+    this.controller.interrupts.signal(vector);
   }
 
   /** Changes config space before a driver reads it. */
@@ -173,8 +185,6 @@ export class NvmeTwin {
   mutateRegisters(mutate: (registers: Uint32Array) => void): void {
     mutate(this.shared.registers.subarray(0, DOORBELLS_OFFSET >>> 2));
   }
-
-  // --- the event loop --------------------------------------------------------------------------------
 
   private kick(): void {
     this.idleTurns = 0;
