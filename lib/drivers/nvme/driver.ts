@@ -5,10 +5,10 @@
 
 import { PenstockError } from '../../errors.js';
 import { assertHomeAlive, type Backend, type DriverModule } from '../../hpdi/index.js';
-import { openVfio, openVfioUser, type PciFunction } from '../../pci/index.js';
+import { attachFunction, openVfio, type PciFunction } from '../../pci/index.js';
 import { parseUri } from '../../uri.js';
 import type { NvmeAdmin } from './admin.js';
-import { AttachedNvmeBackend, NvmeBackend } from './backend.js';
+import { AttachedNvmeBackend, NvmeBackend, type NvmeShare } from './backend.js';
 import { NvmeControl } from './control.js';
 import type { NvmeController } from './controller.js';
 import { controllers } from './controllers.js';
@@ -68,13 +68,19 @@ export const driver: DriverModule = {
     const overUser = transport === 'vfio-user';
     const settings = parseSettings(query, !overUser);
     return openNvme(uri, address, nsid, settings, () =>
-      overUser ? openVfioUser(address) : openVfio(address),
+      openVfio(address),
     );
   },
 
   async attach(handle) {
     assertHomeAlive(handle);
-    return new AttachedNvmeBackend(handle);
+    const pci = await attachFunction((handle.shared as NvmeShare).pci);
+    try {
+      return new AttachedNvmeBackend(handle, pci);
+    } catch (error) {
+      await pci.close();
+      throw error;
+    }
   },
 };
 
@@ -90,7 +96,7 @@ export async function openNvmeAdmin(target: string): Promise<NvmeAdmin> {
   const few = new Map([['queues', '1'], ...query]);
   const settings = parseSettings(few, !overUser);
   const controller = await controllers.acquire(address, settings, () =>
-    overUser ? openVfioUser(address) : openVfio(address),
+    openVfio(address),
   );
   return new OpenAdmin(controller, () => controllers.release(controller));
 }
