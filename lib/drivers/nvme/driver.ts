@@ -67,9 +67,7 @@ export const driver: DriverModule = {
     const { address, nsid } = parsePath(path, uri);
     const overUser = transport === 'vfio-user';
     const settings = parseSettings(query, !overUser);
-    return openNvme(uri, address, nsid, settings, () =>
-      openVfio(address),
-    );
+    return openNvme(uri, address, nsid, settings, () => openVfio(address));
   },
 
   async attach(handle) {
@@ -95,9 +93,7 @@ export async function openNvmeAdmin(target: string): Promise<NvmeAdmin> {
   const overUser = transport === 'vfio-user';
   const few = new Map([['queues', '1'], ...query]);
   const settings = parseSettings(few, !overUser);
-  const controller = await controllers.acquire(address, settings, () =>
-    openVfio(address),
-  );
+  const controller = await controllers.acquire(address, settings, () => openVfio(address));
   return new OpenAdmin(controller, () => controllers.release(controller));
 }
 
