@@ -7,8 +7,8 @@
 //    minute in the kernel, run off the main thread.
 // 2. IOVA = Address. `dma.map` says, per granule, what the device can reach; an address goes into a
 //    descriptor only when its bytes say so (DmaSpace).
-// 3. One home: the environment that opened a function configures it. What `share` gives lets another
-//    environment of the process use its registers, memory and vectors, and nothing else.
+// 3. One home: the environment that opened a function configures it. What `share` gives lets
+//    another environment of the process use its registers, memory and vectors, and nothing else.
 
 /** What config space says a function is. */
 export interface PciIdentity {
@@ -48,7 +48,8 @@ export interface Bar {
   write32(offset: number, value: number): void;
   /**
    * The registers [offset, offset + bytes) as words that a driver stores to directly, or null where
-   * they are trapped (each access is then a call of read32 or write32). Made once per call: keep it.
+   * they are trapped (each access is then a call of read32 or write32). Made once per call: keep
+   * it.
    */
   words(offset: number, bytes: number): Uint32Array | null;
   /** True once the memory behind a mapping went away: what it reads means nothing. */
@@ -62,8 +63,8 @@ export interface Bar {
 export interface DmaSpace {
   /**
    * One byte per granule of 2 MiB, as the access map: 0 nothing, 1 the device can read, 3 read and
-   * write. Whatever it says is live memory; a driver tests it for each buffer in place of the access
-   * map, and calls `reach` where it says 0.
+   * write. Whatever it says is live memory; a driver tests it for each buffer in place of the
+   * access map, and calls `reach` where it says 0.
    */
   readonly map: Uint8Array;
   /**
@@ -72,19 +73,23 @@ export interface DmaSpace {
    * the IOMMU translates, or reserved), OUT_OF_LOCKED_MEMORY, DMA_MAP_FAILED.
    */
   reach(address: number): boolean;
+  /** Whether segments that are still mapped were closed. */
+  readonly stale: boolean;
+  /** Home only: remembers which those are now. */
+  collect(): void;
   /**
-   * Unmaps segments that were closed. Home only, and only when every operation that was in flight
-   * when they closed has completed: their addresses come free here. `stale` says whether there are
-   * any.
+   * Unmaps what the last `collect` found; its addresses come free. Only when every operation that
+   * was in flight at that time has completed.
    */
   reap(): void;
-  readonly stale: boolean;
 }
 
 export interface PciFunction {
   /** `0000:01:00.0`, or the path of a vfio-user socket. */
   readonly address: string;
   readonly transport: string;
+  /** The kind of segment that can be mapped for it. */
+  readonly memoryKind: 'private' | 'device';
   readonly identity: PciIdentity;
   readonly config: ConfigSpace;
   readonly dma: DmaSpace;
@@ -98,6 +103,11 @@ export interface PciFunction {
    */
   enableInterrupts(count: number): readonly number[];
   disableInterrupts(): void;
+  /**
+   * Only where the one vector is INTx, which stays masked after each interrupt until this is
+   * called: when the device's cause for it was taken away, before sleeping again.
+   */
+  readonly unmaskInterrupt?: () => void;
   /**
    * The MSI-X vector control word of a vector, for a driver that masks (bit 0 = 1) while it polls;
    * null where the table cannot be reached.

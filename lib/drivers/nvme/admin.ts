@@ -5,9 +5,14 @@ import type { PciIdentity } from '../../pci/index.js';
 
 export interface LogPageRequest {
   readonly lid: number;
+  /** 0xffffffff: the controller, all its namespaces. */
   readonly nsid: number;
-  /** A multiple of 4. */
+  /** A multiple of 4, at most 8192: longer pages in parts. */
   readonly bytes: number;
+  /** First byte of the part (default 0). */
+  readonly offset?: number;
+  /** Leave the asynchronous event raised (RAE). */
+  readonly retain?: boolean;
 }
 
 /** Pages come as they are; a command that fails rejects with a PenstockError that decodes it. */

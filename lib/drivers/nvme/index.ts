@@ -1,5 +1,10 @@
 // The door of the NVMe driver.
 
+export { nvmeControl, NvmeControl, type AdminCommand } from './control.js';
+export { RAW_COMMAND } from './commands-io.js';
+export { driver, openNvme, openNvmeAdmin } from './driver.js';
+export type { NvmeEvent, NvmeEventKind } from './events.js';
+export type { InjectOptions } from './inject.js';
 export type { LogPageRequest, NvmeAdmin } from './admin.js';
 export {
   checkController,

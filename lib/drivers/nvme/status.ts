@@ -31,6 +31,8 @@ export const enum Sc {
   ABORT_REQ = 0x007,
   ABORT_QUEUE = 0x008,
   INVALID_NS = 0x00b,
+  LBA_RANGE = 0x080,
+  CAP_EXCEEDED = 0x081,
   NS_NOT_READY = 0x082,
   ABORT_LIMIT = 0x103,
   ASYNC_LIMIT = 0x105,
