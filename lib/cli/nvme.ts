@@ -2,7 +2,7 @@
 // the controller, asks, prints and closes.
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { type NvmeAdmin, openAdmin, parseController } from '../drivers/nvme/index.js';
+import { type NvmeAdmin, openNvmeAdmin, parseController } from '../drivers/nvme/index.js';
 import { asPenstockError, Exit, printJson, printNote, printText } from './output.js';
 import { idCtrlJson, idCtrlText } from './nvme-id-ctrl.js';
 import { idNsJson, idNsText } from './nvme-id-ns.js';
@@ -31,6 +31,9 @@ const LOG_ERROR = 0x01;
 const LOG_SMART = 0x02;
 const ERROR_ENTRY_BYTES = 64;
 const SMART_BYTES = 512;
+/** A log page is read in parts of at most this. */
+const PART_BYTES = 4096;
+const LPA_EXTENDED = 1 << 2;
 
 /** What the commands work on; tests give others. */
 export interface NvmeSurroundings {
@@ -60,7 +63,7 @@ interface Printed {
 type Ask = (admin: NvmeAdmin, target: NvmeTarget, options: NvmeOptions) => Promise<Printed>;
 
 export function configure(command: Command, finish: Finish): void {
-  configureNvme(command, finish, { open: openAdmin, root: fileRoot() });
+  configureNvme(command, finish, { open: openNvmeAdmin, root: fileRoot() });
 }
 
 export function configureNvme(
@@ -163,9 +166,15 @@ async function askErrorLog(
   target: NvmeTarget,
   options: NvmeOptions,
 ): Promise<Printed> {
-  const { elpe } = parseController(await admin.identifyController());
-  const bytes = Math.min(options.logEntries, elpe + 1) * ERROR_ENTRY_BYTES;
-  const page = await admin.getLogPage({ lid: LOG_ERROR, nsid: ALL_NAMESPACES, bytes });
+  const { elpe, lpa } = parseController(await admin.identifyController());
+  const wanted = Math.min(options.logEntries, elpe + 1) * ERROR_ENTRY_BYTES;
+  // Only a controller that knows offsets gives more than one part.
+  const page = new Uint8Array((lpa & LPA_EXTENDED) !== 0 ? wanted : Math.min(wanted, PART_BYTES));
+  for (let offset = 0; offset < page.length; offset += PART_BYTES) {
+    const bytes = Math.min(PART_BYTES, page.length - offset);
+    const part = { lid: LOG_ERROR, nsid: ALL_NAMESPACES, bytes, offset };
+    page.set(await admin.getLogPage(part), offset);
+  }
   return { page, json: errorLogJson, text: () => errorLogText(page, target.name) };
 }
 

@@ -45,4 +45,3 @@ export { quirksOf, QUIRKS, type Quirk } from './quirks.js';
 export { decodeRegisters, REGISTER_BITS, REGISTERS } from './registers.js';
 export { allStatuses, decodeStatus, hpdiStatus, statusText, type NvmeStatus } from './status.js';
 export { littleEndian, uuidText } from './text.js';
-export { openAdmin } from './open-admin.js';
