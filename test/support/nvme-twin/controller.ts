@@ -30,6 +30,8 @@ interface Held {
   readonly sqe: Uint32Array;
   /** Steps until it is done; Infinity: never. */
   steps: number;
+  /** Where its data was when it was taken: its lists must stay until it completes. */
+  readonly pieces: string;
 }
 
 export class Controller implements ControllerHooks {
@@ -235,14 +237,26 @@ export class Controller implements ControllerHooks {
   }
 
   private hold(sq: SubmissionQueue, sqe: Uint32Array, steps: number): void {
-    this.held.push({ sq, sqe: Uint32Array.from(sqe), steps });
+    this.held.push({ sq, sqe: Uint32Array.from(sqe), steps, pieces: this.pieces(sq, sqe) });
+  }
+
+  /** Where an I/O command's data is, as text; '' where it has none. */
+  private pieces(sq: SubmissionQueue, sqe: Uint32Array): string {
+    if (sq.id === 0 || this.options.null) return '';
+    return this.io.place(sqe) === Code.SUCCESS ? this.transfer.place() : '';
   }
 
   private tickHeld(): void {
     for (const held of this.held) held.steps--;
     const due = this.held.filter((held) => held.steps <= 0);
     this.held = this.held.filter((held) => held.steps > 0);
-    for (const { sq, sqe } of due) this.finish(sq, sqe, null);
+    for (const { sq, sqe, pieces } of due) {
+      if (this.pieces(sq, sqe) !== pieces) {
+        const cid = sqe[Sqe.cdw0]! >>> Cdw0.CID_SHIFT;
+        this.violations.add(`SQ ${sq.id}: command ${cid}'s data pointer changed in flight`);
+      }
+      this.finish(sq, sqe, null);
+    }
   }
 
   private complete(
