@@ -104,6 +104,11 @@ export interface PciFunction {
   enableInterrupts(count: number): readonly number[];
   disableInterrupts(): void;
   /**
+   * Only where the one vector is INTx, which stays masked after each interrupt until this is
+   * called: when the device's cause for it was taken away, before sleeping again.
+   */
+  readonly unmaskInterrupt?: () => void;
+  /**
    * The MSI-X vector control word of a vector, for a driver that masks (bit 0 = 1) while it polls;
    * null where the table cannot be reached.
    */

@@ -11,7 +11,7 @@ import {
 } from '../../hpdi/index.js';
 import { addressSpace, isAlive, Liveness } from '../../memory/index.js';
 import { native } from '../../native.js';
-import { attachFunction, type PciFunction } from '../../pci/index.js';
+import type { PciFunction } from '../../pci/index.js';
 import { vectorOf } from './bring-up.js';
 import type { NvmeController } from './controller.js';
 import { Sqe } from './commands.js';
@@ -47,7 +47,7 @@ interface PlaceFacts {
   readonly buffer: { readonly bar: number; readonly offset: number } | null;
 }
 
-interface NvmeShare {
+export interface NvmeShare {
   readonly pci: unknown;
   readonly segment: number;
   readonly shape: PairShape;
@@ -272,14 +272,15 @@ export class AttachedNvmeBackend implements Backend {
   private readonly ownFds: number[] = [];
   private readonly timer: NodeJS.Timeout;
 
-  constructor(handle: DeviceHandle) {
+  /** `pci`: the function as this thread sees it; the backend closes it. */
+  constructor(handle: DeviceHandle, pci: PciFunction) {
     const share = handle.shared as NvmeShare;
     const segment = addressSpace().find(share.segment);
     this.uri = handle.uri;
     this.info = handle.info;
     this.home = { index: handle.liveness, serial: handle.livenessSerial };
     if (segment === undefined || !this.homeLives()) throw homeGone(handle.uri);
-    this.pci = attachFunction(share.pci);
+    this.pci = pci;
     this.memoryKind = this.pci.memoryKind;
     this.table = new PairTable(segment, share.shape, share.usable);
     // Descriptors of its own, so that a wait of this thread never stands on a number that is reused.

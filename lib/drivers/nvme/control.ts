@@ -6,6 +6,7 @@ import type { Backend, BlockDevice } from '../../hpdi/index.js';
 import type { DmaBuffer } from '../../memory/index.js';
 import type { PciIdentity } from '../../pci/index.js';
 import { getLogPage, identify } from './admin-commands.js';
+import type { LogPageRequest } from './admin.js';
 import { adminError } from './admin-queue.js';
 import { NvmeBackend } from './backend.js';
 import type { ControllerState } from './bring-up.js';
@@ -28,17 +29,6 @@ export interface AdminCommand {
   /** Data of the command, either way; at most 8192 bytes, aligned to 4. */
   readonly data?: DmaBuffer;
   readonly timeoutMs?: number;
-}
-
-export interface LogPageRequest {
-  readonly lid: number;
-  /** Default: all namespaces, the controller. */
-  readonly nsid?: number;
-  /** A multiple of 4, at most 8192. */
-  readonly bytes: number;
-  readonly offset?: number;
-  /** Leave the asynchronous event raised (RAE). */
-  readonly retain?: boolean;
 }
 
 /** A controller beside its I/O. All promises reject with a PenstockError. */
@@ -90,12 +80,12 @@ export class NvmeControl {
   }
 
   /** Numbers of the namespaces that are there, those that cannot be used included. */
-  activeNamespaces(): number[] {
+  async activeNamespaces(): Promise<number[]> {
     return this.controller.namespaces.list().map(({ nsid }) => nsid);
   }
 
   getLogPage(request: LogPageRequest): Promise<Uint8Array> {
-    const { lid, nsid = 0xffffffff, bytes, offset = 0, retain = false } = request;
+    const { lid, nsid, bytes, offset = 0, retain = false } = request;
     if (bytes < 4 || bytes > DATA_BYTES_MAX || bytes % 4 !== 0) {
       throw new RangeError(`a part of a log page has 4 to ${DATA_BYTES_MAX} bytes, not ${bytes}`);
     }
