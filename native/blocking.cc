@@ -47,6 +47,7 @@ constexpr auto kCloseBound = std::chrono::seconds(5);
 struct Task {
   CallKind kind;
   int fd;
+  bool device;
   int done;  // the thread's duplicate of the eventfd
   std::atomic<int> result{-1};
 };
@@ -82,13 +83,27 @@ int startDetached(std::function<void()> work) {
   return error;
 }
 
+// Clears the bus master bit in the command register, where the descriptor is a PCI device's.
+void stopDma(int fd) {
+  vfio_region_info region = {};
+  region.argsz = sizeof region;
+  region.index = VFIO_PCI_CONFIG_REGION_INDEX;
+  if (ioctl(fd, VFIO_DEVICE_GET_REGION_INFO, &region) != 0) return;
+  const off_t at = static_cast<off_t>(region.offset) + PCI_COMMAND;
+  uint16_t command;
+  if (pread(fd, &command, sizeof command, at) != sizeof command) return;
+  command &= static_cast<uint16_t>(~PCI_COMMAND_MASTER);
+  [[maybe_unused]] const ssize_t written = pwrite(fd, &command, sizeof command, at);
+}
+
 void runTask(const std::shared_ptr<Task>& task) {
   int error = 0;
   if (task->kind == kReset) {
     if (ioctl(task->fd, VFIO_DEVICE_RESET) != 0) error = errno;
     close(task->fd);
-  } else if (close(task->fd) != 0 && errno != EINTR) {
-    error = errno;
+  } else {
+    if (task->device) stopDma(task->fd);
+    if (close(task->fd) != 0 && errno != EINTR) error = errno;
   }
   task->result.store(error);
   const uint64_t one = 1;
@@ -121,7 +136,7 @@ napi_value blockingStart(napi_env env, napi_callback_info info) {
   task->kind = static_cast<CallKind>(kind);
   task->done = fcntl(event, F_DUPFD_CLOEXEC, 3);
   Failure failure;
-  const bool wasDevice = ownsDevice(env, fd);
+  task->device = ownsDevice(env, fd);
   if (task->done < 0) failure = {"fcntl(F_DUPFD)", errno};
   else task->fd = takeDescriptor(env, task->kind, fd, &failure);
   if (failure.call == nullptr) {
@@ -129,7 +144,7 @@ napi_value blockingStart(napi_env env, napi_callback_info info) {
     if (error != 0) {
       failure = {"pthread_create", error};
       if (task->kind == kReset) close(task->fd);
-      else if (wasDevice) ownDevice(env, fd);
+      else if (task->device) ownDevice(env, fd);
       else ownDescriptor(env, fd);
     }
   }
@@ -164,19 +179,6 @@ void forgetTasks(void* data) {
   const napi_env env = static_cast<napi_env>(data);
   std::lock_guard lock(tableLock);
   std::erase_if(tasks, [env](const auto& entry) { return entry.second.env == env; });
-}
-
-// Clears the bus master bit in the command register, where the descriptor is a PCI device's.
-void stopDma(int fd) {
-  vfio_region_info region = {};
-  region.argsz = sizeof region;
-  region.index = VFIO_PCI_CONFIG_REGION_INDEX;
-  if (ioctl(fd, VFIO_DEVICE_GET_REGION_INFO, &region) != 0) return;
-  const off_t at = static_cast<off_t>(region.offset) + PCI_COMMAND;
-  uint16_t command;
-  if (pread(fd, &command, sizeof command, at) != sizeof command) return;
-  command &= static_cast<uint16_t>(~PCI_COMMAND_MASTER);
-  [[maybe_unused]] const ssize_t written = pwrite(fd, &command, sizeof command, at);
 }
 
 }  // namespace

@@ -343,10 +343,10 @@ napi_value vfioSetIrqs(napi_env env, napi_callback_info info) {
     const int32_t event = static_cast<int32_t>(events[i]);
     memcpy(set->data + i * sizeof event, &event, sizeof event);
   }
-  if (ioctl(fd, VFIO_DEVICE_SET_IRQS, set) != 0) {
-    return throwErrno(env, errno, "ioctl(VFIO_DEVICE_SET_IRQS)");
-  }
-  return makeUndefined(env);
+  const int result = ioctl(fd, VFIO_DEVICE_SET_IRQS, set);
+  if (result == 0) return makeUndefined(env);
+  // A positive result is how many vectors could have been had.
+  return throwErrno(env, result > 0 ? ENOSPC : errno, "ioctl(VFIO_DEVICE_SET_IRQS)");
 }
 
 napi_value vfioUnmaskIrq(napi_env env, napi_callback_info info) {

@@ -43,6 +43,8 @@ export class DomainSpace implements DmaSpace {
   private readonly staleWords: Uint32Array;
   private readonly transport: DmaTransport;
   private readonly home: boolean;
+  /** Closed segments that the next reap unmaps: address and bytes, in pairs. */
+  private collected: number[] = [];
   /** Addresses whose unmapping is under way. */
   private readonly leaving = new Set<number>();
 
@@ -85,9 +87,14 @@ export class DomainSpace implements DmaSpace {
     });
   }
 
-  reap(): void {
+  collect(): void {
     if (!this.home) throw new TypeError('only the environment that opened a function reaps');
-    const pairs = native.dmaStale(this.domain);
+    this.collected = native.dmaStale(this.domain);
+  }
+
+  reap(): void {
+    const pairs = this.collected;
+    this.collected = [];
     for (let i = 0; i + 1 < pairs.length; i += 2) {
       const address = pairs[i]!;
       if (this.leaving.has(address)) continue;
