@@ -251,7 +251,7 @@ describe('the command line in pages', () => {
         command.options.map((option) => option.long ?? ''),
       ]),
     );
-    const lines = ['README.md', 'docs/bench.md'].flatMap((file) =>
+    const lines = ['README.md', 'docs/bench.md', 'docs/setup.md'].flatMap((file) =>
       [...readText(file).matchAll(/^ {4}(?:source <\()?penstock (\w+)(.*)$/gm)].map(
         ([, name = '', rest = '']) => ({ name, words: rest.split('#')[0]?.split(' ') ?? [] }),
       ),

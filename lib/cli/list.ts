@@ -23,8 +23,7 @@ export function configure(command: Command, finish: Finish): void {
   });
 }
 
-export function listDevices(root: Root): DeviceList {
-  const holders = readHolders(root);
+export function listDevices(root: Root, holders = readHolders(root)): DeviceList {
   const block = listBlockDevices(root, holders);
   return { block, pci: listPciDevices(root, holders, block) };
 }

@@ -15,7 +15,7 @@ import {
 import { type Holders, type Use, deviceNode } from './holders.js';
 import type { Machine } from './machine.js';
 import { interfaceUses, interfacesOf } from './network-uses.js';
-import { type Process, openedBy, processWords } from './processes.js';
+import { type Process, processWords } from './processes.js';
 import type { Root } from './root.js';
 
 export interface Refusal {
@@ -72,10 +72,7 @@ export function refusalsToRelease(
     const reason = `the driver ${facts.driver} cannot be unbound`;
     refusals.push(refusal(facts, 'NOT_BINDABLE', reason, 'It is built into this kernel for good.'));
   }
-  const uses = isUserDriver(facts.driver)
-    ? usesByProcesses(machine, facts, probe)
-    : usesByKernel(machine, holders, facts, probe);
-  for (const { words, hint, weight } of uses) {
+  for (const { words, hint, weight } of usesOf(machine, holders, facts, { probe })) {
     if (weight === 'harmless') continue;
     const forceable = weight === 'forceable';
     refusals.push({
@@ -87,6 +84,18 @@ export function refusalsToRelease(
     });
   }
   return refusals;
+}
+
+/** What uses a function, by way of the driver that has it. */
+export function usesOf(
+  machine: Machine,
+  holders: Holders,
+  facts: FunctionFacts,
+  { probe }: Pick<CheckOptions, 'probe'>,
+): Use[] {
+  if (facts.driver === '') return [];
+  const uses = isUserDriver(facts.driver) ? usesByProcesses : usesByKernel;
+  return uses(machine, holders, facts, probe);
 }
 
 function refusalsOfGroup(
@@ -126,7 +135,7 @@ export function iommuHint(root: Root): string {
 }
 
 /** Uses of a function that the kernel drives: its disks and interfaces, virtual functions of it. */
-export function usesByKernel(
+function usesByKernel(
   machine: Machine,
   holders: Holders,
   facts: FunctionFacts,
@@ -152,10 +161,8 @@ function usesOfBlocks(
 ): Use[] {
   const { root } = machine;
   const nodes = blockNodesOf(root, address);
-  const paths = [...nodes.map(({ name }) => name), ...characterNames(root, address)];
-  const processes = openedBy(root, new Set(paths.map(deviceNode)));
   const opened = (name: string): Use[] =>
-    (processes.get(deviceNode(name)) ?? []).map((process) => openUse(name, process));
+    holders.opened(deviceNode(name)).map((process) => openUse(name, process));
   const uses: Use[] = [];
   const held = new Set<string>();
   for (const node of nodes) {
@@ -230,7 +237,12 @@ function virtualFunctions(root: Root, address: string): Use[] {
 }
 
 /** Uses of a function that was given to processes: who has its group, or its uio device, open. */
-export function usesByProcesses(machine: Machine, facts: FunctionFacts, probe: boolean): Use[] {
+function usesByProcesses(
+  machine: Machine,
+  holders: Holders,
+  facts: FunctionFacts,
+  probe: boolean,
+): Use[] {
   const { root } = machine;
   const folder = functionFolder(facts.address);
   const paths = [
@@ -238,9 +250,8 @@ export function usesByProcesses(machine: Machine, facts: FunctionFacts, probe: b
     ...root.list(`${folder}/vfio-dev`).map((name) => `/dev/vfio/devices/${name}`),
     ...root.list(`${folder}/uio`).map((name) => `/dev/${name}`),
   ];
-  const users = openedBy(root, new Set(paths));
   return paths.flatMap((path): Use[] => {
-    const processes = users.get(path) ?? [];
+    const processes = holders.opened(path);
     if (processes.length > 0) {
       return processes.map((process) => ({
         words: `${path} is open in ${processWords(process)}`,

@@ -50,6 +50,7 @@ export class BindRefused extends PenstockError {
     super(first?.code ?? 'DEVICE_IN_USE', reasons.join('\n  '), {
       hint: [...new Set(refusals.map(({ hint }) => hint)), forceHint(refusals, wouldForce)]
         .filter((hint) => hint !== '')
+        .map((hint) => hint.replace(/\.$/, ''))
         .join('; '),
       exitCode: ['NO_IOMMU', 'GROUP_NOT_VIABLE'].includes(first?.code ?? '') ? 3 : 1,
     });

@@ -2,7 +2,7 @@
 // stand on block devices, routes. Read once, then asked about single devices (block-uses.ts,
 // network-uses.ts). From /proc and /sys only.
 
-import { type Process, commandOf, processIds } from './processes.js';
+import { type Process, commandOf, openDevices, processIds } from './processes.js';
 import type { Root } from './root.js';
 
 /**
@@ -25,6 +25,8 @@ export interface Holders {
   readonly services: ReadonlyMap<string, readonly Use[]>;
   /** Interface → routes that go out by it, the default route first. */
   readonly routes: ReadonlyMap<string, readonly string[]>;
+  /** Path below /dev → processes that have it open; looked up when first asked for. */
+  readonly opened: (path: string) => readonly Process[];
 }
 
 export interface Mount {
@@ -34,11 +36,13 @@ export interface Mount {
 }
 
 export function readHolders(root: Root): Holders {
+  let devices: ReadonlyMap<string, readonly Process[]> | null = null;
   return {
     mounts: readMounts(root),
     swaps: readSwaps(root),
     services: readServices(root),
     routes: readRoutes(root),
+    opened: (path) => (devices ??= openDevices(root)).get(path) ?? [],
   };
 }
 

@@ -15,7 +15,7 @@ export { fileRoot } from './root.js';
 export type { Root } from './root.js';
 export { bindFunctions, unbindFunctions } from './bind.js';
 export type { BindOptions, Changed } from './bind.js';
-export { iommuHint, refusalsToBind, usesByKernel, usesByProcesses } from './bind-checks.js';
+export { iommuHint, refusalsToBind, usesOf } from './bind-checks.js';
 export type { Refusal } from './bind-checks.js';
 export { bindState, readRecord, recordedAddresses } from './bind-records.js';
 export type { BindRecord, BindState } from './bind-records.js';
@@ -23,12 +23,14 @@ export { shellLine } from './bind-steps.js';
 export { blockUses } from './block-uses.js';
 export { groupMembers, isUserDriver, leavesGroupViable, readFacts } from './facts.js';
 export type { FunctionFacts } from './facts.js';
+export { readHugepages, reserveHugepages } from './hugepages.js';
+export type { HugepagePool, Reservation } from './hugepages.js';
 export { deviceNode, readHolders } from './holders.js';
 export type { Holders, Use } from './holders.js';
 export { hostMachine } from './machine.js';
 export type { Machine } from './machine.js';
 export { interfaceUses, interfacesOf } from './network-uses.js';
-export { lastFunction, resolveFunction } from './names.js';
+export { lastFunction, longAddress, resolveFunction } from './names.js';
 
 /**
  * Opens a function that is bound to vfio-pci. Errors: NO_SUCH_DEVICE, NO_IOMMU, VFIO_MISSING,

@@ -17,15 +17,21 @@ export function lastFunction(path: string): string {
   return path.match(ADDRESSES)?.at(-1) ?? '';
 }
 
+/** An address in its long form; '' for what is none. */
+export function longAddress(text: string): string {
+  const parts = ADDRESS.exec(text);
+  if (parts === null) return '';
+  const [, domain = '0000', bus = '', device = '', index = ''] = parts;
+  return `${domain}:${bus}:${device}.${index}`.toLowerCase();
+}
+
 /**
  * The address of the function that somebody named: `0000:01:00.0`, `01:00.0`, `nvme0`, `nvme0n1`,
  * `/dev/nvme0n1p1` or `eth0`. Errors: NO_SUCH_DEVICE, which names the nearest that there is.
  */
 export function resolveFunction(root: Root, name: string): string {
-  const parts = ADDRESS.exec(name);
-  if (parts !== null) {
-    const [, domain = '0000', bus = '', device = '', index = ''] = parts;
-    const address = `${domain}:${bus}:${device}.${index}`.toLowerCase();
+  const address = longAddress(name);
+  if (address !== '') {
     if (root.exists(`${DEVICES}/${address}`)) return address;
     throw unknown(root, name, root.list(DEVICES), address);
   }

@@ -1,7 +1,6 @@
 // Processes by what they have open, from /proc/PID/fd. Of other users' processes only root sees
 // that.
 
-import { basename } from 'node:path';
 import type { Root } from './root.js';
 
 const COMMAND_CHARACTERS_MAX = 60;
@@ -25,22 +24,22 @@ export function commandOf(root: Root, pid: number): string {
   return line || root.read(`/proc/${pid}/comm`) || 'unknown';
 }
 
-/** Which processes have which of these paths open. A process that ends meanwhile counts as gone. */
-export function openedBy(root: Root, paths: ReadonlySet<string>): Map<string, Process[]> {
+/**
+ * Which processes have which paths below /dev open. A process that ends meanwhile counts as gone.
+ */
+export function openDevices(root: Root): Map<string, Process[]> {
   const found = new Map<string, Process[]>();
-  // A link's last part is cheap to read; the whole path is resolved only where that one fits.
-  const names = new Set([...paths].map((path) => basename(path)));
   for (const pid of processIds(root)) {
     const open = new Set<string>();
     for (const fd of root.list(`/proc/${pid}/fd`)) {
       const link = `/proc/${pid}/fd/${fd}`;
-      if (!names.has(root.linkName(link))) continue;
+      // Sockets, pipes and the like (`socket:[12]`) are no paths: resolving costs more than this.
+      if (root.linkName(link).includes(':[')) continue;
       const path = root.resolve(link);
-      if (paths.has(path)) open.add(path);
+      if (path.startsWith('/dev/')) open.add(path);
     }
     for (const path of open) {
-      const known = found.get(path) ?? [];
-      found.set(path, [...known, { pid, command: commandOf(root, pid) }]);
+      found.set(path, [...(found.get(path) ?? []), { pid, command: commandOf(root, pid) }]);
     }
   }
   return found;
