@@ -20,6 +20,7 @@
         "native/sigbus.cc",
         "native/socket.cc",
         "native/status.cc",
+        "native/stream.cc",
         "native/uring.cc",
         "native/vfio.cc",
         "native/watch.cc"

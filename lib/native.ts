@@ -333,8 +333,8 @@ export interface Native {
   futexWake(address: number, count: number): number;
   /** Watches fd in Node's loop (uv_poll, level triggered). One watch per fd; gives a watch id. */
   watchOpen(fd: number, onReadable: () => void): number;
-  /** Starts or stops; a started watch keeps the process alive unless it is in the background. */
-  watchSet(watch: number, active: boolean, background?: boolean): void;
+  /** Starts or stops; a started watch keeps the process alive unless `keepAlive` is false. */
+  watchSet(watch: number, active: boolean, keepAlive?: boolean): void;
   watchClose(watch: number): void;
 
   // --- socket.cc -------------------------------------------------------------------------------
@@ -351,6 +351,26 @@ export interface Native {
   unixSend(fd: number, data: Uint8Array, fds: readonly number[]): number;
   unixReceive(fd: number, data: Uint8Array): ReceivedMessage | null;
   unixPeer(fd: number): PeerCredentials;
+
+  // --- stream.cc: SOCK_STREAM; unixAccept and unixPeer serve here too ----------------------------
+  streamListen(path: string, mode: number): number;
+  /** EAGAIN when as many wait already as the listener wants to have waiting. */
+  streamConnect(path: string): number;
+  /**
+   * Sends all of `data`, up to 64 descriptors with its first byte; ETIMEDOUT once the deadline is
+   * over: a part may then have gone, and the stream is of no more use.
+   */
+  streamSend(fd: number, data: Uint8Array, fds: readonly number[], timeoutUs: number): void;
+  /**
+   * Fills all of `data` and returns its length, or less at the end of the stream; ETIMEDOUT as for
+   * streamSend. fds[0] is the number of descriptors that came with these bytes, in fds[1…]; -1 when
+   * there were more than fit: they are closed.
+   */
+  streamReceive(fd: number, data: Uint8Array, fds: Int32Array, timeoutUs: number): number;
+  /** shutdown(SHUT_WR): the peer reads the end of the stream; what it sends still comes. */
+  streamEnd(fd: number): void;
+  /** Memory of what was sent and not yet read by the peer; 0 when all was. */
+  streamUnread(fd: number): number;
 
   // --- cpu.cc ----------------------------------------------------------------------------------
   cpuAffinity(): number[];

@@ -1,7 +1,5 @@
-// The room's door. What drives hardware is loaded when it is first asked for: what only looks at
-// the machine (`penstock list`, `doctor`) works without the addon.
-
-import type { PciFunction } from './function.js';
+// The room's door. What drives hardware is loaded when it is first asked for (attach.ts): what only
+// looks at the machine (`penstock list`, `doctor`) works without the addon.
 
 export type {
   Bar,
@@ -11,22 +9,4 @@ export type {
   PciFunction,
   PciIdentity,
 } from './function.js';
-
-/**
- * Opens a function that is bound to vfio-pci. Errors: NO_SUCH_DEVICE, NO_IOMMU, VFIO_MISSING,
- * NOT_BOUND, PERMISSION_DENIED, GROUP_BUSY, GROUP_NOT_VIABLE, VFIO_FAILED.
- */
-export async function openVfio(address: string): Promise<PciFunction> {
-  const { openVfio: open } = await import('./vfio.js');
-  return open(address);
-}
-
-/**
- * A function that another environment of this process opened, by what its `share` gave. Registers
- * that are mapped, memory and vectors can be used here; the rest is its home's. Errors:
- * DEVICE_GONE.
- */
-export async function attachFunction(shared: unknown): Promise<PciFunction> {
-  const { attachVfio } = await import('./vfio-attached.js');
-  return attachVfio(shared);
-}
+export { attachFunction, openVfio, openVfioUser } from './attach.js';

@@ -1,0 +1,5 @@
+export { Faults, statusOf, type FaultAction, type FaultMatch } from './faults.js';
+export { Dma, FREED_BYTE, TwinMemory, Violations } from './memory.js';
+export { type NvmeTwinOptions, Oncs, type TwinNamespaceOptions } from './options.js';
+export { NvmeTwin, sharedFor } from './twin.js';
+export { Code } from './wire.js';
