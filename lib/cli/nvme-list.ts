@@ -11,7 +11,7 @@ import {
   parseNamespace,
 } from '../drivers/nvme/index.js';
 import { siBytes } from './nvme-format.js';
-import type { Root } from './root.js';
+import type { Root } from '../pci/index.js';
 
 const SECTOR_BYTES = 512;
 const CLASS_NVME = 0x0108;

@@ -24,7 +24,7 @@ import {
 import { REGISTER_BYTES, showRegsJson, showRegsText } from './nvme-regs.js';
 import { type NvmeTarget, parseTarget } from './nvme-target.js';
 import type { Finish } from './program.js';
-import { fileRoot, type Root } from './root.js';
+import { fileRoot, type Root } from '../pci/index.js';
 
 const ALL_NAMESPACES = 0xffffffff;
 const LOG_ERROR = 0x01;
