@@ -2,7 +2,8 @@
 // so that it uses Node alone. Every step is skipped when its result is there and newer than its input.
 //
 //   node .ci/setup.mjs            packages of npm, the addon and dist
-//   node .ci/setup.mjs --system   also what the tests use of the system (as root: installs it)
+//   node .ci/setup.mjs --system   also what the tests use of the system (as root: installs it),
+//                                 and the kernel of their guests
 
 import { spawnSync } from 'node:child_process';
 import {
@@ -33,6 +34,12 @@ const SYSTEM_PACKAGES = [
   { name: 'mount', files: ['/bin/mount', '/usr/bin/mount'] },
   { name: 'zsh', files: ['/bin/zsh', '/usr/bin/zsh'] },
   { name: 'fish', files: ['/usr/bin/fish'] },
+  { name: 'qemu-system-x86', files: ['/usr/bin/qemu-system-x86_64'] },
+  { name: 'qemu-utils', files: ['/usr/bin/qemu-img'] },
+  { name: 'busybox-static', files: ['/usr/share/doc/busybox-static'] },
+  { name: 'kmod', files: ['/sbin/modprobe', '/usr/sbin/modprobe'] },
+  { name: 'nvme-cli', files: ['/usr/sbin/nvme'] },
+  { name: 'pciutils', files: ['/usr/bin/setpci', '/usr/sbin/setpci'] },
 ];
 
 const ADDON = 'build/Release/penstock.node';
@@ -107,6 +114,7 @@ export function ensureDist() {
       'bench',
       'test/support',
       'test/soak',
+      'test/guest',
       'tsconfig.json',
       'package.json',
     ])
@@ -131,6 +139,11 @@ export function ensureBuilt() {
   ensureDist();
 }
 
+/** The kernel that guests boot, fetched once per machine; dist must be there. */
+export function ensureGuest() {
+  run(process.execPath, ['dist/test/guest/prepare.js']);
+}
+
 /** What the tests use of the system: installed as root on Debian, else named. */
 export function ensureSystem() {
   const missing = SYSTEM_PACKAGES.filter(({ files }) => !files.some((file) => existsSync(file)));
@@ -151,6 +164,8 @@ if (
   process.argv[1] !== undefined &&
   realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)
 ) {
-  if (process.argv.includes('--system')) ensureSystem();
+  const system = process.argv.includes('--system');
+  if (system) ensureSystem();
   ensureBuilt();
+  if (system) ensureGuest();
 }

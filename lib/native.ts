@@ -333,8 +333,8 @@ export interface Native {
   futexWake(address: number, count: number): number;
   /** Watches fd in Node's loop (uv_poll, level triggered). One watch per fd; gives a watch id. */
   watchOpen(fd: number, onReadable: () => void): number;
-  /** Starts or stops; a started watch keeps the process alive unless it is in the background. */
-  watchSet(watch: number, active: boolean, background?: boolean): void;
+  /** Starts or stops; a started watch keeps the process alive unless `keepAlive` is false. */
+  watchSet(watch: number, active: boolean, keepAlive?: boolean): void;
   watchClose(watch: number): void;
 
   // --- socket.cc -------------------------------------------------------------------------------

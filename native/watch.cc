@@ -134,9 +134,9 @@ Watch* watchAt(const Args& args) {
 
 napi_value watchSet(napi_env env, napi_callback_info info) {
   Args args(env, info);
-  bool active, background = false;
+  bool active, keepAlive = true;
   if (!args.boolean(1, "active", &active)) return nullptr;
-  if (!args.absent(2) && !args.boolean(2, "background", &background)) return nullptr;
+  if (!args.absent(2) && !args.boolean(2, "keepAlive", &keepAlive)) return nullptr;
   Watch* watch = watchAt(args);
   if (watch == nullptr) return nullptr;
   if (active && !watch->active) {
@@ -147,7 +147,7 @@ napi_value watchSet(napi_env env, napi_callback_info info) {
   }
   watch->active = active;
   auto* handle = reinterpret_cast<uv_handle_t*>(&watch->poll);
-  if (active && !background) uv_ref(handle);
+  if (active && keepAlive) uv_ref(handle);
   else uv_unref(handle);
   return makeUndefined(env);
 }

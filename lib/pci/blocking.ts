@@ -21,7 +21,7 @@ export function blockingCall(kind: BlockingKind, fd: number): Promise<number> {
       native.fileClose(event);
       resolve(result);
     });
-    native.watchSet(watch, true, true);
+    native.watchSet(watch, true, false);
   });
 }
 

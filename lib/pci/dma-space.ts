@@ -5,7 +5,8 @@
 // Invariants
 // 1. A segment is mapped whole, at IOVA = Address, by whoever first holds it. Its bytes in `map`
 //    are set when it is mapped, and cleared by native code when the segment closes.
-// 2. A closed segment stays mapped, and its addresses taken, until the home reaps it.
+// 2. A closed segment stays mapped, and its addresses taken, until the home reaps what it collected
+//    before: in between, every operation that was in flight at the close has completed.
 // 3. What a transport began (it said false) it ends by `settle` or `unmapped`; nothing else does.
 
 import { errnoCode, PenstockError } from '../errors.js';
@@ -43,6 +44,8 @@ export class DomainSpace implements DmaSpace {
   private readonly staleWords: Uint32Array;
   private readonly transport: DmaTransport;
   private readonly home: boolean;
+  /** Closed segments that the next reap unmaps: address and bytes, in pairs. */
+  private collected: number[] = [];
   /** Addresses whose unmapping is under way. */
   private readonly leaving = new Set<number>();
 
@@ -85,9 +88,14 @@ export class DomainSpace implements DmaSpace {
     });
   }
 
+  collect(): void {
+    if (!this.home) throw new TypeError('only the environment that opened a function collects');
+    this.collected = native.dmaStale(this.domain);
+  }
+
   reap(): void {
-    if (!this.home) throw new TypeError('only the environment that opened a function reaps');
-    const pairs = native.dmaStale(this.domain);
+    const pairs = this.collected;
+    this.collected = [];
     for (let i = 0; i + 1 < pairs.length; i += 2) {
       const address = pairs[i]!;
       if (this.leaving.has(address)) continue;

@@ -73,19 +73,23 @@ export interface DmaSpace {
    * the IOMMU translates, or reserved), OUT_OF_LOCKED_MEMORY, DMA_MAP_FAILED.
    */
   reach(address: number): boolean;
+  /** Whether segments that are still mapped were closed. */
+  readonly stale: boolean;
+  /** Home only: remembers which those are now. */
+  collect(): void;
   /**
-   * Unmaps segments that were closed. Home only, and only when every operation that was in flight
-   * when they closed has completed: their addresses come free here. `stale` says whether there are
-   * any.
+   * Unmaps what the last `collect` found; its addresses come free. Only when every operation that
+   * was in flight at that time has completed.
    */
   reap(): void;
-  readonly stale: boolean;
 }
 
 export interface PciFunction {
   /** `0000:01:00.0`, or the path of a vfio-user socket. */
   readonly address: string;
   readonly transport: string;
+  /** The kind of segment that can be mapped for it. */
+  readonly memoryKind: 'private' | 'device';
   readonly identity: PciIdentity;
   readonly config: ConfigSpace;
   readonly dma: DmaSpace;

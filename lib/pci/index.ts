@@ -1,5 +1,5 @@
-// The room's door. What drives hardware is loaded when it is first asked for: what only looks at
-// the machine (`penstock list`, `doctor`) works without the addon.
+// The room's door. What drives hardware is loaded when it is first asked for (attach.ts): what only
+// looks at the machine (`penstock list`, `doctor`) works without the addon.
 
 import type { PciFunction } from './function.js';
 
@@ -11,6 +11,26 @@ export type {
   PciFunction,
   PciIdentity,
 } from './function.js';
+export { fileRoot } from './root.js';
+export type { Root } from './root.js';
+export { bindFunctions, unbindFunctions } from './bind.js';
+export type { BindOptions, Changed } from './bind.js';
+export { iommuHint, refusalsToBind, usesOf } from './bind-checks.js';
+export type { Refusal } from './bind-checks.js';
+export { bindState, readRecord, recordedAddresses } from './bind-records.js';
+export type { BindRecord, BindState } from './bind-records.js';
+export { shellLine } from './bind-steps.js';
+export { blockUses } from './block-uses.js';
+export { groupMembers, isUserDriver, leavesGroupViable, readFacts } from './facts.js';
+export type { FunctionFacts } from './facts.js';
+export { readHugepages, reserveHugepages } from './hugepages.js';
+export type { HugepagePool, Reservation } from './hugepages.js';
+export { deviceNode, readHolders } from './holders.js';
+export type { Holders, Use } from './holders.js';
+export { hostMachine } from './machine.js';
+export type { Machine } from './machine.js';
+export { interfaceUses, interfacesOf } from './network-uses.js';
+export { lastFunction, longAddress, resolveFunction } from './names.js';
 
 /**
  * Opens a function that is bound to vfio-pci. Errors: NO_SUCH_DEVICE, NO_IOMMU, VFIO_MISSING,

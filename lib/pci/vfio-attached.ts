@@ -37,6 +37,7 @@ export function attachVfio(shared: unknown): PciFunction {
 class AttachedVfio implements PciFunction {
   readonly address: string;
   readonly transport = 'vfio';
+  readonly memoryKind = 'private';
   readonly identity: PciIdentity;
   readonly vectors: number;
   readonly dma: DomainSpace;

@@ -117,7 +117,7 @@ export class RemovalWatch {
       if (native.eventfdDrain(eventfd) > 0) onRequest();
     });
     this.opened.push({ eventfd, watch });
-    native.watchSet(watch, true, true);
+    native.watchSet(watch, true, false);
     native.vfioSetIrqs(device, index, 0, [eventfd]);
   }
 }

@@ -59,6 +59,7 @@ export async function openVfio(address: string, root: Root = fileRoot()): Promis
 class VfioFunction implements PciFunction {
   readonly address: string;
   readonly transport = 'vfio';
+  readonly memoryKind = 'private';
   readonly identity: PciIdentity;
   readonly config: PciConfig;
   readonly dma: DomainSpace;

@@ -1,0 +1,144 @@
+// Devices of a guest as arguments of QEMU. Properties are QEMU's own (`-device NAME,help`).
+
+export type Properties = Readonly<Record<string, string | number | boolean | undefined>>;
+
+/** `-device driver,name=value,…`. */
+export function device(driver: string, properties: Properties = {}): string[] {
+  return ['-device', [driver, ...listOf(properties)].join(',')];
+}
+
+function listOf(properties: Properties): string[] {
+  return Object.entries(properties).flatMap(([name, value]) => {
+    if (value === undefined) return [];
+    const text = typeof value === 'boolean' ? (value ? 'on' : 'off') : String(value);
+    return [`${name}=${text.replaceAll(',', ',,')}`];
+  });
+}
+
+/** A fault that QEMU's block layer returns (its driver blkdebug). */
+export interface DiskFault {
+  iotype: 'read' | 'write' | 'write-zeroes' | 'discard' | 'flush';
+  /** Sector of 512 bytes; every one when left out. */
+  sector?: number;
+  errno: number;
+  /** For the first such access only. */
+  once?: boolean;
+}
+
+export interface Disk {
+  /** Size of an image, full of zeros, that is made for the guest and removed with it. */
+  bytes?: number;
+  /** An image of the caller's instead. */
+  file?: string;
+  faults?: readonly DiskFault[];
+  readOnly?: boolean;
+}
+
+/** `-blockdev` of a raw image, with the disk's name as name of its node. */
+export function blockdev(name: string, file: string, disk: Disk): string[] {
+  const image = { driver: 'file', filename: file };
+  const faults = disk.faults ?? [];
+  const injected = faults.map(({ iotype, sector, errno, once }) => ({
+    event: 'none',
+    iotype,
+    errno,
+    once: once ?? false,
+    ...(sector === undefined ? {} : { sector }),
+  }));
+  const below =
+    faults.length === 0 ? image : { driver: 'blkdebug', image, 'inject-error': injected };
+  const node = { driver: 'raw', 'node-name': name, 'read-only': disk.readOnly ?? false };
+  return ['-blockdev', JSON.stringify({ ...node, file: below })];
+}
+
+export interface Namespace {
+  /** Name of a disk. */
+  disk: string;
+  nsid?: number;
+  /** Bytes of a block: 512 (default) or 4096. */
+  logicalBlock?: number;
+  metadataBytes?: number;
+  /** Type of protection information, 1 to 3. */
+  protection?: number;
+  more?: Properties;
+}
+
+export interface NvmeOptions {
+  serial: string;
+  /** Id of the device for `device_del`; default: nvme. */
+  id?: string;
+  /** Disks, as namespaces 1, 2, … or with facts of their own. */
+  namespaces: readonly (string | Namespace)[];
+  /** Largest transfer as a power of two of pages, as in Identify Controller. */
+  mdts?: number;
+  cmbMiB?: number;
+  ioQueues?: number;
+  msixVectors?: number;
+  /** Name of a `rootPort`, for what is pulled. */
+  bus?: string;
+  more?: Properties;
+}
+
+export function nvme(options: NvmeOptions): string[] {
+  const id = options.id ?? 'nvme';
+  const controller = device('nvme', {
+    id,
+    serial: options.serial,
+    bus: options.bus,
+    mdts: options.mdts,
+    cmb_size_mb: options.cmbMiB,
+    max_ioqpairs: options.ioQueues,
+    msix_qsize: options.msixVectors,
+    ...options.more,
+  });
+  const namespaces = options.namespaces.flatMap((given, index) => {
+    const namespace = typeof given === 'string' ? { disk: given } : given;
+    return device('nvme-ns', {
+      bus: id,
+      drive: namespace.disk,
+      nsid: namespace.nsid ?? index + 1,
+      logical_block_size: namespace.logicalBlock,
+      // QEMU refuses a physical block that is smaller than the logical one.
+      physical_block_size: namespace.logicalBlock,
+      ms: namespace.metadataBytes,
+      pi: namespace.protection,
+      ...namespace.more,
+    });
+  });
+  return [...controller, ...namespaces];
+}
+
+/** A port that devices can be pulled from, and whose devices have a reset. */
+export function rootPort(id: string, chassis: number): string[] {
+  return device('pcie-root-port', { id, chassis, slot: chassis });
+}
+
+/** A network card on a hub of this guest's own; cards with the same `hub` see each other. */
+export function e1000e(options: { id?: string; hub?: number; more?: Properties } = {}): string[] {
+  return networkCard('e1000e', options.id ?? 'e1000e', options.hub ?? 0, options.more ?? {});
+}
+
+export function virtioNet(options: { id?: string; hub?: number; more?: Properties } = {}) {
+  const behindIommu = { 'disable-legacy': 'on', iommu_platform: true };
+  const more = { ...behindIommu, ...options.more };
+  return networkCard('virtio-net-pci', options.id ?? 'net', options.hub ?? 0, more);
+}
+
+function networkCard(driver: string, id: string, hubid: number, more: Properties): string[] {
+  const netdev = ['hubport', ...listOf({ id: `${id}-port`, hubid })].join(',');
+  // No romfile: nobody boots from it, and it may not be installed.
+  return [
+    ...['-netdev', netdev],
+    ...device(driver, { id, netdev: `${id}-port`, romfile: '', ...more }),
+  ];
+}
+
+export function virtioBlock(options: { disk: string; id?: string; more?: Properties }): string[] {
+  return device('virtio-blk-pci', {
+    id: options.id ?? 'blk',
+    drive: options.disk,
+    'disable-legacy': 'on',
+    iommu_platform: true,
+    ...options.more,
+  });
+}
