@@ -166,14 +166,10 @@ export interface Native {
   /**
    * Process-wide status words, one external buffer per environment; layout in lib/memory/status.ts:
    * u32[0] epoch of the segment table, u32[1] mappings lost so far, u32[16..] lost word per
-   * segment id,
-   * then liveness words.
+   * segment id, then liveness words.
    */
   statusWords(): ArrayBuffer;
-  /**
-   * 2^23 bytes, one per 2 MiB of the address space: 0 nothing, 1 readable, 3 readable and
-   * writable.
-   */
+  /** 2^23 bytes, one per 2 MiB of the address space: 0 nothing, 1 readable, 3 writable too. */
   accessMap(): ArrayBuffer;
   /** Claims a liveness word that native sets to 0 when this environment ends; gives its index. */
   livenessOpen(): number;
@@ -197,9 +193,8 @@ export interface Native {
   ): number;
   /**
    * Fixed buffers by address, checked: entries of (addressLo, addressHi, bytes, 0) into the table
-   * from
-   * slot `offset` on (0 bytes clears a slot). offset -1 makes an empty table of entries[0] slots.
-   * Returns the kernel's result, negative errno included.
+   * from slot `offset` on (0 bytes clears a slot). offset -1 makes an empty table of entries[0]
+   * slots. Returns the kernel's result, negative errno included.
    */
   uringRegisterBuffers(id: number, offset: number, entries: Uint32Array): number;
   uringClose(id: number): void;
@@ -367,6 +362,11 @@ export interface Native {
    * there were more than fit: they are closed.
    */
   streamReceive(fd: number, data: Uint8Array, fds: Int32Array, timeoutUs: number): number;
+  /**
+   * Copies the next bytes and leaves them, and their descriptors, in the stream. Otherwise as
+   * streamReceive: how many of `data`, all of them but at the end of the stream; ETIMEDOUT.
+   */
+  streamPeek(fd: number, data: Uint8Array, timeoutUs: number): number;
   /** shutdown(SHUT_WR): the peer reads the end of the stream; what it sends still comes. */
   streamEnd(fd: number): void;
   /** Memory of what was sent and not yet read by the peer; 0 when all was. */
@@ -380,9 +380,7 @@ export interface Native {
    * CLOCK_MONOTONIC_RAW.
    */
   tscHertz(): number;
-  /**
-   * A function without arguments that stores the time stamp counter into two words of its block.
-   */
+  /** A function without arguments that stores the time stamp counter into two words. */
   tscClock(): { words: ArrayBuffer; read: () => void };
   /** A full memory barrier on every thread of the process (MEMBARRIER_CMD_PRIVATE_EXPEDITED). */
   membarrier(): void;
@@ -400,10 +398,7 @@ export interface Native {
   crc32cList(entries: Uint32Array, count: number, out: Uint32Array): void;
 
   // --- copy.cc: lists of (toLo, toHi, fromLo, fromHi, bytes, 0, 0, 0) ---------------------------
-  /**
-   * Copies entry by entry; returns entries done: fewer than `count` when the next has a bad
-   * address.
-   */
+  /** Copies entry by entry; returns entries done: fewer when the next has a bad address. */
   copyList(entries: Uint32Array, count: number): number;
   /**
    * Result per entry into word 5: 0xffffffff equal, else the first differing byte's offset.
