@@ -2,14 +2,29 @@
 
 import type { TestContext } from 'vitest';
 import { skipLoudly } from '../support/environment.js';
-import { guestImage, GuestUnavailable } from './image.js';
+import { checkPrograms, guestImage, GuestUnavailable } from './image.js';
+
+type Context = Pick<TestContext, 'task' | 'skip'>;
 
 /** Skips the running test where no guest can run; `CI=true` fails it instead. */
-export async function needGuest(context: Pick<TestContext, 'task' | 'skip'>): Promise<void> {
+export async function needGuest(context: Context): Promise<void> {
   try {
     await guestImage();
   } catch (error) {
-    if (!(error instanceof GuestUnavailable)) throw error;
-    skipLoudly(context, error.message);
+    skipUnavailable(context, error);
   }
+}
+
+/** The same for a test that needs QEMU alone (test/support/qtest.ts). */
+export function needQemu(context: Context): void {
+  try {
+    checkPrograms();
+  } catch (error) {
+    skipUnavailable(context, error);
+  }
+}
+
+function skipUnavailable(context: Context, error: unknown): never {
+  if (error instanceof GuestUnavailable) skipLoudly(context, error.message);
+  throw error;
 }
