@@ -56,6 +56,16 @@ export {
   type SegmentOptions,
 } from './memory/index.js';
 export { attach, open, SCHEMES } from './open.js';
+export {
+  attachFunction,
+  openVfio,
+  type Bar,
+  type ConfigSpace,
+  type DmaSpace,
+  type PciCapability,
+  type PciFunction,
+  type PciIdentity,
+} from './pci/index.js';
 export { probeUring, Ring, type RingOptions, type UringProbe } from './uring/index.js';
 export {
   checkLayout,

@@ -18,6 +18,7 @@ type Wrap = (inner: Backend, options: ReadonlyMap<string, string>, attached: str
 const DRIVERS: Readonly<Record<string, () => Promise<DriverModule>>> = {
   file: async () => (await import('./drivers/file/index.js')).driver,
   null: async () => (await import('./drivers/null/index.js')).driver,
+  nvme: async () => (await import('./drivers/nvme/index.js')).driver,
   ram: async () => (await import('./drivers/ram/index.js')).driver,
 };
 
@@ -56,7 +57,7 @@ export const SCHEMES: readonly string[] = Object.freeze(Object.keys(DRIVERS));
  */
 export async function open(uri: string): Promise<BlockDevice> {
   const { module, inner, wrappers } = await resolve(uri);
-  const backend = await module.open(inner.path, inner.query, uri);
+  const backend = await module.open(inner.path, inner.query, uri, inner.transport);
   return new BlockDevice(await wrapAll(backend, wrappers, ''));
 }
 
@@ -75,16 +76,27 @@ async function resolve(
   const { inner, wrappers } = splitWrappers(parseUri(uri));
   checkScheme(inner.scheme, SCHEMES);
   const load = DRIVERS[inner.scheme]!;
-  if (inner.transport !== '' || inner.volume !== '') {
-    throw new PenstockError('UNKNOWN_TRANSPORT', `${inner.scheme}: has no transport or volume`, {
-      hint: `write ${inner.scheme}:${inner.path}`,
-      exitCode: 2,
-    });
-  }
   const module = await load();
+  checkParts(inner, module.transports ?? []);
   const dotted = [...inner.query.keys()].some((key) => key.includes('.'));
   checkKeys(inner, Object.keys(module.keys), '', dotted ? await wrapperKeys() : []);
   return { module, inner, wrappers: await Promise.all(wrappers.map(resolveWrapper)) };
+}
+
+/** Throws UNKNOWN_TRANSPORT for a transport that the scheme does not have, or a volume. */
+function checkParts(
+  { scheme, transport, volume, path }: ParsedUri,
+  known: readonly string[],
+): void {
+  if (volume === '' && (transport === '' || known.includes(transport))) return;
+  const forms = known.map((name) => `${scheme}+${name}:`).join(' ');
+  throw new PenstockError(
+    'UNKNOWN_TRANSPORT',
+    volume === ''
+      ? `${scheme}: has no transport '${transport}'`
+      : `${scheme}: has no volume '${volume}'`,
+    { hint: `write ${scheme}:${path}${forms === '' ? '' : ` or ${forms}…`}`, exitCode: 2 },
+  );
 }
 
 /** Checks a wrapper's keys and values: before the device is opened, which may make a file. */

@@ -8,7 +8,8 @@ namespace penstock {
 static napi_value init(napi_env env, napi_value exports) {
   if (initMemory(env, exports) && initUring(env, exports) && initEvent(env, exports) &&
       initSocket(env, exports) && initCpu(env, exports) && initHash(env, exports) &&
-      initCopy(env, exports)) {
+      initCopy(env, exports) && initDma(env, exports) && initRegion(env, exports) &&
+      initVfio(env, exports) && initBlocking(env, exports)) {
     return exports;
   }
   bool pending = false;

@@ -213,6 +213,16 @@ napi_value makeNumber(napi_env env, double value) {
   return napi_create_double(env, value, &result) == napi_ok ? result : nullptr;
 }
 
+napi_value makeNumbers(napi_env env, const double* values, size_t count) {
+  napi_value array;
+  if (napi_create_array_with_length(env, count, &array) != napi_ok) return nullptr;
+  for (size_t i = 0; i < count; i++) {
+    napi_value number = makeNumber(env, values[i]);
+    if (number == nullptr || napi_set_element(env, array, i, number) != napi_ok) return nullptr;
+  }
+  return array;
+}
+
 napi_value makeUndefined(napi_env env) {
   napi_value result;
   return napi_get_undefined(env, &result) == napi_ok ? result : nullptr;

@@ -59,6 +59,7 @@ napi_value throwRange(napi_env env, const char* format, ...) __attribute__((form
 napi_value throwType(napi_env env, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
 napi_value makeNumber(napi_env env, double value);
+napi_value makeNumbers(napi_env env, const double* values, size_t count);
 napi_value makeUndefined(napi_env env);
 bool setNumber(napi_env env, napi_value object, const char* name, double value);
 bool defineFunction(napi_env env, napi_value exports, const char* name, napi_callback callback);
@@ -71,5 +72,9 @@ bool initSocket(napi_env env, napi_value exports);
 bool initCpu(napi_env env, napi_value exports);
 bool initHash(napi_env env, napi_value exports);
 bool initCopy(napi_env env, napi_value exports);
+bool initDma(napi_env env, napi_value exports);
+bool initRegion(napi_env env, napi_value exports);
+bool initVfio(napi_env env, napi_value exports);
+bool initBlocking(napi_env env, napi_value exports);
 
 }  // namespace penstock

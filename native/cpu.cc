@@ -1,4 +1,5 @@
-// The processor: affinity, the time stamp counter and its rate, PAUSE, a thread's CPU time.
+// The processor: affinity, the time stamp counter and its rate, PAUSE, a thread's CPU time, a
+// barrier on all of the process's threads.
 //
 // The counter is used as a clock only where CPUID promises that it ticks at one rate in every power
 // state (leaf 0x80000007, bit 8: what Linux calls constant_tsc and nonstop_tsc). Elsewhere the
@@ -6,8 +7,11 @@
 
 #include <cpuid.h>
 #include <immintrin.h>
+#include <linux/membarrier.h>
 #include <sched.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <x86intrin.h>
 
 #include <atomic>
@@ -195,6 +199,19 @@ napi_value tscClock(napi_env env, napi_callback_info) {
   return result;
 }
 
+int barrier(int command) { return static_cast<int>(syscall(SYS_membarrier, command, 0, 0)); }
+
+// A full barrier on every running thread of the process: the slow half of a fence whose fast half
+// is nothing (membarrier(2)). A process registers before its first.
+napi_value membarrier(napi_env env, napi_callback_info) {
+  if (barrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0) return makeUndefined(env);
+  if (errno == EPERM && barrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0 &&
+      barrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0) {
+    return makeUndefined(env);
+  }
+  return throwErrno(env, errno, "membarrier");
+}
+
 napi_value pause(napi_env env, napi_callback_info info) {
   Args args(env, info);
   int64_t count;
@@ -232,6 +249,7 @@ bool initCpu(napi_env env, napi_value exports) {
          defineFunction(env, exports, "setCpuAffinity", setCpuAffinity) &&
          defineFunction(env, exports, "tscHertz", tscHertz) &&
          defineFunction(env, exports, "tscClock", tscClock) &&
+         defineFunction(env, exports, "membarrier", membarrier) &&
          defineFunction(env, exports, "pause", pause) &&
          defineFunction(env, exports, "threadCpuTime", threadCpuTime);
 }

@@ -1,9 +1,7 @@
 // Events and waiting for them: eventfd, timerfd, pidfd, futexes, blocking waits.
 //
 // Invariants:
-// - No thread blocks for longer than a slice. A thread in the kernel cannot be terminated, and
-//   worker.terminate() and process exit join it; between slices an empty JavaScript function is
-//   called, whose stack check notices termination.
+// - No thread blocks for longer than a slice (wait.h).
 // - A counter that was not made here (a peer may have sent anything) is checked to be an anonymous
 //   inode and made non-blocking before it is read or written.
 
@@ -16,21 +14,19 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <climits>
-#include <ctime>
 
 #include "check.h"
 #include "descriptor.h"
 #include "memory.h"
 #include "room.h"
+#include "wait.h"
 
 namespace penstock {
 
 namespace {
 
-constexpr int64_t kSliceNs = 200'000'000;
 constexpr size_t kParkedMax = 64;
 
 napi_value giveCounter(napi_env env, Room* room, int fd, const char* syscall) {
@@ -98,10 +94,6 @@ napi_value timerfdCreate(napi_env env, napi_callback_info info) {
   return giveCounter(env, roomOf(args), fd, "timerfd_create");
 }
 
-timespec toTimespec(int64_t ns) {
-  return {.tv_sec = ns / 1'000'000'000, .tv_nsec = ns % 1'000'000'000};
-}
-
 napi_value timerfdSet(napi_env env, napi_callback_info info) {
   Args args(env, info);
   int fd;
@@ -135,41 +127,6 @@ napi_value pidfdSignal(napi_env env, napi_callback_info info) {
   }
   return makeUndefined(env);
 }
-
-int64_t monotonicNs() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * 1'000'000'000 + now.tv_nsec;
-}
-
-// The time a blocking call may still wait, cut into slices.
-class Deadline {
- public:
-  explicit Deadline(int64_t timeoutUs)
-      : limited_(timeoutUs >= 0), endNs_(limited_ ? monotonicNs() + timeoutUs * 1000 : 0) {}
-
-  // The next slice; `last` when the deadline lies in it.
-  timespec slice(bool* last) const {
-    const int64_t left = limited_ ? std::max<int64_t>(endNs_ - monotonicNs(), 0) : INT64_MAX;
-    *last = left <= kSliceNs;
-    return toTimespec(std::min(left, kSliceNs));
-  }
-
- private:
-  bool limited_;
-  int64_t endNs_;
-};
-
-// False, with the termination pending, when this environment is being stopped.
-bool mayGoOn(napi_env env, const Room* room) {
-  napi_value function, receiver;
-  return napi_get_reference_value(env, room->emptyFunction, &function) == napi_ok &&
-         napi_get_undefined(env, &receiver) == napi_ok &&
-         napi_call_function(env, receiver, function, 0, nullptr, nullptr) == napi_ok;
-}
-
-// A hundred years, so that arithmetic in nanoseconds cannot overflow.
-constexpr int64_t kTimeoutUsMax = 3'155'760'000'000'000;
 
 napi_value park(napi_env env, napi_callback_info info) {
   Args args(env, info);
@@ -284,7 +241,7 @@ bool initEvent(napi_env env, napi_value exports) {
       {"futexWake", futexWake},
   };
   return defineInRoom(env, exports, room, functions) && initFile(env, exports, room) &&
-         initWatch(env, exports, room);
+         initWatch(env, exports, room) && initStream(env, exports, room);
 }
 
 }  // namespace penstock

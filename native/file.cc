@@ -62,16 +62,6 @@ napi_value fileDuplicate(napi_env env, napi_callback_info info) {
   return copy < 0 ? throwErrno(env, errno, "fcntl") : giveDescriptor(env, copy);
 }
 
-napi_value makeNumbers(napi_env env, const double* values, size_t count) {
-  napi_value array;
-  if (napi_create_array_with_length(env, count, &array) != napi_ok) return nullptr;
-  for (size_t i = 0; i < count; i++) {
-    napi_value number = makeNumber(env, values[i]);
-    if (number == nullptr || napi_set_element(env, array, i, number) != napi_ok) return nullptr;
-  }
-  return array;
-}
-
 napi_value fileStat(napi_env env, napi_callback_info info) {
   Args args(env, info);
   int fd;
@@ -142,6 +132,34 @@ napi_value blockGeometry(napi_env env, napi_callback_info info) {
   return makeNumbers(env, values, sizeof values / sizeof values[0]);
 }
 
+// Reads or writes at an offset, what is a plain buffer's worth: config space, trapped registers.
+template <typename Transfer>
+napi_value transferAt(napi_env env, napi_callback_info info, const char* call, Transfer transfer) {
+  Args args(env, info);
+  int fd;
+  int64_t offset;
+  void* data;
+  size_t bytes;
+  if (!args.fd(0, "fd", &fd) || !args.integer(1, "offset", 0, kSafeInteger, &offset) ||
+      !args.view(2, "data", 0, &data, &bytes)) {
+    return nullptr;
+  }
+  if (!ownsDescriptor(env, fd) && !ownsDevice(env, fd)) return throwErrno(env, EBADF, call);
+  ssize_t done;
+  do {
+    done = transfer(fd, data, bytes, offset);
+  } while (done < 0 && errno == EINTR);
+  return done < 0 ? throwErrno(env, errno, call) : makeNumber(env, static_cast<double>(done));
+}
+
+napi_value filePread(napi_env env, napi_callback_info info) {
+  return transferAt(env, info, "pread", pread);
+}
+
+napi_value filePwrite(napi_env env, napi_callback_info info) {
+  return transferAt(env, info, "pwrite", pwrite);
+}
+
 napi_value fileAllocate(napi_env env, napi_callback_info info) {
   Args args(env, info);
   int fd;
@@ -179,6 +197,8 @@ bool initFile(napi_env env, napi_value exports, Room* room) {
       {"fileDuplicate", fileDuplicate},
       {"fileStat", fileStat},
       {"blockGeometry", blockGeometry},
+      {"filePread", filePread},
+      {"filePwrite", filePwrite},
       {"fileAllocate", fileAllocate},
       {"fileTruncate", fileTruncate},
   };

@@ -40,7 +40,7 @@ napi_value memoryDomain(napi_env env, napi_callback_info) {
 // The live segment of that id, or nullptr. Under tableLock.
 Mapping* findSegment(uint32_t id) {
   Mapping* mapping = findMapping(id);
-  const bool segment = mapping != nullptr && mapping->live && mapping->kind != kForeign;
+  const bool segment = mapping != nullptr && mapping->live && mapping->isSegment();
   return segment ? mapping : nullptr;
 }
 
@@ -93,7 +93,7 @@ napi_value segmentIds(napi_env env, napi_callback_info) {
   {
     std::lock_guard lock(tableLock);
     for (const Mapping& mapping : registry.mappings) {
-      if (mapping.id != 0 && mapping.live && mapping.kind != kForeign) ids.push_back(mapping.id);
+      if (mapping.id != 0 && mapping.live && mapping.isSegment()) ids.push_back(mapping.id);
     }
   }
   napi_value result;

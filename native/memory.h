@@ -37,4 +37,9 @@ bool ownDescriptor(napi_env env, int fd);
 bool disownDescriptor(napi_env env, int fd);  // true when this environment owned it
 bool ownsDescriptor(napi_env env, int fd);
 
+// The same for VFIO devices, which are closed before everything else: they may do DMA until then.
+bool ownDevice(napi_env env, int fd);
+bool disownDevice(napi_env env, int fd);
+bool ownsDevice(napi_env env, int fd);
+
 }  // namespace penstock

@@ -9,7 +9,8 @@
 //    any environment. A stale view neither faults nor sees memory that is someone else's. Where
 //    the kernel refuses to replace the pages, the range is never given back.
 // 3. Native code touches segment memory only under the shared lock (SegmentLock).
-// 4. The registry is one per process; an environment's end closes what it opened.
+// 4. The registry is one per process; an environment's end closes what it opened: what does DMA
+//    first, then its liveness words (others learn that it ended), its segments, its descriptors.
 // 5. Finalisers of ArrayBuffers run from the event loop or an environment's end, never from inside
 //    a Node-API call: they may take the locks.
 
@@ -20,8 +21,13 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
+#include <vector>
 
+#include "blocking.h"
+#include "dma.h"
 #include "memory.h"
+#include "region.h"
 #include "sigbus.h"
 
 namespace penstock {
@@ -45,7 +51,8 @@ void setAccess(uint64_t address, uint64_t bytes, uint8_t value) {
 
 // Gives the range back; the mapping is closed and nothing looks at it.
 void releaseRange(Mapping& mapping) {
-  if (mapping.kind == kForeign) {
+  if (!mapping.isSegment()) {
+    if (mapping.kind == kRegion) unwatchFaults(mapping.id % kSlots);
     munmap(reinterpret_cast<void*>(mapping.start), mapping.bytes);
   } else if (place(mapping.start, mapping.bytes, PROT_NONE) && !mapping.retired) {
     registry.ranges.erase(mapping.start - kBase);
@@ -66,27 +73,41 @@ void onBufferGone(napi_env, void*, void* hint) {
   if (mapping != nullptr) dropBuffer(*mapping);
 }
 
+// Device descriptors of the environment, for closing; its mappings of their registers, which would
+// keep them open, go at once.
+std::vector<int> takeDevices(napi_env env) {
+  Exclusive lock;
+  for (Mapping& mapping : registry.mappings) {
+    if (mapping.id != 0 && mapping.owner == env && mapping.kind == kRegion) closeLocked(mapping);
+  }
+  Environment* environment = findEnvironment(env);
+  if (environment == nullptr) return {};
+  const std::set<int> devices = std::exchange(environment->devices, {});
+  return {devices.begin(), devices.end()};
+}
+
 void onEnvironmentEnd(void* data) {
   napi_env env = static_cast<napi_env>(data);
+  if (!closeDevices(takeDevices(env))) retireAddresses();
   Exclusive lock;
   auto found = registry.environments.find(env);
   if (found == registry.environments.end()) return;
   for (uint32_t index : found->second.liveness) statusWord(kLivenessWord + index).store(0);
   for (Mapping& mapping : registry.mappings) {
-    if (mapping.id != 0 && mapping.owner == env && mapping.kind != kForeign) closeLocked(mapping);
+    if (mapping.id != 0 && mapping.owner == env && mapping.isSegment()) closeLocked(mapping);
   }
   for (int fd : found->second.descriptors) close(fd);
+  endDomains(env);
   registry.environments.erase(found);
 }
 
-// The environment's entry, or nullptr after its end: nothing is recorded for what no longer is, as
-// a later environment may have the same address.
+}  // namespace
+
+// Nothing is recorded for an environment that no longer is: a later one may have the same address.
 Environment* findEnvironment(napi_env env) {
   auto found = registry.environments.find(env);
   return found == registry.environments.end() ? nullptr : &found->second;
 }
-
-}  // namespace
 
 Exclusive::Exclusive() {
   pthread_rwlock_wrlock(&spaceLock);
@@ -187,13 +208,17 @@ void abandonSegment(Mapping& mapping) {
 void closeLocked(Mapping& mapping) {
   if (!mapping.live) return;
   mapping.live = false;
-  if (mapping.kind != kForeign) {
+  if (mapping.isSegment()) {
     setAccess(mapping.start - kBase, mapping.bytes, 0);
+    clearDomains(mapping);
     statusWord(kEpochWord).fetch_add(1);
   }
-  if (!place(mapping.start, mapping.bytes, PROT_READ | PROT_WRITE)) {
+  const bool placed = mapping.kind == kRegion
+                          ? placeOnes(mapping)
+                          : place(mapping.start, mapping.bytes, PROT_READ | PROT_WRITE);
+  if (!placed) {
     mapping.buffers++;  // the old pages stay: the range, and the handler's entry, are kept for good
-  } else if (mapping.kind != kForeign) {
+  } else if (mapping.isSegment()) {
     unwatchFaults(mapping.id % kSlots);
   }
   closeDescriptors(mapping);
@@ -203,7 +228,7 @@ void closeLocked(Mapping& mapping) {
 void retireAddresses() {
   Exclusive lock;
   for (Mapping& mapping : registry.mappings) {
-    if (mapping.id != 0 && mapping.kind != kForeign) mapping.retired = true;
+    if (mapping.id != 0 && mapping.isSegment()) mapping.retired = true;
   }
 }
 
@@ -261,10 +286,16 @@ napi_value mappingBuffer(napi_env env, uint32_t id, uint64_t offset, uint64_t by
   {
     std::lock_guard lock(tableLock);
     Mapping* mapping = findMapping(id);
-    if (mapping == nullptr || offset + bytes > mapping->bytes) return nullptr;
+    if (mapping == nullptr || !mapping->live) return nullptr;
+    if (offset > mapping->bytes || bytes > mapping->bytes - offset) return nullptr;
     start = mapping->start;
+    mapping->buffers++;  // another thread may close it while the ArrayBuffer is made
   }
-  return externalBuffer(env, id, start + offset, bytes);
+  napi_value buffer = externalBuffer(env, id, start + offset, bytes);
+  Exclusive lock;
+  Mapping* mapping = findMapping(id);
+  if (mapping != nullptr) dropBuffer(*mapping);
+  return buffer;
 }
 
 void closeMapping(uint32_t id) {
@@ -273,23 +304,39 @@ void closeMapping(uint32_t id) {
   if (mapping != nullptr) closeLocked(*mapping);
 }
 
-bool ownDescriptor(napi_env env, int fd) {
+namespace {
+
+constexpr auto kDescriptors = &Environment::descriptors;
+constexpr auto kDevices = &Environment::devices;
+
+// What `change` makes of one of the environment's sets of descriptors; false after its end.
+template <typename Change>
+bool withSet(napi_env env, std::set<int> Environment::* set, Change change) {
   std::lock_guard lock(tableLock);
   Environment* environment = findEnvironment(env);
-  return environment != nullptr && environment->descriptors.insert(fd).second;
+  return environment != nullptr && change(environment->*set);
 }
 
-bool disownDescriptor(napi_env env, int fd) {
-  std::lock_guard lock(tableLock);
-  Environment* environment = findEnvironment(env);
-  return environment != nullptr && environment->descriptors.erase(fd) != 0;
+bool insertInto(napi_env env, std::set<int> Environment::* set, int fd) {
+  return withSet(env, set, [fd](std::set<int>& fds) { return fds.insert(fd).second; });
 }
 
-bool ownsDescriptor(napi_env env, int fd) {
-  std::lock_guard lock(tableLock);
-  Environment* environment = findEnvironment(env);
-  return environment != nullptr && environment->descriptors.count(fd) != 0;
+bool eraseFrom(napi_env env, std::set<int> Environment::* set, int fd) {
+  return withSet(env, set, [fd](std::set<int>& fds) { return fds.erase(fd) != 0; });
 }
+
+bool isIn(napi_env env, std::set<int> Environment::* set, int fd) {
+  return withSet(env, set, [fd](std::set<int>& fds) { return fds.count(fd) != 0; });
+}
+
+}  // namespace
+
+bool ownDescriptor(napi_env env, int fd) { return insertInto(env, kDescriptors, fd); }
+bool disownDescriptor(napi_env env, int fd) { return eraseFrom(env, kDescriptors, fd); }
+bool ownsDescriptor(napi_env env, int fd) { return isIn(env, kDescriptors, fd); }
+bool ownDevice(napi_env env, int fd) { return insertInto(env, kDevices, fd); }
+bool disownDevice(napi_env env, int fd) { return eraseFrom(env, kDevices, fd); }
+bool ownsDevice(napi_env env, int fd) { return isIn(env, kDevices, fd); }
 
 bool openEnvironment(napi_env env) {
   {

@@ -23,7 +23,9 @@ struct Failure {
   int error = 0;
 };
 
-enum Kind : uint8_t { kPrivate, kShared, kDevice, kImported, kAdmitted, kForeign };
+// Segments, then mappings outside the address space: an io_uring's rings or a DMA domain's map
+// (kForeign), a device's registers (kRegion).
+enum Kind : uint8_t { kPrivate, kShared, kDevice, kImported, kAdmitted, kForeign, kRegion };
 
 constexpr uint32_t kSlots = 4096;  // mappings of one process at a time
 constexpr uint64_t kAccessBytes = kSpaceBytes / kGranuleBytes;
@@ -49,14 +51,17 @@ struct Mapping {
   int fd = -1;          // the object
   int readOnlyFd = -1;  // what a shared segment hands out
   napi_env owner = nullptr;
-  uint32_t buffers = 0;  // ArrayBuffers over it, all environments
+  uint32_t buffers = 0;  // ArrayBuffers over it, all environments, and other holders of the range
   bool retired = false;  // its addresses are not to be used again
   uint32_t generation = 0;
+
+  bool isSegment() const { return kind < kForeign; }
 };
 
 struct Environment {
   std::map<uint32_t, napi_ref> buffers;  // weak, by mapping id
   std::set<int> descriptors;
+  std::set<int> devices;  // VFIO devices: closed before the rest, since they do DMA
   std::set<uint32_t> liveness;
 };
 
@@ -122,6 +127,11 @@ napi_env livenessOwner(uint32_t index);
 
 // Records the environment until its end.
 bool openEnvironment(napi_env env);
+// Its entry, or nullptr after its end. Under tableLock.
+Environment* findEnvironment(napi_env env);
+
+// Page size of the object behind fd, or 0 with errno.
+uint64_t objectPageBytes(int fd);
 
 bool initSegment(napi_env env, napi_value exports);
 bool initStatus(napi_env env, napi_value exports);

@@ -1,4 +1,5 @@
-// What an environment's descriptors and watches hang on, shared by event.cc, file.cc and watch.cc.
+// What an environment's descriptors and watches hang on, shared by event.cc, file.cc, watch.cc
+// and stream.cc.
 //
 // A Room belongs to one environment (the main thread or a worker) and is handed to each function as
 // its data, so nothing in it needs a lock. It ends in an asynchronous cleanup hook, when libuv has
@@ -61,5 +62,6 @@ bool defineInRoom(napi_env env, napi_value exports, Room* room,
 
 bool initFile(napi_env env, napi_value exports, Room* room);
 bool initWatch(napi_env env, napi_value exports, Room* room);
+bool initStream(napi_env env, napi_value exports, Room* room);
 
 }  // namespace penstock

@@ -43,13 +43,6 @@ class Descriptor {
   int fd_;
 };
 
-// Page size of the object behind fd, or 0 with errno.
-uint64_t objectPageBytes(int fd) {
-  struct statfs info;
-  if (fstatfs(fd, &info) != 0) return 0;
-  return info.f_type == HUGETLBFS_MAGIC ? static_cast<uint64_t>(info.f_bsize) : 4096;
-}
-
 // Maps `fd` at `address` and enters it. `spec` says what it is to be, but for place and
 // descriptors. Under both locks. The id, or 0 with a failure.
 uint32_t mapSegment(const Mapping& spec, uint64_t address, uint64_t offset, Descriptor* fd,
@@ -255,6 +248,12 @@ napi_value segmentAdmit(napi_env env, napi_callback_info info) {
 }
 
 }  // namespace
+
+uint64_t objectPageBytes(int fd) {
+  struct statfs info;
+  if (fstatfs(fd, &info) != 0) return 0;
+  return info.f_type == HUGETLBFS_MAGIC ? static_cast<uint64_t>(info.f_bsize) : 4096;
+}
 
 bool initSegment(napi_env env, napi_value exports) {
   return defineFunction(env, exports, "segmentCreate", segmentCreate) &&

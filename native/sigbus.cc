@@ -7,7 +7,9 @@
 // 2. A close replaces the pages first, clears the entry next and then waits for handlers at work
 //    (`handling`). So a handler never places a page in a range that somebody else got meanwhile,
 //    and a fault whose entry is gone meets good pages when it is tried again.
-// 3. Faults outside the address space's entries go to the handler that was there before.
+//    A region's entry stays until its range is unmapped: the pages that replaced it read 0xff, as
+//    those that a late handler places.
+// 3. Faults outside the entries go to the handler that was there before.
 
 #include "sigbus.h"
 
@@ -90,10 +92,14 @@ void onSigbus(int signal, siginfo_t* info, void* context) {
 }  // namespace
 
 int installSigbus() {
+  static bool installed = false;
+  if (installed) return 0;
   struct sigaction action = {};
   action.sa_sigaction = onSigbus;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-  return sigaction(SIGBUS, &action, &previous) == 0 ? 0 : errno;
+  if (sigaction(SIGBUS, &action, &previous) != 0) return errno;
+  installed = true;
+  return 0;
 }
 
 void watchFaults(uint32_t slot, uint64_t start, uint64_t bytes, uint64_t pageBytes, bool writable) {

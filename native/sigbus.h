@@ -6,7 +6,7 @@
 
 namespace penstock {
 
-// Puts the handler in place; an errno when that fails.
+// Puts the handler in place, once; an errno when that fails. Under both locks.
 int installSigbus();
 
 // From here on a fault in [start, start + bytes) that the object behind it cannot serve gets pages

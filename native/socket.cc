@@ -1,4 +1,5 @@
-// Unix sockets that keep message boundaries and carry descriptors (SOCK_SEQPACKET, SCM_RIGHTS).
+// Unix sockets that keep message boundaries and carry descriptors (SOCK_SEQPACKET, SCM_RIGHTS), and
+// what they have in common with streams (unix.h).
 //
 // Invariants:
 // - No call blocks, whatever the flags of the descriptor it is given (MSG_DONTWAIT).
@@ -10,33 +11,35 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <climits>
-#include <cstddef>
 #include <cstring>
 #include <string>
 
 #include "check.h"
 #include "descriptor.h"
 #include "memory.h"
+#include "unix.h"
 
 namespace penstock {
 
 namespace {
 
-constexpr size_t kFdsMax = 64;
 constexpr int kPeerPidfd = 77;  // SO_PEERPIDFD, Linux 6.5; older headers lack the name
 
-struct UnixAddress {
-  sockaddr_un name = {};
-  socklen_t bytes = 0;
-  bool abstract = false;
-};
+int openSocket(int type) { return socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); }
 
-bool readAddress(const Args& args, size_t i, UnixAddress* out) {
+napi_value closeAndThrow(napi_env env, int fd, const char* syscall) {
+  const int error = errno;
+  close(fd);
+  return throwErrno(env, error, syscall);
+}
+
+}  // namespace
+
+bool readUnixAddress(const Args& args, size_t i, UnixAddress* out) {
   std::string path;
   if (!args.string(i, "path", sizeof out->name.sun_path, &path)) return false;
   out->abstract = !path.empty() && path[0] == '\0';
@@ -58,20 +61,14 @@ bool readAddress(const Args& args, size_t i, UnixAddress* out) {
   return true;
 }
 
-int openSocket() { return socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); }
-
-napi_value closeAndThrow(napi_env env, int fd, const char* syscall) {
-  const int error = errno;
-  close(fd);
-  return throwErrno(env, error, syscall);
-}
-
-napi_value unixListen(napi_env env, napi_callback_info info) {
-  Args args(env, info);
+napi_value listenUnix(const Args& args, int type) {
+  const napi_env env = args.env();
   UnixAddress address;
   int64_t mode;
-  if (!readAddress(args, 0, &address) || !args.integer(1, "mode", 0, 0777, &mode)) return nullptr;
-  const int fd = openSocket();
+  if (!readUnixAddress(args, 0, &address) || !args.integer(1, "mode", 0, 0777, &mode)) {
+    return nullptr;
+  }
+  const int fd = openSocket(type);
   if (fd < 0) return throwErrno(env, errno, "socket");
   // bind gives the file the socket's own mode less the umask, so there is no moment at which it is
   // more open than asked for; chmod adds afterwards what the umask took away.
@@ -93,17 +90,59 @@ napi_value unixListen(napi_env env, napi_callback_info info) {
   return giveDescriptor(env, fd);
 }
 
-napi_value unixConnect(napi_env env, napi_callback_info info) {
-  Args args(env, info);
+napi_value connectUnix(const Args& args, int type) {
+  const napi_env env = args.env();
   UnixAddress address;
-  if (!readAddress(args, 0, &address)) return nullptr;
-  const int fd = openSocket();
+  if (!readUnixAddress(args, 0, &address)) return nullptr;
+  const int fd = openSocket(type);
   if (fd < 0) return throwErrno(env, errno, "socket");
   int result;
   do {
     result = connect(fd, reinterpret_cast<const sockaddr*>(&address.name), address.bytes);
   } while (result != 0 && errno == EINTR);
   return result != 0 ? closeAndThrow(env, fd, "connect") : giveDescriptor(env, fd);
+}
+
+void Rights::attach(msghdr* message, const int64_t* fds, size_t count) {
+  if (count == 0) return;
+  memset(bytes_, 0, sizeof bytes_);
+  message->msg_control = bytes_;
+  message->msg_controllen = CMSG_SPACE(count * sizeof(int));
+  cmsghdr* rights = CMSG_FIRSTHDR(message);
+  rights->cmsg_level = SOL_SOCKET;
+  rights->cmsg_type = SCM_RIGHTS;
+  rights->cmsg_len = CMSG_LEN(count * sizeof(int));
+  for (size_t i = 0; i < count; i++) {
+    const int fd = static_cast<int>(fds[i]);
+    memcpy(CMSG_DATA(rights) + i * sizeof(int), &fd, sizeof fd);
+  }
+}
+
+void Rights::expect(msghdr* message) {
+  message->msg_control = bytes_;
+  message->msg_controllen = sizeof bytes_;
+}
+
+size_t Rights::take(msghdr* message, int* fds) {
+  size_t count = 0;
+  for (cmsghdr* c = CMSG_FIRSTHDR(message); c != nullptr; c = CMSG_NXTHDR(message, c)) {
+    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+    const size_t here = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < here && count < kFdsMax; i++) {
+      memcpy(&fds[count++], CMSG_DATA(c) + i * sizeof(int), sizeof(int));
+    }
+  }
+  return count;
+}
+
+namespace {
+
+napi_value unixListen(napi_env env, napi_callback_info info) {
+  return listenUnix(Args(env, info), SOCK_SEQPACKET);
+}
+
+napi_value unixConnect(napi_env env, napi_callback_info info) {
+  return connectUnix(Args(env, info), SOCK_SEQPACKET);
 }
 
 napi_value unixAccept(napi_env env, napi_callback_info info) {
@@ -144,11 +183,6 @@ napi_value unixPair(napi_env env, napi_callback_info) {
   return pair;
 }
 
-union ControlBuffer {
-  cmsghdr header;  // for its alignment
-  char bytes[CMSG_SPACE(kFdsMax * sizeof(int))];
-};
-
 napi_value unixSend(napi_env env, napi_callback_info info) {
   Args args(env, info);
   int fd;
@@ -166,38 +200,14 @@ napi_value unixSend(napi_env env, napi_callback_info info) {
   msghdr message = {};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  ControlBuffer control;
-  if (count > 0) {
-    memset(&control, 0, sizeof control);
-    message.msg_control = &control;
-    message.msg_controllen = CMSG_SPACE(count * sizeof(int));
-    cmsghdr* rights = CMSG_FIRSTHDR(&message);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(count * sizeof(int));
-    int fds[kFdsMax];
-    for (size_t i = 0; i < count; i++) fds[i] = static_cast<int>(list[i]);
-    memcpy(CMSG_DATA(rights), fds, count * sizeof(int));
-  }
+  Rights rights;
+  rights.attach(&message, list, count);
   ssize_t sent;
   do {
     sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
   } while (sent < 0 && errno == EINTR);
   if (sent >= 0) return makeNumber(env, static_cast<double>(sent));
   return errno == EAGAIN ? makeNumber(env, -1) : throwErrno(env, errno, "sendmsg");
-}
-
-// The descriptors of every SCM_RIGHTS of the message; at most kFdsMax fit the control buffer.
-size_t receivedFds(msghdr* message, int* fds) {
-  size_t count = 0;
-  for (cmsghdr* c = CMSG_FIRSTHDR(message); c != nullptr; c = CMSG_NXTHDR(message, c)) {
-    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-    const size_t here = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (size_t i = 0; i < here && count < kFdsMax; i++) {
-      memcpy(&fds[count++], CMSG_DATA(c) + i * sizeof(int), sizeof(int));
-    }
-  }
-  return count;
 }
 
 napi_value unixReceive(napi_env env, napi_callback_info info) {
@@ -208,12 +218,11 @@ napi_value unixReceive(napi_env env, napi_callback_info info) {
   if (!args.fd(0, "fd", &fd) || !args.view(1, "data", 1, &data, &bytes)) return nullptr;
   if (bytes == 0) return throwRange(env, "data must not be empty");
   iovec part = {.iov_base = data, .iov_len = bytes};
-  ControlBuffer control;
   msghdr message = {};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  message.msg_control = &control;
-  message.msg_controllen = sizeof control;
+  Rights rights;
+  rights.expect(&message);
   ssize_t received;
   do {
     received = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
@@ -225,23 +234,23 @@ napi_value unixReceive(napi_env env, napi_callback_info info) {
   if (received < 0) return throwErrno(env, errno, "recvmsg");
 
   int fds[kFdsMax];
-  size_t count = receivedFds(&message, fds);
+  size_t count = Rights::take(&message, fds);
   const bool truncated = (message.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) != 0;
   if (truncated) {
-    for (size_t i = 0; i < count; i++) close(fds[i]);
+    closeAll(fds, count);
     count = 0;
   }
   napi_value result, list, truncatedValue;
   if (napi_create_object(env, &result) != napi_ok ||
       napi_create_array_with_length(env, count, &list) != napi_ok ||
       napi_get_boolean(env, truncated, &truncatedValue) != napi_ok) {
-    for (size_t i = 0; i < count; i++) close(fds[i]);
+    closeAll(fds, count);
     return nullptr;
   }
   for (size_t i = 0; i < count; i++) {
     napi_value given = giveDescriptor(env, fds[i]);
     if (given == nullptr) {
-      for (size_t k = i + 1; k < count; k++) close(fds[k]);
+      closeAll(fds + i + 1, count - i - 1);
       return nullptr;
     }
     napi_set_element(env, list, static_cast<uint32_t>(i), given);

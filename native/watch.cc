@@ -134,21 +134,21 @@ Watch* watchAt(const Args& args) {
 
 napi_value watchSet(napi_env env, napi_callback_info info) {
   Args args(env, info);
-  bool active;
+  bool active, keepAlive = true;
   if (!args.boolean(1, "active", &active)) return nullptr;
+  if (!args.absent(2) && !args.boolean(2, "keepAlive", &keepAlive)) return nullptr;
   Watch* watch = watchAt(args);
   if (watch == nullptr) return nullptr;
-  if (active == watch->active) return makeUndefined(env);
-  auto* handle = reinterpret_cast<uv_handle_t*>(&watch->poll);
-  if (active) {
+  if (active && !watch->active) {
     const int error = uv_poll_start(&watch->poll, UV_READABLE, onPoll);
     if (error != 0) return throwErrno(env, -error, "epoll_ctl");
-    uv_ref(handle);
-  } else {
+  } else if (!active && watch->active) {
     uv_poll_stop(&watch->poll);
-    uv_unref(handle);
   }
   watch->active = active;
+  auto* handle = reinterpret_cast<uv_handle_t*>(&watch->poll);
+  if (active && keepAlive) uv_ref(handle);
+  else uv_unref(handle);
   return makeUndefined(env);
 }
 

@@ -1,8 +1,8 @@
 // Doctor's checks of what devices need: hugepages, locked memory, IOMMU, VFIO.
 
+import type { Root } from '../pci/index.js';
 import { formatSize } from '../units.js';
 import { type Check, ok, warn } from './check.js';
-import type { Root } from './root.js';
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;

@@ -1,8 +1,8 @@
 // Doctor's checks of the host: kernel, Node, addon, io_uring, CPU, control groups, temporary space.
 
+import type { Root } from '../pci/index.js';
 import { formatSize } from '../units.js';
 import { type Check, type Facts, fail, ok, warn } from './check.js';
-import type { Root } from './root.js';
 
 const GIB = 2 ** 30;
 

@@ -4,6 +4,7 @@
 import { statfsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import type { Command } from 'commander';
+import { type Root, fileRoot } from '../pci/index.js';
 import type { Check, CheckStatus, Facts } from './check.js';
 import {
   checkHugepages1G,
@@ -23,7 +24,6 @@ import {
 } from './checks-host.js';
 import { Exit, printJson, printText } from './output.js';
 import type { Finish } from './program.js';
-import { type Root, fileRoot } from './root.js';
 
 export function configure(command: Command, finish: Finish): void {
   command.action(async (options: { json?: boolean }) => {

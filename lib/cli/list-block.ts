@@ -1,13 +1,11 @@
 // Block devices as sysfs shows them (Documentation/ABI/stable/sysfs-block): size, driver, model,
 // what holds them, and the URI that opens them.
 
+import { type Holders, type Root, blockUses, deviceNode, lastFunction } from '../pci/index.js';
 import { formatUri } from '../uri.js';
-import { type Holders, blockHolders, deviceNode } from './list-holders.js';
-import type { Root } from './root.js';
 
 /** Sysfs counts sizes in these whatever the device's block size is. */
 const SECTOR_BYTES = 512;
-const PCI_ADDRESS = /[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]/g;
 
 export interface BlockEntry {
   readonly name: string;
@@ -71,10 +69,10 @@ function readEntry(
       Number(root.read(`${folder}/queue/logical_block_size`) || String(SECTOR_BYTES)),
     model: disk?.model ?? modelOf(root, folder),
     driver: disk?.driver ?? driverOf(root, folder),
-    pci_address: disk?.pci_address ?? path.match(PCI_ADDRESS)?.at(-1) ?? '',
+    pci_address: disk?.pci_address ?? lastFunction(path),
     read_only: root.read(`${folder}/ro`) === '1',
     backing_file: root.read(`${folder}/loop/backing_file`),
-    held_by: blockHolders(root, holders, folder, name),
+    held_by: blockUses(root, holders, { name, folder }).map((use) => use.words),
   };
 }
 

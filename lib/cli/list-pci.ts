@@ -2,9 +2,8 @@
 // (network), and virtio's network, block and SCSI devices whatever class they claim. From sysfs
 // (Documentation/ABI/testing/sysfs-bus-pci); virtio device ids as in virtio 1.2, section 4.1.2.
 
+import { type Holders, type Root, interfaceUses, interfacesOf } from '../pci/index.js';
 import type { BlockEntry } from './list-block.js';
-import { type Holders, interfaceHolders } from './list-holders.js';
-import type { Root } from './root.js';
 
 const CLASS_STORAGE = 0x01;
 const CLASS_NVME = 0x0108;
@@ -54,7 +53,6 @@ export function listPciDevices(
   blocks: readonly BlockEntry[],
 ): PciEntry[] {
   const names = readPciNames(root);
-  const nics = interfacesByFunction(root);
   const entries: PciEntry[] = [];
   for (const address of root.list('/sys/bus/pci/devices')) {
     const folder = `/sys/bus/pci/devices/${address}`;
@@ -66,7 +64,7 @@ export function listPciDevices(
     const disks = blocks.filter(
       (block) => block.pci_address === address && block.kind !== 'partition',
     );
-    const interfaces = nics.get(address) ?? [];
+    const interfaces = interfacesOf(root, address);
     entries.push({
       address,
       kind,
@@ -83,7 +81,7 @@ export function listPciDevices(
       interfaces,
       held_by: [
         ...disks.flatMap((disk) => disk.held_by.map((holder) => nameOnce(disk.name, holder))),
-        ...interfaces.flatMap((name) => interfaceHolders(root, holders, name)),
+        ...interfaces.flatMap((name) => interfaceUses(root, holders, name).map((use) => use.words)),
       ],
     });
   }
@@ -125,18 +123,6 @@ function firstNamespace(root: Root, address: string): number {
     }
   }
   return 1;
-}
-
-/** PCI address → names of its network interfaces, which may stand on a virtio device in between. */
-function interfacesByFunction(root: Root): Map<string, string[]> {
-  const byFunction = new Map<string, string[]>();
-  for (const name of root.list('/sys/class/net')) {
-    const path = root.resolve(`/sys/class/net/${name}`);
-    const address = path.match(/[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]/g)?.at(-1);
-    if (address === undefined) continue;
-    byFunction.set(address, [...(byFunction.get(address) ?? []), name]);
-  }
-  return byFunction;
 }
 
 /** Names from the system's pci.ids where there is one, else the ids. */

@@ -2,13 +2,12 @@
 // Reads only.
 
 import type { Command } from 'commander';
+import { type Root, fileRoot, readHolders } from '../pci/index.js';
 import { formatSize } from '../units.js';
 import { type BlockEntry, listBlockDevices } from './list-block.js';
-import { readHolders } from './list-holders.js';
 import { type PciEntry, listPciDevices } from './list-pci.js';
 import { Exit, printJson, printText, table } from './output.js';
 import type { Finish } from './program.js';
-import { type Root, fileRoot } from './root.js';
 
 export interface DeviceList {
   readonly block: readonly BlockEntry[];
@@ -24,8 +23,7 @@ export function configure(command: Command, finish: Finish): void {
   });
 }
 
-export function listDevices(root: Root): DeviceList {
-  const holders = readHolders(root);
+export function listDevices(root: Root, holders = readHolders(root)): DeviceList {
   const block = listBlockDevices(root, holders);
   return { block, pci: listPciDevices(root, holders, block) };
 }

@@ -6,6 +6,7 @@
 
 import { CommanderError } from 'commander';
 import { PenstockError, errnoCode } from '../errors.js';
+import { jsonText } from './json-text.js';
 
 export const enum Exit {
   OK = 0,
@@ -18,7 +19,7 @@ export const enum Exit {
 
 /** Prints `{"schema": "penstock.NAME/1", …body}` to stdout. */
 export function printJson(name: string, body: object): void {
-  process.stdout.write(`${JSON.stringify({ schema: `penstock.${name}/1`, ...body }, null, 2)}\n`);
+  process.stdout.write(`${jsonText({ schema: `penstock.${name}/1`, ...body })}\n`);
 }
 
 export function printText(text: string): void {

@@ -34,9 +34,34 @@ export const COMMANDS: readonly CommandEntry[] = [
     load: () => import('./list.js'),
   },
   {
+    name: 'status',
+    summary: 'Show which PCI devices can be bound, what stands against it, and what is bound',
+    load: () => import('./status.js'),
+  },
+  {
+    name: 'bind',
+    summary: 'Take PCI devices from the kernel and give them to vfio-pci',
+    load: () => import('./bind.js'),
+  },
+  {
+    name: 'unbind',
+    summary: 'Give PCI devices back to the drivers they came from, and repair what is half-way',
+    load: () => import('./unbind.js'),
+  },
+  {
+    name: 'hugepages',
+    summary: 'Show or reserve hugepages',
+    load: () => import('./hugepages.js'),
+  },
+  {
     name: 'bench',
     summary: "Run a workload, described in fio's words, on devices",
     load: () => import('./bench.js'),
+  },
+  {
+    name: 'nvme',
+    summary: 'Ask NVMe controllers: list, id-ctrl, id-ns, smart-log, error-log, show-regs, reset',
+    load: () => import('./nvme.js'),
   },
   {
     name: 'completion',

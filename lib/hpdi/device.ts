@@ -3,7 +3,7 @@
 import { PenstockError } from '../errors.js';
 import {
   addressSpace,
-  defaultMemory,
+  memoryOfKind,
   Liveness,
   type DmaBuffer,
   type Memory,
@@ -48,11 +48,11 @@ export class BlockDevice {
   private closing: Promise<void> | null = null;
 
   /** `home` is given on attached devices: the liveness word of the environment that opened it. */
-  constructor(backend: Backend, home: Home | null = null, memory: Memory = defaultMemory()) {
+  constructor(backend: Backend, home: Home | null = null, memory?: Memory) {
     this.backend = backend;
     this.uri = backend.uri;
     this.home = home;
-    this.memory = memory;
+    this.memory = memory ?? memoryOfKind(backend.memoryKind ?? 'private');
   }
 
   /** What the device can do, with what its queues add in software. */

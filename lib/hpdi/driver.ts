@@ -72,6 +72,8 @@ export interface Backend<Info = DeviceInfo, Options = QueueOptions> {
    * Current facts; a driver replaces the object when they change (size change, namespace event).
    */
   readonly info: Info;
+  /** The kind of memory that the device can reach (default private: any). */
+  readonly memoryKind?: 'private' | 'device';
   openQueue(options: Options): QueueDriver;
   /** The part of a handle that is the driver's own; attaches with the module's `attach`. */
   share(): unknown;
@@ -89,6 +91,13 @@ export interface DriverModule {
   readonly scheme: string;
   /** Keys of the URI's query with one line of help each. */
   readonly keys: Readonly<Record<string, string>>;
-  open(path: string, query: ReadonlyMap<string, string>, uri: string): Promise<Backend>;
+  /** What may stand behind `+` in the URI; none when left out. */
+  readonly transports?: readonly string[];
+  open(
+    path: string,
+    query: ReadonlyMap<string, string>,
+    uri: string,
+    transport?: string,
+  ): Promise<Backend>;
   attach(handle: DeviceHandle): Promise<Backend>;
 }

@@ -158,12 +158,17 @@ export class Memory {
   }
 }
 
-let instance: Memory | undefined;
+const instances: { private?: Memory; device?: Memory } = {};
 
 /**
- * The environment's ordinary (private) memory, which devices share unless they need their own kind.
+ * The environment's memory of a kind, which all devices share: private as a rule, device for those
+ * whose back end, another process, maps it.
  */
+export function memoryOfKind(kind: 'private' | 'device'): Memory {
+  return (instances[kind] ??= new Memory({ kind }));
+}
+
+/** The environment's ordinary (private) memory. */
 export function defaultMemory(): Memory {
-  instance ??= new Memory();
-  return instance;
+  return memoryOfKind('private');
 }

@@ -17,7 +17,7 @@ import {
   checkUring,
 } from '../../lib/cli/checks-host.js';
 import { formatChecks, isReady, runChecks } from '../../lib/cli/doctor.js';
-import { fileRoot } from '../../lib/cli/root.js';
+import { fileRoot } from '../../lib/pci/index.js';
 import { treeOf } from './tree.js';
 
 const facts: Facts = {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { formatDevices, listDevices } from '../../lib/cli/list.js';
-import { fileRoot } from '../../lib/cli/root.js';
+import { fileRoot } from '../../lib/pci/index.js';
 import { treeOf } from './tree.js';
 
 const GIB = 2 ** 30;
@@ -162,6 +162,7 @@ describe('list of PCI devices', () => {
       '/sys/class/net/br0/operstate': 'up',
       ...nic('0000:00:04.0', 'eth1', '0x8086', '0x10d3'),
       ...nic('0000:00:05.0', 'eth2', '0x15b3', '0x1017'),
+      ...nic('0000:00:06.0', 'eth3', '0x8086', '0x10d3'),
       '/proc/net/route': [
         'Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT',
         'br0 00000000 010200C0 0003 0 0 0 00000000 0 0 0',
@@ -173,9 +174,10 @@ describe('list of PCI devices', () => {
     });
     const { pci } = listDevices(root);
     expect(pci.map((entry) => [entry.uri, entry.kind, entry.held_by])).toEqual([
-      ['e1000e:0000:00:03.0', 'e1000e', ['default route by br0 (eth0)']],
-      ['e1000e:0000:00:04.0', 'e1000e', ['eth1 is up']],
+      ['e1000e:0000:00:03.0', 'e1000e', ['eth0 carries br0', 'default route by br0 (eth0)']],
+      ['e1000e:0000:00:04.0', 'e1000e', ['route to 192.0.2.0/24 (eth1)']],
       ['', 'network', ['default route (eth2)']],
+      ['e1000e:0000:00:06.0', 'e1000e', ['eth3 is up']],
     ]);
     expect(pci[2]?.model).toBe('0x15b3:1017');
   });

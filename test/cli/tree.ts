@@ -4,10 +4,15 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { onTestFinished } from 'vitest';
-import { type Root, fileRoot } from '../../lib/cli/root.js';
+import { type Root, fileRoot } from '../../lib/pci/index.js';
 
 /** A root with these files; removed when the test ends. */
 export function treeOf(files: Readonly<Record<string, string>>): Root {
+  return fileRoot(folderWith(files));
+}
+
+/** Its folder on this machine. */
+export function folderWith(files: Readonly<Record<string, string>>): string {
   const folder = mkdtempSync(join(tmpdir(), 'penstock-tree-'));
   onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
   for (const [path, text] of Object.entries(files)) {
@@ -20,5 +25,5 @@ export function treeOf(files: Readonly<Record<string, string>>): Root {
     if (text.startsWith('->')) symlinkSync(text.slice(2).trim(), at);
     else writeFileSync(at, `${text}\n`);
   }
-  return fileRoot(folder);
+  return folder;
 }

@@ -294,7 +294,10 @@ describe('watches', () => {
   });
 
   test('keep a process alive only when active', async () => {
-    const idle = startProcess(`native.watchOpen(native.eventfdCreate(), () => {});`);
+    const idle = startProcess(`
+      native.watchOpen(native.eventfdCreate(), () => {});
+      const watch = native.watchOpen(native.eventfdCreate(), () => {});
+      native.watchSet(watch, true, false);`);
     expect(await once(idle, 'exit')).toEqual([0, null]);
     const busy = startProcess(`
       const fd = native.timerfdCreate();

@@ -11,9 +11,15 @@ const names = [
   ...['fileTruncate', 'eventfdCreate', 'eventfdSignal', 'eventfdDrain', 'timerfdCreate'],
   ...['timerfdSet', 'timerfdDrain', 'pidfdOpen', 'pidfdSignal', 'park', 'futexWait', 'futexWake'],
   ...['watchOpen', 'watchSet', 'watchClose', 'unixListen', 'unixConnect', 'unixAccept'],
-  ...['unixPair', 'unixSend', 'unixReceive', 'unixPeer', 'cpuAffinity', 'setCpuAffinity'],
+  ...['unixPair', 'unixSend', 'unixReceive', 'unixPeer', 'streamListen', 'streamConnect'],
+  ...['streamSend', 'streamReceive', 'streamEnd', 'streamUnread', 'cpuAffinity', 'setCpuAffinity'],
   ...['tscHertz', 'tscClock', 'pause', 'threadCpuTime', 'xxh3', 'crc32c', 'xxh3List'],
-  ...['crc32cList', 'copyList', 'compareList', 'fillList'],
+  ...['crc32cList', 'copyList', 'compareList', 'fillList', 'filePread', 'filePwrite', 'membarrier'],
+  ...['dmaOpen', 'dmaMap', 'dmaHold', 'dmaMark', 'dmaStale', 'dmaDrop', 'dmaClose', 'regionMap'],
+  ...['regionBuffer', 'regionClose', 'vfioContainerOpen', 'vfioGroupOpen', 'vfioGroupStatus'],
+  ...['vfioGroupAttach', 'vfioSetIommu', 'vfioIommuInfo', 'vfioMap', 'vfioUnmap'],
+  ...['vfioDeviceOpen', 'vfioDeviceInfo', 'vfioRegionInfo', 'vfioIrqInfo', 'vfioSetIrqs'],
+  ...['vfioUnmaskIrq', 'blockingStart', 'blockingResult'],
 ];
 
 // Plain JavaScript: runs in the child. No number among the values is an open descriptor, and a
@@ -63,6 +69,7 @@ const attack = `
       try {
         const result = f(...args);
         if (/^(eventfdCreate|timerfdCreate|pidfdOpen)$/.test(name)) native.fileClose(result);
+        if (name === 'dmaOpen') native.dmaClose(result);
         if (name === 'unixPair') result.forEach((fd) => native.fileClose(fd));
         codes.ok = (codes.ok ?? 0) + 1;
       } catch (error) {

@@ -100,7 +100,7 @@ export class FaultDevice implements Backend, FaultControl {
     this.goneAfter = options.goneAfter;
     this.cutDraws = new Random(options.seed, CUT_STREAM);
     const ours = PIECES_BYTES + LISTS * LIST_BYTES;
-    this.memory = addressSpace().create(ours + options.cacheBytes);
+    this.memory = addressSpace().create(ours + options.cacheBytes, { kind: this.memoryKind });
     const { address, u32 } = this.memory;
     this.pieces = new Pieces(this.copies, address, u32.subarray(0, PIECES_BYTES / 4));
     for (let list = 0; list < LISTS; list++) {
@@ -129,6 +129,10 @@ export class FaultDevice implements Backend, FaultControl {
       this.shownInfo = this.describe(inner);
     }
     return this.shownInfo;
+  }
+
+  get memoryKind(): 'private' | 'device' {
+    return this.inner.memoryKind ?? 'private';
   }
 
   set onChange(listener: ((info: DeviceInfo) => void) | null) {

@@ -161,6 +161,10 @@ export class TraceDevice implements Backend {
     return this.inner.info;
   }
 
+  get memoryKind(): 'private' | 'device' {
+    return this.inner.memoryKind ?? 'private';
+  }
+
   set onChange(listener: ((info: DeviceInfo) => void) | null) {
     this.inner.onChange = listener;
   }

@@ -1,0 +1,52 @@
+// The room's door. What drives hardware is loaded when it is first asked for: what only looks at
+// the machine (`penstock list`, `doctor`) works without the addon.
+
+import type { PciFunction } from './function.js';
+
+export type {
+  Bar,
+  ConfigSpace,
+  DmaSpace,
+  PciCapability,
+  PciFunction,
+  PciIdentity,
+} from './function.js';
+export { fileRoot } from './root.js';
+export type { Root } from './root.js';
+export { bindFunctions, unbindFunctions } from './bind.js';
+export type { BindOptions, Changed } from './bind.js';
+export { iommuHint, refusalsToBind, usesOf } from './bind-checks.js';
+export type { Refusal } from './bind-checks.js';
+export { bindState, readRecord, recordedAddresses } from './bind-records.js';
+export type { BindRecord, BindState } from './bind-records.js';
+export { shellLine } from './bind-steps.js';
+export { blockUses } from './block-uses.js';
+export { groupMembers, isUserDriver, leavesGroupViable, readFacts } from './facts.js';
+export type { FunctionFacts } from './facts.js';
+export { readHugepages, reserveHugepages } from './hugepages.js';
+export type { HugepagePool, Reservation } from './hugepages.js';
+export { deviceNode, readHolders } from './holders.js';
+export type { Holders, Use } from './holders.js';
+export { hostMachine } from './machine.js';
+export type { Machine } from './machine.js';
+export { interfaceUses, interfacesOf } from './network-uses.js';
+export { lastFunction, longAddress, resolveFunction } from './names.js';
+
+/**
+ * Opens a function that is bound to vfio-pci. Errors: NO_SUCH_DEVICE, NO_IOMMU, VFIO_MISSING,
+ * NOT_BOUND, PERMISSION_DENIED, GROUP_BUSY, GROUP_NOT_VIABLE, VFIO_FAILED.
+ */
+export async function openVfio(address: string): Promise<PciFunction> {
+  const { openVfio: open } = await import('./vfio.js');
+  return open(address);
+}
+
+/**
+ * A function that another environment of this process opened, by what its `share` gave. Registers
+ * that are mapped, memory and vectors can be used here; the rest is its home's. Errors:
+ * DEVICE_GONE.
+ */
+export async function attachFunction(shared: unknown): Promise<PciFunction> {
+  const { attachVfio } = await import('./vfio-attached.js');
+  return attachVfio(shared);
+}
