@@ -24,6 +24,16 @@ export function needQemu(context: Context): void {
   }
 }
 
+/** For suites that are declared or not; at least one test beside them says so by needQemu. */
+export function isQemuThere(): boolean {
+  try {
+    checkPrograms();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 function skipUnavailable(context: Context, error: unknown): never {
   if (error instanceof GuestUnavailable) skipLoudly(context, error.message);
   throw error;

@@ -57,7 +57,7 @@ export function imageFiles(
 
 /** `-blockdev` of a raw image, with the disk's name as name of its node. */
 export function blockdev(name: string, file: string, disk: Disk): string[] {
-  const image = { driver: 'file', filename: file };
+  const image = { driver: 'file', filename: file, discard: 'unmap' };
   const faults = disk.faults ?? [];
   const injected = faults.map(({ iotype, sector, errno, once }) => ({
     event: 'none',
@@ -69,7 +69,7 @@ export function blockdev(name: string, file: string, disk: Disk): string[] {
   const below =
     faults.length === 0 ? image : { driver: 'blkdebug', image, 'inject-error': injected };
   const node = { driver: 'raw', 'node-name': name, 'read-only': disk.readOnly ?? false };
-  return ['-blockdev', JSON.stringify({ ...node, file: below })];
+  return ['-blockdev', JSON.stringify({ ...node, discard: 'unmap', file: below })];
 }
 
 export interface Namespace {

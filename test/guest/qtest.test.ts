@@ -11,6 +11,7 @@ import { nvme } from './devices.js';
 import { nothingOf } from './traces.js';
 
 const SLOT = 4;
+const OTHER_SLOT = 5;
 /** NVMe base 1.4, section 3.1. */
 const Register = { CAP: 0x0, VS: 0x8, CC: 0x14, CSTS: 0x1c, AQA: 0x24, ASQ: 0x28, ACQ: 0x30 };
 const SQ0TDBL = 0x1000;
@@ -19,9 +20,8 @@ const QUEUE_DEPTH = 8;
 const IDENTIFY = 0x06;
 const CNS_CONTROLLER = 1;
 const PAGE = 4096;
-const OTHER_SLOT = 5;
 
-/** Just enough of a driver: one admin command at a time, queues and data in one segment. */
+/** Just enough of a driver: one admin command at a time, its queues in a segment. */
 class AdminQueue {
   private readonly registers: QtestBar;
   private readonly segment: Segment;
@@ -83,6 +83,7 @@ describe('a machine without a guest', () => {
     });
     bus = new PciBus(machine);
     controller = bus.place(SLOT);
+    controller.enable();
     return machine;
   }
 
@@ -93,19 +94,21 @@ describe('a machine without a guest', () => {
   it('gives registers of every width, ports and config space', async (context) => {
     needQemu(context);
     await start();
-    const { bars, config } = controller;
+    const { placed, config, identity } = controller;
     expect(config.read32(0)).toBe(0x00101b36);
     expect(config.read8(0xb)).toBe(0x01); // mass storage
-    expect(bars.map(({ index, bytes }) => ({ index, bytes }))).toEqual([
+    expect(identity.classCode).toBe(0x010802);
+    expect(config.capabilities().map(({ id }) => id)).toContain(0x10); // PCI Express
+    expect(placed.map(({ index, bytes }) => ({ index, bytes }))).toEqual([
       { index: 0, bytes: 0x4000 },
       { index: 2, bytes: 2 ** 24 },
     ]);
     const registers = controller.bar(0);
     expect(registers.read32(Register.VS)).toBe(0x00010400);
-    expect(registers.read64(Register.CAP) & 0xffffn).toBe(2047n);
-    expect(() => controller.bar(4)).toThrow('no memory behind BAR 4');
+    expect((await start()).readq(placed[0]!.address) & 0xffffn).toBe(2047n);
+    expect(() => controller.bar(4)).toThrow('has no memory behind BAR 4');
     const other = bus.place(OTHER_SLOT);
-    expect(other.bars.filter((bar) => bar.isPort)).toHaveLength(1);
+    expect(other.placed.filter((bar) => bar.isPort)).toHaveLength(1);
     expect(() => bus.place(20)).toThrow('there is no function 20.0');
   });
 
