@@ -84,7 +84,10 @@ async function resolve(
 }
 
 /** Throws UNKNOWN_TRANSPORT for a transport that the scheme does not have, or a volume. */
-function checkParts({ scheme, transport, volume, path }: ParsedUri, known: readonly string[]): void {
+function checkParts(
+  { scheme, transport, volume, path }: ParsedUri,
+  known: readonly string[],
+): void {
   if (volume === '' && (transport === '' || known.includes(transport))) return;
   const forms = known.map((name) => `${scheme}+${name}:`).join(' ');
   throw new PenstockError(

@@ -21,6 +21,7 @@ import { FAULT_KEYS } from '../lib/drivers/fault/index.js';
 import { driver as fileDriver } from '../lib/drivers/file/index.js';
 import { driver as nullDriver } from '../lib/drivers/null/index.js';
 import { driver as ramDriver } from '../lib/drivers/ram/index.js';
+import { allStatuses, hpdiStatus } from '../lib/drivers/nvme/index.js';
 import { TRACE_KEYS } from '../lib/drivers/trace/index.js';
 import {
   COMPLETION,
@@ -184,6 +185,27 @@ describe('docs/hpdi.md', () => {
     }
     expect(shown).toEqual(places);
     expect(Object.keys(shown)).toHaveLength(words);
+  });
+});
+
+describe('docs/nvme.md', () => {
+  const page = readText('docs/nvme.md');
+
+  it('lists every status with its code, its meaning and what it becomes', () => {
+    const names = new Map(Object.entries(STATUS).map(([name, code]) => [code, name]));
+    const wanted = allStatuses().map(({ name, sct, sc, meaning }) => {
+      const code = (sct << 8) | sc;
+      const digits = code.toString(16).padStart(3, '0');
+      return `| \`${name}\` | ${digits} | ${meaning} | ${names.get(hpdiStatus(code))} |`;
+    });
+    expect(page.match(/^\| `\w+` \| [0-9a-f]{3} \| .*$/gm)).toEqual(wanted);
+  });
+
+  it('shows every command of nvme', async () => {
+    const program = await buildProgram(['nvme'], () => undefined);
+    const nvme = program.commands.find((command) => command.name() === 'nvme');
+    const shown = [...page.matchAll(/^ {4}penstock nvme ([\w-]+)/gm)].map(([, name]) => name);
+    expect(shown.sort()).toEqual(nvme?.commands.map((command) => command.name()).sort());
   });
 });
 

@@ -62,15 +62,21 @@ export function configure(command: Command, finish: Finish): void {
 /** The command tree as the scripts need it. */
 export function commandWords(program: Command): CommandWords[] {
   return program.commands.map((command) => {
-    const argument = command.registeredArguments[0];
+    // A command of commands offers their names, and the options of any of them.
+    const all = [command, ...command.commands];
+    const options = all.flatMap((each) => each.options);
     return {
       name: command.name(),
       help: command.description(),
-      options: [...command.options, new Option('--help', 'show help')]
+      options: [...options, new Option('--help', 'show help')]
         .filter((option) => !option.hidden)
-        .map(optionWords),
-      choices: command.name() === 'completion' ? Object.keys(SHELLS) : [],
-      takesUri: argument?.name() === 'uri',
+        .map(optionWords)
+        .filter(({ flag }, index, list) => list.findIndex((each) => each.flag === flag) === index),
+      choices:
+        command.name() === 'completion'
+          ? Object.keys(SHELLS)
+          : command.commands.map((each) => each.name()),
+      takesUri: all.some((each) => each.registeredArguments[0]?.name() === 'uri'),
     };
   });
 }

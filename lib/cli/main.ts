@@ -9,7 +9,7 @@ import { buildProgram } from './program.js';
 
 async function main(argv: readonly string[]): Promise<number> {
   const words = argv.map(fioSpelling);
-  const json = words.slice(0, endOfOptions(words)).includes('--json');
+  const json = asksForJson(words.slice(0, endOfOptions(words)));
   let exitCode: number = Exit.OK;
   try {
     const program = await buildProgram(words, (code) => {
@@ -31,6 +31,13 @@ async function main(argv: readonly string[]): Promise<number> {
 function fioSpelling(word: string): string {
   const flag = /^--[a-z]+(?:_[a-z]+)+(?==|$)/.exec(word)?.[0];
   return flag === undefined ? word : flag.replaceAll('_', '-') + word.slice(flag.length);
+}
+
+/** `--json`, or nvme-cli's `-o json`. */
+function asksForJson(words: readonly string[]): boolean {
+  const format = words.findIndex((word) => word === '-o' || word === '--output-format');
+  const formatIsJson = format >= 0 && words[format + 1] === 'json';
+  return formatIsJson || words.includes('--json') || words.includes('--output-format=json');
 }
 
 function endOfOptions(words: readonly string[]): number {

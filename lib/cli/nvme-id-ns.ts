@@ -65,7 +65,8 @@ function formatLines(namespace: IdentifyNamespace): string[] {
   const { lbaFormats, formatCount, formatIndex } = namespace;
   return lbaFormats.slice(0, formatCount).map(({ ms, ds, rp }, index) => {
     const numbers = [`ms:${pad(ms, 3)}`, `lbads:${pad(ds, 2)}`, `rp:${hex(rp)}`].join(' ');
-    return `lbaf ${String(index).padStart(2)} : ${numbers} ${index === formatIndex ? '(in use)' : ''}`;
+    const inUse = index === formatIndex ? '(in use)' : '';
+    return `lbaf ${String(index).padStart(2)} : ${numbers} ${inUse}`;
   });
 }
 

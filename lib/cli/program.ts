@@ -59,6 +59,11 @@ export const COMMANDS: readonly CommandEntry[] = [
     load: () => import('./bench.js'),
   },
   {
+    name: 'nvme',
+    summary: 'Ask NVMe controllers: list, id-ctrl, id-ns, smart-log, error-log, show-regs, reset',
+    load: () => import('./nvme.js'),
+  },
+  {
     name: 'completion',
     summary: 'Print a completion script for bash, zsh or fish',
     load: () => import('./completion.js'),

@@ -8,6 +8,7 @@ import { faultsSoak } from './faults.js';
 import { runSoak, type Soak } from './harness.js';
 import { killSoak } from './kill.js';
 import { memorySoak } from './memory.js';
+import { nvmeFuzzSoak } from './nvme-fuzz.js';
 import { requestsSoak } from './requests.js';
 import { workersSoak } from './workers.js';
 
@@ -18,6 +19,7 @@ const SOAKS: Readonly<Record<string, Soak>> = {
   memory: memorySoak,
   workers: workersSoak,
   faults: faultsSoak,
+  'nvme-fuzz': nvmeFuzzSoak,
 };
 
 function usage(problem: string): never {

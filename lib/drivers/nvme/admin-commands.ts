@@ -63,8 +63,7 @@ export function getLogPage(
 ): Uint32Array {
   const words = command(AdminOp.GET_LOG_PAGE, nsid, address);
   const dwords = bytes / 4 - 1;
-  words[Sqe.cdw10] =
-    lid | (retain ? GetLog.RAE : 0) | ((dwords & 0xffff) << GetLog.NUMDL_SHIFT);
+  words[Sqe.cdw10] = lid | (retain ? GetLog.RAE : 0) | ((dwords & 0xffff) << GetLog.NUMDL_SHIFT);
   words[Sqe.cdw11] = dwords >>> 16;
   words[Sqe.cdw12] = offset % 2 ** 32;
   words[Sqe.cdw13] = Math.floor(offset / 2 ** 32);

@@ -19,7 +19,8 @@ import { controllers } from './controllers.js';
 import { namespaceInfo } from './facts.js';
 import type { NamespaceEntry } from './namespaces.js';
 import { PairTable, type PairShape } from './pairs.js';
-import { NvmeQueue, type QueueInterrupt } from './queue.js';
+import { NvmeQueue } from './queue.js';
+import type { QueueInterrupt } from './queue-sleep.js';
 import { Reg } from './registers.js';
 import { statusText } from './status.js';
 
@@ -80,7 +81,7 @@ function claimQueue(
   const { entries } = table.shape;
   const { offsets } = table;
   try {
-    return new NvmeQueue({
+    const queue: NvmeQueue = new NvmeQueue({
       table,
       pair,
       depth,
@@ -107,11 +108,12 @@ function claimQueue(
       retries: facts.retries,
       injector: claimant.injector,
       onIdle: claimant.onIdle,
-      onClose: (queue) => {
+      onClose: () => {
         table.release(pair);
         claimant.onClose(queue);
       },
     });
+    return queue;
   } catch (error) {
     table.release(pair);
     throw error;
@@ -348,6 +350,7 @@ function homeGone(uri: string): PenstockError {
 function explainDetail(queues: Iterable<NvmeQueue>, code: number, detail: number): string {
   if (detail !== 0) return statusText(detail & 0x7fff);
   if (code !== Status.NO_MEMORY) return '';
-  for (const queue of queues) if (queue.mappingFailure !== null) return queue.mappingFailure.message;
+  for (const queue of queues)
+    if (queue.mappingFailure !== null) return queue.mappingFailure.message;
   return '';
 }

@@ -75,9 +75,13 @@ export function readCapabilities(bar: Bar, address: string): Capabilities {
   const hi = bar.read32(Reg.CAP + 4);
   const version = bar.read32(Reg.VS);
   if (isAbsent(version) || (isAbsent(lo) && isAbsent(hi))) {
-    throw new PenstockError('DEVICE_GONE', `${address}: registers read ${hex(lo)}, ${hex(version)}`, {
-      hint: 'the device was removed, or its memory space is off; rescan the bus',
-    });
+    throw new PenstockError(
+      'DEVICE_GONE',
+      `${address}: registers read ${hex(lo)}, ${hex(version)}`,
+      {
+        hint: 'the device was removed, or its memory space is off; rescan the bus',
+      },
+    );
   }
   const css = hi & CapHi.CSS_MASK;
   const page = (hi & CapHi.MPSMIN_MASK) >>> CapHi.MPSMIN_SHIFT;

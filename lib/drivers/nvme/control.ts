@@ -120,10 +120,7 @@ export class NvmeControl {
   }
 
   /** Runs a command with a buffer of its own; gives its bytes. */
-  private async page(
-    bytes: number,
-    make: (address: number) => Uint32Array,
-  ): Promise<Uint8Array> {
+  private async page(bytes: number, make: (address: number) => Uint32Array): Promise<Uint8Array> {
     const { controller } = this;
     return controller.steps.run(
       controller.withPage(bytes, function* (address, view): Task<Uint8Array> {
@@ -174,4 +171,3 @@ export function nvmeControl(device: BlockDevice): NvmeControl | undefined {
   }
   return at === undefined ? undefined : new NvmeControl(at.controller);
 }
-

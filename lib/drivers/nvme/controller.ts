@@ -16,10 +16,8 @@
 // 3. Everything here runs as tasks (steps.ts): nothing blocks the thread.
 
 import { PenstockError } from '../../errors.js';
-import type { Memory } from '../../memory/index.js';
-import { native } from '../../native.js';
+import type { DmaBuffer, Memory } from '../../memory/index.js';
 import type { Bar, PciFunction } from '../../pci/index.js';
-import { abort, deleteQueue } from './admin-commands.js';
 import { AdminQueue, type AdminResult } from './admin-queue.js';
 import {
   createPair,
@@ -35,7 +33,7 @@ import {
   type Capabilities,
   type ControllerState,
 } from './bring-up.js';
-import { AdminOp } from './commands.js';
+import { Caretaker } from './caretaker.js';
 import { ControllerMemoryBuffer } from './controller-memory.js';
 import { decodeEvent, readEventLog, requestEvents, type NvmeEvent } from './events.js';
 import type { ControllerFacts } from './facts.js';
@@ -46,12 +44,8 @@ import { PairTable } from './pairs.js';
 import { Cc, Csts, Reg } from './registers.js';
 import type { NvmeSettings } from './settings.js';
 import { settled, Steps, type Task } from './steps.js';
-import { hasPassed, Watchdog, type Expired, type InFlight } from './watchdog.js';
 
-/** Looks after an abort before the controller is reset. */
-const ABORT_LOOKS = 2;
 const SHUTDOWN_MS = 5000;
-const LID_ERROR = 1;
 
 export interface ControllerCounters {
   aborts: number;
@@ -83,17 +77,14 @@ export class NvmeController implements BringUp {
   state: ControllerState = 'CHECK_REGISTERS';
   /** Why the controller failed or was reset last. */
   cause: PenstockError | null = null;
-  private readonly pairs: PairControl;
-  private readonly watchdog: Watchdog;
+  readonly pairs: PairControl;
+  private readonly caretaker: Caretaker;
   private readonly listeners = new Set<(event: NvmeEvent) => void>();
   private readonly changes = new Set<(nsids: readonly number[]) => void>();
   private resetting: Promise<void> | null = null;
-  private timer: NodeJS.Timeout | null = null;
-  private watch = 0;
-  private lookedAt = 0;
-  private stale: InFlight[] | null = null;
   private busyWithLog = false;
-  private readonly recovering = new Set<number>();
+  /** Buffers of admin commands that timed out. */
+  private readonly left: DmaBuffer[] = [];
 
   private constructor(pci: PciFunction, settings: NvmeSettings, memory: Memory, delayMs: number) {
     this.pci = pci;
@@ -117,7 +108,7 @@ export class NvmeController implements BringUp {
     this.admin = new AdminQueue(this.table, this.bar, this.capabilities.strideBytes);
     this.admin.onEvent = (dw0, status) => this.takeEvent(dw0, status);
     this.pairs = new PairControl(this.table, this.interrupts ? this.eventFds : []);
-    this.watchdog = new Watchdog(this.table, settings.timeoutMs);
+    this.caretaker = new Caretaker(this);
     pci.onRemovalRequested = () => this.remove();
   }
 
@@ -132,7 +123,7 @@ export class NvmeController implements BringUp {
     try {
       controller = new NvmeController(pci, settings, memory, delayMs);
       await controller.steps.run(controller.begin());
-      controller.startWatching();
+      controller.caretaker.start();
       return controller;
     } catch (error) {
       if (controller === null) await pci.close();
@@ -168,16 +159,17 @@ export class NvmeController implements BringUp {
   *withPage<T>(bytes: number, use: (address: number, bytes: Uint8Array) => Task<T>): Task<T> {
     const buffer = this.memory.alloc(Math.max(4096, bytes));
     buffer.u8.fill(0);
-    let kept = false;
+    let inDevice = false;
     try {
       while (!this.pci.dma.reach(buffer.address)) yield;
       return yield* use(buffer.address, buffer.u8.subarray(0, bytes));
     } catch (error) {
-      // The command may still be in the device: its buffer must not be anybody else's.
-      kept = error instanceof PenstockError && error.code === 'TIMED_OUT';
+      // The command may still be in the device: until that is reset its buffer is nobody else's.
+      inDevice = error instanceof PenstockError && error.code === 'TIMED_OUT';
       throw error;
     } finally {
-      if (!kept) buffer.free();
+      if (inDevice) this.left.push(buffer);
+      else buffer.free();
     }
   }
 
@@ -189,6 +181,16 @@ export class NvmeController implements BringUp {
     return this.resetting;
   }
 
+  /** Resets, whatever comes of it: `state` and `cause` say. */
+  startReset(cause: string): void {
+    void this.reset(cause).catch(() => undefined);
+  }
+
+  /** Reads a log page, as at an asynchronous event, and tells listeners. */
+  startReport(kind: NvmeEvent['kind'], info: number, page: number): void {
+    void this.steps.run(this.report(kind, info, page)).catch(() => undefined);
+  }
+
   /** Looks which namespaces there are, and of what size. */
   async refreshNamespaces(): Promise<void> {
     if (this.state === 'READY') await this.steps.run(this.rescan());
@@ -198,16 +200,13 @@ export class NvmeController implements BringUp {
   lookAround(): void {
     this.admin.poll();
     this.steps.advance();
-    const now = performance.now();
-    if (now - this.lookedAt < this.watchdog.lookMs) return;
-    this.lookedAt = now;
-    this.look();
+    this.caretaker.lookAround();
   }
 
   /** Orderly shutdown: queues complete with DEVICE_GONE what is left. */
   async close(): Promise<void> {
     if (this.state === 'CLOSED') return;
-    this.stopWatching();
+    this.caretaker.stop();
     if (this.resetting !== null) await this.resetting.catch(() => undefined);
     if (this.state !== 'GONE' && this.state !== 'FAILED') {
       await this.steps.run(this.shutDown()).catch(() => undefined);
@@ -260,7 +259,7 @@ export class NvmeController implements BringUp {
       return yield* this.admin.execute(words, timeoutMs);
     } catch (error) {
       if (error instanceof PenstockError && error.code === 'TIMED_OUT') {
-        void this.reset('an admin command timed out').catch(() => undefined);
+        this.startReset('an admin command timed out');
       }
       throw error;
     }
@@ -273,7 +272,7 @@ export class NvmeController implements BringUp {
     try {
       yield* this.pairs.stop();
       yield* this.disableOrReset();
-      this.admin.reset();
+      this.forgetCommands();
       this.enter('RESETTING');
       this.pairs.releaseOrphans();
       yield* this.start();
@@ -299,9 +298,16 @@ export class NvmeController implements BringUp {
     }
   }
 
+  /** The controller is disabled: admin commands end, and their memory is free. */
+  private forgetCommands(): void {
+    this.admin.reset();
+    for (const buffer of this.left.splice(0)) buffer.free();
+  }
+
   /** The controller is given up: cut off from memory, and all that is in flight completes. */
   private fail(error: unknown, cause: string): void {
-    const removed = this.pci.gone || (error instanceof PenstockError && error.code === 'DEVICE_GONE');
+    const removed =
+      this.pci.gone || (error instanceof PenstockError && error.code === 'DEVICE_GONE');
     this.enter(removed ? 'GONE' : 'FAILED');
     this.cause =
       error instanceof PenstockError
@@ -313,7 +319,7 @@ export class NvmeController implements BringUp {
   }
 
   /** The kernel or the server wants the device back, or it was pulled out. */
-  private remove(): void {
+  remove(): void {
     if (this.state === 'CLOSED' || this.state === 'GONE') return;
     this.fail(gone(this.pci.address), 'removed');
   }
@@ -330,120 +336,27 @@ export class NvmeController implements BringUp {
       yield;
     }
     yield* this.disableOrReset();
-    this.admin.reset();
+    this.forgetCommands();
   }
 
   /** Gives back all that is held; nothing touches the controller after it. */
   private async abandon(): Promise<void> {
-    this.stopWatching();
+    this.caretaker.stop();
     this.pci.onRemovalRequested = null;
     if (this.state !== 'GONE' && this.state !== 'FAILED') this.pci.quiesce();
     this.pairs.end();
     this.enter('CLOSED');
     this.pci.disableInterrupts();
     await this.pci.close();
+    this.forgetCommands();
     this.table.segment.close();
-  }
-
-  private startWatching(): void {
-    const fd = this.eventFds[0];
-    if (fd !== undefined) {
-      this.watch = native.watchOpen(fd, () => {
-        native.eventfdDrain(fd);
-        this.lookAround();
-      });
-      native.watchSet(this.watch, true, false);
-    }
-    this.timer = setInterval(() => this.lookAround(), this.watchdog.lookMs);
-    this.timer.unref();
-  }
-
-  private stopWatching(): void {
-    if (this.timer !== null) clearInterval(this.timer);
-    this.timer = null;
-    if (this.watch !== 0) native.watchClose(this.watch);
-    this.watch = 0;
-  }
-
-  private look(): void {
-    if (this.state !== 'READY') return;
-    const status = this.bar.read32(Reg.CSTS);
-    const version = status === 0 ? this.bar.read32(Reg.VS) : status;
-    if (this.pci.gone || this.bar.lost || isAbsent(version)) {
-      this.remove();
-      return;
-    }
-    const findings = this.watchdog.look();
-    if ((status & Csts.CFS) !== 0) this.startReset('fatal status (CSTS.CFS)');
-    else if (findings.stray || this.admin.strays > 0) {
-      this.admin.strays = 0;
-      this.startReset('a completion that no command had');
-    } else this.actOn(findings.expired);
-    for (const pair of findings.orphans) this.startRecovery(pair);
-    if (findings.more) void this.steps.run(this.report('error', 0, LID_ERROR));
-    this.reapMemory();
-  }
-
-  private startReset(cause: string): void {
-    void this.reset(cause).catch(() => undefined);
-  }
-
-  /** Overdue commands: aborted at first, then the controller is reset. */
-  private actOn(expired: readonly Expired[]): void {
-    for (const { pair, cid, serial, overdue } of expired) {
-      if (overdue === 0) {
-        this.counters.timeouts++;
-        this.table.views(pair).blame[cid] = serial;
-        this.counters.aborts++;
-        void this.run(abort(pair + 1, cid)).catch(() => undefined);
-      } else if (overdue >= ABORT_LOOKS) {
-        this.startReset(`command ${cid} of queue ${pair + 1} does not end`);
-        return;
-      }
-    }
-  }
-
-  private startRecovery(pair: number): void {
-    if (this.recovering.has(pair)) return;
-    this.recovering.add(pair);
-    void this.steps.run(this.recoverPair(pair)).finally(() => this.recovering.delete(pair));
-  }
-
-  /** A pair whose owner ended: its commands end with its queues, which are made anew. */
-  private *recoverPair(pair: number): Task<void> {
-    if (this.table.owner(pair).claim === 0 || this.pairs.ownerLives(pair)) return;
-    if (this.state !== 'READY') return;
-    const { adminTimeoutMs } = this.settings;
-    try {
-      yield* this.admin.demand(deleteQueue(AdminOp.DELETE_IO_SQ, pair + 1), adminTimeoutMs);
-      yield* this.admin.demand(deleteQueue(AdminOp.DELETE_IO_CQ, pair + 1), adminTimeoutMs);
-      yield* createPair(this, pair);
-      this.pairs.forget(pair);
-    } catch {
-      this.startReset(`queue ${pair + 1} of an ended thread could not be made anew`);
-    }
-  }
-
-  /** Unmaps closed memory once nothing that was in flight when that was seen is left. */
-  private reapMemory(): void {
-    const { dma } = this.pci;
-    if (this.stale === null) {
-      if (!dma.stale) return;
-      // What a thread maps or issues after this look uses none of it: its bytes in the map are 0.
-      dma.collect();
-      this.stale = this.watchdog.snapshot();
-      return;
-    }
-    if (!hasPassed(this.stale)) return;
-    this.stale = null;
-    dma.reap();
   }
 
   private takeEvent(dw0: number, status: number): void {
     if (status !== 0 || this.state === 'CLOSED') return; // too many requests: one fewer from now on
     this.counters.events++;
     const { kind, info, page } = decodeEvent(dw0);
-    void this.steps.run(this.report(kind, info, page)).catch(() => undefined);
+    this.startReport(kind, info, page);
     this.admin.requestEvent();
   }
 
@@ -454,7 +367,9 @@ export class NvmeController implements BringUp {
     try {
       const log = yield* readEventLog(this, this.facts, page);
       const namespaces = kind === 'notice' ? yield* this.rescan() : [];
-      for (const listener of [...this.listeners]) listener({ kind, info, page, log, namespaces });
+      for (const listener of [...this.listeners]) {
+        tell(() => listener({ kind, info, page, log, namespaces }));
+      }
     } finally {
       this.busyWithLog = false;
     }
@@ -471,6 +386,17 @@ export class NvmeController implements BringUp {
   }
 
   private tellNamespaces(namespaces: readonly number[]): void {
-    for (const listener of [...this.changes]) listener(namespaces);
+    for (const listener of [...this.changes]) tell(() => listener(namespaces));
+  }
+}
+
+/** What a listener throws is an uncaught error of its own, not one of the controller's. */
+function tell(call: () => void): void {
+  try {
+    call();
+  } catch (error) {
+    setImmediate(() => {
+      throw error;
+    });
   }
 }

@@ -48,7 +48,7 @@ export async function openNvme(
 function findNamespace(controller: NvmeController, nsid: number): NvmeBackend['namespace'] {
   const there = controller.namespaces.list();
   const found = nsid === 0 ? there[0] : there.find((entry) => entry.nsid === nsid);
-  if (found?.problem != null) throw found.problem;
+  if (found !== undefined && found.problem !== null) throw found.problem;
   if (found !== undefined) return found;
   const names = there.map((entry) => entry.nsid).join(', ');
   const { address } = controller.pci;
@@ -67,9 +67,7 @@ export const driver: DriverModule = {
     const { address, nsid } = parsePath(path, uri);
     const overUser = transport === 'vfio-user';
     const settings = parseSettings(query, !overUser);
-    return openNvme(uri, address, nsid, settings, () =>
-      openVfio(address),
-    );
+    return openNvme(uri, address, nsid, settings, () => openVfio(address));
   },
 
   async attach(handle) {
@@ -95,9 +93,7 @@ export async function openNvmeAdmin(target: string): Promise<NvmeAdmin> {
   const overUser = transport === 'vfio-user';
   const few = new Map([['queues', '1'], ...query]);
   const settings = parseSettings(few, !overUser);
-  const controller = await controllers.acquire(address, settings, () =>
-    openVfio(address),
-  );
+  const controller = await controllers.acquire(address, settings, () => openVfio(address));
   return new OpenAdmin(controller, () => controllers.release(controller));
 }
 

@@ -50,11 +50,7 @@ function logBytes(page: number, facts: ControllerFacts): number {
 }
 
 /** Reads the page of an event; its bytes, or none when the controller refuses. */
-export function* readEventLog(
-  up: BringUp,
-  facts: ControllerFacts,
-  page: number,
-): Task<Uint8Array> {
+export function* readEventLog(up: BringUp, facts: ControllerFacts, page: number): Task<Uint8Array> {
   if (page === 0) return new Uint8Array(0);
   const length = logBytes(page, facts);
   const { adminTimeoutMs } = up.settings;

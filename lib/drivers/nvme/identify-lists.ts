@@ -36,7 +36,7 @@ export function parseNamespaceList(page: Uint8Array, after = 0): number[] {
 
 export const NAMESPACES_PER_PAGE = PAGE_BYTES / 4;
 
-/** Controller identifiers of one page, rising; 2047 at most, whatever their number is said to be. */
+/** Controller identifiers of one page, rising; 2047 at most, whatever number it gives. */
 export function parseControllerList(page: Uint8Array): number[] {
   const view = words(page);
   const count = Math.min(view.getUint16(0, true), CONTROLLERS_MAX);
@@ -76,7 +76,8 @@ const IDENTIFIER_BYTES: Readonly<Record<number, readonly [string, number]>> = {
 
 /**
  * Namespace identification descriptors: type, length, two reserved bytes, identifier. The list ends
- * at a length of 0; a descriptor of a wrong length, or over the end, ends it, too, and is a problem.
+ * at a length of 0; a descriptor of a wrong length, or over the end, ends it, too, and is a
+ * problem.
  */
 export function parseNamespaceIdentifiers(page: Uint8Array): NamespaceIdentifiers {
   words(page);

@@ -15,6 +15,14 @@ export {
   type PowerState,
   type Problem,
 } from './identify-controller.js';
+export { allFeatures, decodeFeature, featureDataBytes, featureName } from './features.js';
+export {
+  parseCommandSets,
+  parseControllerList,
+  parseNamespaceIdentifiers,
+  parseNamespaceList,
+  type NamespaceIdentifiers,
+} from './identify-lists.js';
 export {
   checkNamespace,
   formatInUse,
@@ -35,5 +43,5 @@ export {
 } from './log-pages.js';
 export { quirksOf, QUIRKS, type Quirk } from './quirks.js';
 export { decodeRegisters, REGISTER_BITS, REGISTERS } from './registers.js';
-export { allStatuses, decodeStatus, statusText, type NvmeStatus } from './status.js';
+export { allStatuses, decodeStatus, hpdiStatus, statusText, type NvmeStatus } from './status.js';
 export { littleEndian, uuidText } from './text.js';

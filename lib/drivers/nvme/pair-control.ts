@@ -42,9 +42,13 @@ export class PairControl {
       const { header } = this.table.views(pair);
       while (header[PairWord.inside] !== 0 && this.ownerLives(pair)) {
         if (performance.now() > until) {
-          throw new PenstockError('TIMED_OUT', `the owner of queue ${pair + 1} does not step back`, {
-            hint: 'a thread stands still in the middle of a submission; end it',
-          });
+          throw new PenstockError(
+            'TIMED_OUT',
+            `the owner of queue ${pair + 1} does not step back`,
+            {
+              hint: 'a thread stands still in the middle of a submission; end it',
+            },
+          );
         }
         yield;
       }

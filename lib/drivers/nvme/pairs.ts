@@ -160,10 +160,7 @@ export class PairTable {
     this.shape = shape;
     this.usable = usable;
     this.offsets = pairOffsets(shape);
-    this.namespaces = this.words(
-      this.offsets.namespaces,
-      NAMESPACES_MAX * NamespaceWord.words,
-    );
+    this.namespaces = this.words(this.offsets.namespaces, NAMESPACES_MAX * NamespaceWord.words);
     const { buffer, byteOffset } = segment.u8;
     this.headers = new Int32Array(
       buffer,

@@ -11,76 +11,27 @@
 // 4. Rings and doorbells are touched only between `inside = 1` and `inside = 0`, after a look at
 //    the epoch (pairs.ts).
 
-import {
-  Access,
-  CompletionRing,
-  Cpl,
-  Flag,
-  Op,
-  Req,
-  Status,
-  type DeviceInfo,
-  type QueueCounters,
-  type QueueDriver,
-} from '../../hpdi/index.js';
+import { Access, Cpl, Flag, Op, Req, Status, type QueueDriver } from '../../hpdi/index.js';
 import { native } from '../../native.js';
-import type { DmaSpace } from '../../pci/index.js';
 import { fence } from '../../wire/index.js';
 import { buildOther, checkOther, type CheckContext } from './commands-io.js';
 import { Cdw12, Cqe, IoOp, Sqe } from './commands.js';
 import { DataPointer } from './data-pointer.js';
-import { Doorbells, type DoorbellOptions } from './doorbells.js';
+import { Doorbells } from './doorbells.js';
 import type { Injector } from './inject.js';
-import { PairWord, Slot, type PairTable, type PairViews } from './pairs.js';
+import { PairWord, Slot, type PairViews } from './pairs.js';
+import type { NvmeCounters, NvmeQueueOptions } from './queue-options.js';
 import { Count, QueueRecovery } from './queue-recovery.js';
+import { QueueSleep } from './queue-sleep.js';
+import { QueueSlots } from './queue-slots.js';
 import { Reach, REACH_LATER } from './reach.js';
 
 const PHASE = 1 << 16;
 /** Polls without a completion between two looks at what else there is to do. */
 const IDLE_POLLS = 4096;
 const SPINS = 2000;
-const PARK_SLICE_US = 100_000;
 /** No epoch of running rings: the next call looks at what the home did. */
 const NO_EPOCH = 1;
-
-/** How a queue learns of completions while it sleeps. */
-export interface QueueInterrupt {
-  readonly eventFd: number;
-  /** The vector's control word in the MSI-X table, to mask it while the queue polls. */
-  readonly control: { readonly words: Uint32Array; readonly index: number } | null;
-}
-
-export interface NvmeQueueOptions {
-  readonly table: PairTable;
-  readonly pair: number;
-  readonly depth: number;
-  readonly nsid: number;
-  /** The namespace's row in the table. */
-  readonly row: number;
-  readonly info: DeviceInfo;
-  readonly doorbells: DoorbellOptions;
-  /** Where the submission ring lies when it is in the controller's memory buffer. */
-  readonly ring: Uint32Array | null;
-  readonly dma: DmaSpace;
-  readonly interrupt: QueueInterrupt | null;
-  readonly kind: 'private' | 'device';
-  readonly sgl: boolean;
-  readonly retries: number;
-  readonly injector: Injector | null;
-  /** Called now and then while nothing completes. False: the device's home has ended. */
-  readonly onIdle: () => boolean;
-  readonly onClose: (queue: NvmeQueue) => void;
-}
-
-export interface NvmeCounters extends QueueCounters {
-  submissions: number;
-  completions: number;
-  shadowDoorbells: number;
-  idlePolls: number;
-  retries: number;
-  timeouts: number;
-  resets: number;
-}
 
 export class NvmeQueue implements QueueDriver {
   // What every batch touches stands first, together.
@@ -88,18 +39,13 @@ export class NvmeQueue implements QueueDriver {
   private readonly sq: Uint32Array;
   private readonly sqPairs: Float64Array;
   private readonly cq: Uint32Array;
-  private readonly slots: Uint32Array;
-  private readonly tags: Uint32Array;
-  private readonly free: Uint16Array;
-  private freeCount: number;
+  private readonly slots: QueueSlots;
   private sqTail: number;
   private rung: number;
   private cqHead: number;
   private phase: number;
   private epoch: number;
-  private serial = 1;
   private readonly entryMask: number;
-  private readonly slotCount: number;
   private readonly nsid: number;
   private readonly shift: number;
   private readonly maxBlocks: number;
@@ -109,15 +55,12 @@ export class NvmeQueue implements QueueDriver {
   private readonly pointer: DataPointer;
   private readonly bells: Doorbells;
   private readonly injector: Injector | null;
-  private readonly done: CompletionRing;
   private readonly depth: number;
   private readonly counts = new Float64Array(Count.words);
   private readonly recovery: QueueRecovery;
   private readonly views: PairViews;
   private readonly options: NvmeQueueOptions;
-  private readonly interrupt: QueueInterrupt | null;
-  private readonly parkFds: Int32Array;
-  private armed = false;
+  private readonly sleep: QueueSleep;
   private idle = 0;
 
   constructor(options: NvmeQueueOptions) {
@@ -130,12 +73,7 @@ export class NvmeQueue implements QueueDriver {
     this.sq = options.ring ?? this.views.sq;
     this.sqPairs = new Float64Array(this.sq.buffer, this.sq.byteOffset, entries * 8);
     this.cq = this.views.cq;
-    this.slots = this.views.slots;
-    this.slotCount = Math.min(depth, entries - 1);
-    this.tags = new Uint32Array(this.slotCount);
-    this.free = new Uint16Array(this.slotCount);
-    for (let i = 0; i < this.slotCount; i++) this.free[i] = this.slotCount - 1 - i;
-    this.freeCount = this.slotCount;
+    this.slots = new QueueSlots(this.views.slots, Math.min(depth, entries - 1), depth);
     this.sqTail = header[PairWord.sqTail]!;
     this.rung = this.sqTail;
     this.cqHead = header[PairWord.cqHead]!;
@@ -147,31 +85,28 @@ export class NvmeQueue implements QueueDriver {
     this.readOnly = info.readOnly;
     this.reach = new Reach(options.dma);
     this.pointer = new DataPointer({
-      slots: this.slotCount,
+      slots: this.slots.count,
       maxBytes: info.maxTransferBlocks * info.blockSize,
       sgl: options.sgl,
       kind: options.kind,
     });
     this.bells = new Doorbells(options.doorbells);
     this.injector = options.injector;
-    this.done = new CompletionRing(2 ** Math.ceil(Math.log2(depth)) * 2);
     this.depth = depth;
-    this.interrupt = options.interrupt;
-    this.parkFds = new Int32Array([options.interrupt?.eventFd ?? -1]);
+    this.sleep = new QueueSleep(options.interrupt);
     this.recovery = new QueueRecovery({
       views: this.views,
       namespaces: table.namespaces,
       row: options.row,
       retries: options.retries,
-      slotCount: this.slotCount,
+      slotCount: this.slots.count,
       counts: this.counts,
     });
     this.epoch = NO_EPOCH;
     this.context = { info, reach: this.reach, blocks: 0, removed: false };
     this.readFacts();
-    header[PairWord.depth] = this.slotCount;
+    header[PairWord.depth] = this.slots.count;
     header[PairWord.nsid] = options.nsid;
-    this.mask(true);
     this.mapLists();
   }
 
@@ -202,15 +137,15 @@ export class NvmeQueue implements QueueDriver {
     header[PairWord.inside] = 1;
     const running = header[PairWord.epoch] === this.epoch || this.follow();
     const mask = (sq.length >>> 3) - 1;
-    const { injector } = this;
+    const { injector, slots } = this;
     let at = head;
     for (; at !== tail; at = (at + 1) | 0) {
-      if (this.freeCount === 0 || this.done.length >= this.depth) break;
+      if (slots.freeCount === 0 || slots.done.length >= this.depth) break;
       const record = (at & mask) * Req.words;
       const slot = this.prepare(sq, record);
       if (slot < 0) {
         if (slot === -REACH_LATER) break;
-        this.done.push(sq[record + Req.tag]!, -slot, 0, 0);
+        slots.done.push(sq[record + Req.tag]!, -slot, 0, 0);
         continue;
       }
       if (!running) this.keep(slot);
@@ -226,7 +161,8 @@ export class NvmeQueue implements QueueDriver {
     counts[Count.polls] = counts[Count.polls]! + 1;
     header[PairWord.inside] = 1;
     const running = header[PairWord.epoch] === this.epoch || this.follow();
-    let count = this.done.length === 0 ? 0 : this.done.drain(cq, 0, max);
+    const { done } = this.slots;
+    let count = done.length === 0 ? 0 : done.drain(cq, 0, max);
     if (running) {
       count = this.reap(cq, count, max);
       if (this.recovery.waiting > 0) this.issueWaiting();
@@ -234,7 +170,7 @@ export class NvmeQueue implements QueueDriver {
     header[PairWord.inside] = 0;
     if (count > 0) {
       this.idle = 0;
-      if (this.armed) this.disarm();
+      this.sleep.disarm();
     } else {
       this.idle = (this.idle + 1) | 0;
       if ((this.idle & (IDLE_POLLS - 1)) === 0) this.lookAround();
@@ -244,15 +180,16 @@ export class NvmeQueue implements QueueDriver {
 
   /** Completions of the device, from record `count` of cq on; returns the new count. */
   private reap(out: Uint32Array, count: number, max: number): number {
-    const { cq, slots, tags, free, slotCount } = this;
+    const { cq } = this;
+    const { words: slots, tags, free, count: slotCount } = this.slots;
     let head = this.cqHead;
     let phase = this.phase;
-    let freeCount = this.freeCount;
+    let { freeCount } = this.slots;
     let to = count * Cpl.words;
     const end = max * Cpl.words;
-    const before = head;
     let taken = 0;
-    while (to < end) {
+    // Once round the ring at most: a controller that goes on marking entries keeps nobody here.
+    while (to < end && taken <= this.entryMask) {
       const at = head * Cqe.words;
       const word = cq[at + Cqe.status]!;
       if ((word & PHASE) !== phase) break;
@@ -285,11 +222,11 @@ export class NvmeQueue implements QueueDriver {
       this.counts[Count.idlePolls] = this.counts[Count.idlePolls]! + 1;
       return count;
     }
-    this.freeCount = freeCount;
+    this.slots.freeCount = freeCount;
     this.cqHead = head;
     this.phase = phase;
     this.counts[Count.completions] = this.counts[Count.completions]! + taken;
-    if (head !== before || taken > 0) this.bells.head(head);
+    this.bells.head(head);
     return to / Cpl.words;
   }
 
@@ -315,24 +252,13 @@ export class NvmeQueue implements QueueDriver {
       if (status !== Status.OK) return -status;
       if ((addressLo & 3) !== 0) return -Status.MISALIGNED;
     }
-    const slot = this.free[--this.freeCount]!;
-    const s = slot * Slot.words;
-    const { slots } = this;
-    this.tags[slot] = sq[record + Req.tag]!;
-    slots[s + Slot.tries] = 0;
-    slots[s + Slot.blocks] = blocks;
-    slots[s + Slot.serial] = this.serial = (this.serial + 1) | 0;
-    slots[s + Slot.lbaLo] = lbaLo;
-    slots[s + Slot.lbaHi] = lbaHi;
-    slots[s + Slot.addressLo] = addressLo;
-    slots[s + Slot.addressHi] = addressHi;
-    slots[s] = word;
-    return slot;
+    return this.slots.take(sq, record);
   }
 
   /** Makes the entry of a slot's operation at the ring's tail. */
   private issue(slot: number): void {
-    const { sq, sqPairs, slots } = this;
+    const { sq, sqPairs } = this;
+    const slots = this.slots.words;
     const s = slot * Slot.words;
     const at = this.sqTail * Sqe.words;
     const word = slots[s]!;
@@ -372,31 +298,25 @@ export class NvmeQueue implements QueueDriver {
   // hot:end
 
   arm(): void {
-    if (this.interrupt === null) return;
-    // What was signalled before counts as seen: the caller polls once more.
-    native.eventfdDrain(this.interrupt.eventFd);
-    this.armed = true;
-    this.mask(false);
+    this.sleep.arm();
   }
 
   eventFd(): number {
-    if (this.interrupt === null || this.done.length > 0) return -1;
-    return this.recovery.timed > 0 ? -1 : this.interrupt.eventFd;
+    return this.slots.done.length > 0 || this.recovery.timed > 0 ? -1 : this.sleep.eventFd;
   }
 
   /** Looks for a completion for a while, then sleeps where there are interrupts. */
   park(timeoutUs: number): void {
-    if (this.done.length > 0 || this.freeCount === this.slotCount) return;
+    if (this.slots.done.length > 0 || this.slots.idle) return;
     const until = timeoutUs < 0 ? Infinity : performance.now() + timeoutUs / 1000;
     do {
-      if (this.spin() || this.done.length > 0) return;
+      if (this.spin() || this.slots.done.length > 0) return;
       this.lookAround();
       if (this.eventFd() < 0) continue;
-      this.arm();
+      this.sleep.arm();
       fence();
       if (this.spin()) return;
-      const leftUs = Math.min(PARK_SLICE_US, (until - performance.now()) * 1000);
-      if (leftUs > 0) native.park(this.parkFds, Math.ceil(leftUs));
+      this.sleep.block((until - performance.now()) * 1000);
     } while (performance.now() < until);
   }
 
@@ -406,12 +326,13 @@ export class NvmeQueue implements QueueDriver {
 
   async drain(): Promise<void> {
     const scratch = new Uint32Array(Cpl.words * this.depth);
-    while (this.freeCount < this.slotCount) {
-      const before = this.done.length;
+    const { done } = this.slots;
+    while (!this.slots.idle) {
+      const before = done.length;
       const count = this.poll(scratch, this.depth);
       for (let i = 0; i < count; i++) {
         const at = i * Cpl.words;
-        this.done.push(
+        done.push(
           scratch[at]!,
           scratch[at + Cpl.status]!,
           scratch[at + Cpl.resultLo]!,
@@ -433,7 +354,7 @@ export class NvmeQueue implements QueueDriver {
     header[PairWord.phase] = this.phase;
     header[PairWord.depth] = 0;
     this.pointer.close();
-    this.options.onClose(this);
+    this.options.onClose();
   }
 
   /** Whether there is something to poll; looks for it a bounded time. */
@@ -451,7 +372,8 @@ export class NvmeQueue implements QueueDriver {
     const { header, recovery } = this;
     const epoch = header[PairWord.epoch]!;
     if (recovery.isGone || recovery.homeEnded()) {
-      if (this.freeCount < this.slotCount) this.failAll();
+      this.slots.failAll();
+      recovery.forgetAll();
       this.epoch = NO_EPOCH; // so that every call comes by here
       return false;
     }
@@ -468,26 +390,11 @@ export class NvmeQueue implements QueueDriver {
     this.rung = 0;
     this.cqHead = 0;
     this.phase = PHASE;
-    for (let slot = 0; slot < this.slotCount; slot++) {
+    for (let slot = 0; slot < this.slots.count; slot++) {
       if (!this.recovery.inDevice(slot)) continue;
       const status = this.recovery.cutOff(slot);
-      if (status >= 0) this.finish(slot, status);
+      if (status >= 0) this.slots.finish(slot, status);
     }
-  }
-
-  private failAll(): void {
-    const isFree = new Uint8Array(this.slotCount);
-    for (let i = 0; i < this.freeCount; i++) isFree[this.free[i]!] = 1;
-    for (let slot = 0; slot < this.slotCount; slot++) {
-      if (isFree[slot] === 0) this.finish(slot, Status.DEVICE_GONE);
-    }
-    this.recovery.forgetAll();
-  }
-
-  private finish(slot: number, status: number): void {
-    this.done.push(this.tags[slot]!, status, 0, 0);
-    this.slots[slot * Slot.words] = 0;
-    this.free[this.freeCount++] = slot;
   }
 
   /** Issues what waited for a reset, for another try, or for an injected delay to pass. */
@@ -498,7 +405,7 @@ export class NvmeQueue implements QueueDriver {
       if (status === 0) this.issue(slot);
       else {
         const verdict = recovery.failed(slot, status);
-        if (verdict >= 0) this.finish(slot, verdict);
+        if (verdict >= 0) this.slots.finish(slot, verdict);
       }
     }
     if (this.sqTail !== this.rung) this.ring();
@@ -506,7 +413,7 @@ export class NvmeQueue implements QueueDriver {
 
   /** True when an injected error keeps the slot's command from the device. */
   private inject(injector: Injector, slot: number): boolean {
-    const word = this.slots[slot * Slot.words]!;
+    const word = this.slots.words[slot * Slot.words]!;
     const rule = injector.take(word & 0xff);
     if (rule === null) return false;
     this.recovery.injectAt(slot, rule);
@@ -521,7 +428,7 @@ export class NvmeQueue implements QueueDriver {
 
   /** A request that came while the rings are nobody's. */
   private keep(slot: number): void {
-    if (this.recovery.isGone) this.finish(slot, Status.DEVICE_GONE);
+    if (this.recovery.isGone) this.slots.finish(slot, Status.DEVICE_GONE);
     else this.recovery.hold(slot);
   }
 
@@ -533,17 +440,6 @@ export class NvmeQueue implements QueueDriver {
 
   private outside(): Status {
     return this.context.removed ? Status.DEVICE_GONE : Status.BAD_RANGE;
-  }
-
-  private disarm(): void {
-    this.armed = false;
-    this.mask(true);
-  }
-
-  /** Interrupts are asked for only while the queue sleeps. */
-  private mask(masked: boolean): void {
-    const control = this.interrupt?.control;
-    if (control !== null && control !== undefined) control.words[control.index] = masked ? 1 : 0;
   }
 
   private mapLists(): void {

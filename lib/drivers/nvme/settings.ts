@@ -57,11 +57,7 @@ function integer(
   });
 }
 
-function duration(
-  query: ReadonlyMap<string, string>,
-  key: string,
-  fallbackMs: number,
-): number {
+function duration(query: ReadonlyMap<string, string>, key: string, fallbackMs: number): number {
   const given = query.get(key);
   if (given === undefined) return fallbackMs;
   const ms = parseDuration(given) * 1000;
@@ -82,10 +78,7 @@ function completion(text: string | undefined): NvmeSettings['completion'] {
 }
 
 /** `shadow` is the transport's default. */
-export function parseSettings(
-  query: ReadonlyMap<string, string>,
-  shadow: boolean,
-): NvmeSettings {
+export function parseSettings(query: ReadonlyMap<string, string>, shadow: boolean): NvmeSettings {
   const entries = integer(query, 'entries', 1024, 2, 65536);
   if (!Number.isInteger(Math.log2(entries))) {
     throw new PenstockError('BAD_OPTION', `entries=${entries} is no power of two`, {

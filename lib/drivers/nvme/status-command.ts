@@ -1,5 +1,6 @@
 // Status codes that belong to one command or another (status code type 1; NVM Express Base 2.0,
-// section 3.3.3.2.1.2; NVM Command Set 1.0, section 3.1; Zoned Namespaces 1.1): as status-generic.ts.
+// section 3.3.3.2.1.2; NVM Command Set 1.0, section 3.1; Zoned Namespaces 1.1): as in
+// status-generic.ts.
 
 import { Status } from '../../hpdi/index.js';
 import { HOST_ERROR, RETRY, type StatusRow } from './status-generic.js';

@@ -12,10 +12,14 @@ const DISK = { namespaces: [{ blocks: BYTES / 512, blockSize: 512 }] };
 
 const KINDS: readonly [string, NvmeTwinOptions, Record<string, string>][] = [
   ['registers trapped', { ...DISK, mapped: 'none' }, {}],
-  ['doorbells mapped, blocks of 4096', {
-    namespaces: [{ blocks: BYTES / 4096, blockSize: 4096 }],
-    mapped: 'doorbells',
-  }, {}],
+  [
+    'doorbells mapped, blocks of 4096',
+    {
+      namespaces: [{ blocks: BYTES / 4096, blockSize: 4096 }],
+      mapped: 'doorbells',
+    },
+    {},
+  ],
   ['small transfers, PRP lists only', { ...DISK, mdts: 1 }, { sgl: '0' }],
   ['SGLs', { ...DISK, mdts: 5, sgls: 2 }, {}],
   ['shadow doorbells', { ...DISK, shadowDoorbells: 'lazy' }, {}],

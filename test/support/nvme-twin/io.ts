@@ -56,6 +56,17 @@ export class IoCommands {
     }
   }
 
+  /** Finds the data of a read, write or compare; any other has none. */
+  place(sqe: Uint32Array): number {
+    const opcode = sqe[Sqe.cdw0]! & 0xff;
+    const namespace = this.controller.namespaces.get(sqe[Sqe.nsid]!);
+    const isTransfer = opcode === IoOp.READ || opcode === IoOp.WRITE || opcode === IoOp.COMPARE;
+    if (!isTransfer || namespace === undefined) return Code.INVALID_OPCODE;
+    const access = opcode === IoOp.READ ? Dma.writes : Dma.reads;
+    const bytes = blocksOf(sqe) * namespace.bufferUnit;
+    return this.controller.transfer.gather(sqe, bytes, access, false);
+  }
+
   private flush(nsid: number): number {
     const { controller } = this;
     if (nsid === 0xffffffff) {

@@ -73,6 +73,10 @@ export class Logs {
     if (!this.pending.some(same)) this.pending.push(event);
   }
 
+  get hasEvents(): boolean {
+    return this.pending.length > 0;
+  }
+
   /** The next event that may be told now; it counts as told. */
   takeEvent(): TwinEvent | null {
     const at = this.pending.findIndex((event) => !this.masked.has(event.type));

@@ -19,9 +19,16 @@ const VIOLATIONS_MAX = 1000;
 /** Misbehaviour of a driver, in the order it was seen. */
 export class Violations {
   readonly list: string[] = [];
+  /** Those among them that would have touched memory the device has no business in. */
+  readonly memory: string[] = [];
 
   add(text: string): void {
     if (this.list.length < VIOLATIONS_MAX) this.list.push(text);
+  }
+
+  addMemory(text: string): void {
+    this.add(text);
+    if (this.memory.length < VIOLATIONS_MAX) this.memory.push(text);
   }
 }
 
@@ -117,7 +124,9 @@ export class TwinMemory {
       const view = this.bytesAt(region.address, region.bytes);
       const at = view?.findIndex((byte) => byte !== FREED_BYTE) ?? -1;
       if (at < 0) continue;
-      this.violations.add(`byte ${at} of freed ${range(region.address, region.bytes)} written`);
+      this.violations.addMemory(
+        `byte ${at} of freed ${range(region.address, region.bytes)} written`,
+      );
       view!.fill(FREED_BYTE);
     }
   }
@@ -151,7 +160,7 @@ export class TwinMemory {
   }
 
   private refuse(text: string): null {
-    this.violations.add(text);
+    this.violations.addMemory(text);
     return null;
   }
 }

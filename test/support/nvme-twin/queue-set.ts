@@ -16,6 +16,8 @@ export class QueueSet {
   readonly cqs = new Map<number, CompletionQueue>();
   /** Submission queues in the order they are served in. */
   order: readonly SubmissionQueue[] = [];
+  /** All completion queues. */
+  served: readonly CompletionQueue[] = [];
   /** Result of Set Features, number of queues: less one, submission and completion. */
   granted = 0;
   private readonly options: ResolvedOptions;
@@ -53,6 +55,7 @@ export class QueueSet {
     this.doorbells[at] = 0;
     const cq = new CompletionQueue(facts, this.doorbells, at);
     this.cqs.set(facts.id, cq);
+    this.served = [...this.cqs.values()];
     if (this.shadow !== null && facts.id !== 0) cq.doorbells = this.shadow.tails;
     return cq;
   }
@@ -72,6 +75,7 @@ export class QueueSet {
     if (id === 0 || cq === undefined) return Code.QUEUE_ID | Code.DNR;
     if (cq.users > 0) return Code.QUEUE_DELETION | Code.DNR;
     this.cqs.delete(id);
+    this.served = [...this.cqs.values()];
     this.memory.releaseRing(cq.address, cq.ring.byteLength, Dma.writes);
     return Code.SUCCESS;
   }
@@ -88,6 +92,7 @@ export class QueueSet {
     this.sqs.clear();
     this.cqs.clear();
     this.order = [];
+    this.served = [];
     this.shadow = null;
     this.granted = this.most;
     this.memory.rings.clear();

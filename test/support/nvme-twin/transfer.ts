@@ -68,6 +68,12 @@ export class Transfer {
     return status === Code.SGL_LENGTH ? Code.SGL_METADATA_LENGTH : status;
   }
 
+  /** The pieces of the last `gather` as text, to compare with another time. */
+  place(): string {
+    const starts = this.views.map((view) => view?.byteOffset ?? -1);
+    return `${starts.join()}/${this.lengths.join()}`;
+  }
+
   /** Copies from `bytes` to the pieces. */
   scatter(bytes: Uint8Array): void {
     let at = 0;
