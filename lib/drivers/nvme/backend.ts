@@ -182,7 +182,10 @@ export class NvmeBackend implements Backend {
         controller.lookAround();
         return true;
       },
-      onClose: (closed) => this.queues.delete(closed),
+      onClose: (closed) => {
+        this.queues.delete(closed);
+        controller.queueClosed();
+      },
     });
     this.queues.add(queue);
     return queue;

@@ -118,7 +118,7 @@ export class Caretaker {
   }
 
   /** Unmaps closed memory once nothing that was in flight when that was seen is left. */
-  private reapMemory(): void {
+  reapMemory(): void {
     const { dma } = this.controller.pci;
     if (this.stale === null) {
       if (!dma.stale) return;

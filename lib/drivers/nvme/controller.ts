@@ -204,6 +204,14 @@ export class NvmeController implements BringUp {
     this.caretaker.lookAround();
   }
 
+  /**
+   * A queue was closed, and so was its memory, which stays pinned until it is unmapped: a thread
+   * that opens and closes queues may not come to its event loop in between.
+   */
+  queueClosed(): void {
+    if (this.isReady) this.caretaker.reapMemory();
+  }
+
   /** Orderly shutdown: queues complete with DEVICE_GONE what is left. */
   async close(): Promise<void> {
     if (this.state === 'CLOSED') return;
