@@ -1,5 +1,5 @@
-// The room's door. What drives hardware is loaded when it is first asked for: what only looks at
-// the machine (`penstock list`, `doctor`) works without the addon.
+// The room's door. What drives hardware is loaded when it is first asked for (attach.ts): what only
+// looks at the machine (`penstock list`, `doctor`) works without the addon.
 
 import type { PciFunction } from './function.js';
 

@@ -48,7 +48,7 @@ export async function openNvme(
 function findNamespace(controller: NvmeController, nsid: number): NvmeBackend['namespace'] {
   const there = controller.namespaces.list();
   const found = nsid === 0 ? there[0] : there.find((entry) => entry.nsid === nsid);
-  if (found?.problem != null) throw found.problem;
+  if (found !== undefined && found.problem !== null) throw found.problem;
   if (found !== undefined) return found;
   const names = there.map((entry) => entry.nsid).join(', ');
   const { address } = controller.pci;
