@@ -67,7 +67,7 @@ class ServedFunction extends VfioUserFunction implements PciFunction {
     this.parts = parts;
     this.watch = native.watchOpen(parts.socket, () => this.onReadable());
     parts.closers.add(() => native.watchClose(this.watch));
-    native.watchSet(this.watch, true, true); // in the background
+    native.watchSet(this.watch, true, false);
   }
 
   get gone(): boolean {
@@ -144,7 +144,7 @@ class ServedFunction extends VfioUserFunction implements PciFunction {
     registers.post(ConfigOffset.command, new Uint8Array(2));
     this.client.end(State.closed);
     Atomics.add(this.client.words, Shared.interrupts, 1);
-    native.watchSet(this.watch, true); // in the foreground: the process waits for this
+    native.watchSet(this.watch, true); // the process lives for this
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, this.client.timeoutMs);
       this.onServerEnd = () => {

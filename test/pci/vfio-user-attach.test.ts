@@ -9,7 +9,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { addressSpace, GRANULE_BYTES } from '../../lib/memory/index.js';
 import { native } from '../../lib/native.js';
 import { attachFunction, openVfioUser, type PciFunction } from '../../lib/pci/index.js';
-import { nextMessage, startWorker } from '../fault/child.js';
+import { childResult, nextMessage, startWorker } from '../fault/child.js';
 import { openFds, untilFds } from '../native/support.js';
 import { DEVICE_ID, Register, VfioUserServer, Word } from '../support/vfio-user-server.js';
 
@@ -180,6 +180,16 @@ it('a server that is silent to one is given up by all', async () => {
   );
   segment.close();
   await there.close();
+});
+
+it('a process that leaves a function open ends all the same', async () => {
+  await home.close();
+  const id = await childResult<number>(
+    `const opened = await lib.openVfioUser(${JSON.stringify(join(folder, 'socket'))});
+     process.stdout.write(JSON.stringify(opened.bar(0).read32(${Register.id})));`,
+  );
+  expect(id).toBe(DEVICE_ID);
+  await server.until(Word.ends, 2);
 });
 
 /** In place of `home`, with a short patience. */
