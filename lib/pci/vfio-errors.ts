@@ -11,10 +11,10 @@ import {
   leavesGroupViable,
   readFacts,
 } from './facts.js';
+import { resolveFunction } from './names.js';
 import type { Root } from './root.js';
 
 const CONTAINER = '/dev/vfio/vfio';
-const ADDRESS = /^(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])$/;
 
 function notReady(code: string, message: string, hint: string, cause?: unknown): PenstockError {
   return new PenstockError(code, message, { hint, cause, exitCode: 3 });
@@ -25,16 +25,10 @@ function notReady(code: string, message: string, hint: string, cause?: unknown):
  * VFIO_MISSING, NOT_BOUND.
  */
 export function readyFunction(root: Root, given: string): FunctionFacts {
-  const [, domain = '0000', rest] = ADDRESS.exec(given.toLowerCase()) ?? [];
-  if (rest === undefined) {
-    const message = `'${given}' is no address of a PCI function`;
-    throw notReady('NO_SUCH_DEVICE', message, 'write 0000:01:00.0; `penstock list` shows them');
-  }
-  const address = `${domain}:${rest}`;
+  const address = resolveFunction(root, given);
   const facts = readFacts(root, address);
   if (facts === null) {
-    const message = `there is no PCI function ${address}`;
-    throw notReady('NO_SUCH_DEVICE', message, '`penstock list` shows those that there are');
+    throw notReady('NO_SUCH_DEVICE', `${address} was removed just now`, 'see the kernel log');
   }
   if (facts.group === '') {
     throw notReady(

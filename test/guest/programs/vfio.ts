@@ -1,5 +1,5 @@
-// Opens NVMe controllers of QEMU through VFIO and reports what that gave, step by step. Refusals are
-// reported by their codes, with the hint. Modes other than `all` are run by it, as processes with
+// Opens NVMe controllers of QEMU through VFIO and reports what that gave, step by step. Refusals
+// are reported by their codes, with the hint. Modes other than `all` are run by it, as processes with
 // another user or another domain.
 
 import { spawnSync } from 'node:child_process';
