@@ -21,13 +21,7 @@ export { bindState, readRecord, recordedAddresses } from './bind-records.js';
 export type { BindRecord, BindState } from './bind-records.js';
 export { shellLine } from './bind-steps.js';
 export { blockUses } from './block-uses.js';
-export {
-  groupMembers,
-  isUserDriver,
-  leavesGroupViable,
-  listFunctions,
-  readFacts,
-} from './facts.js';
+export { groupMembers, groupObstacles, isUserDriver, listFunctions, readFacts } from './facts.js';
 export type { FunctionFacts } from './facts.js';
 export { readHugepages, reserveHugepages } from './hugepages.js';
 export type { HugepagePool, Reservation } from './hugepages.js';

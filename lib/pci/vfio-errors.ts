@@ -4,13 +4,7 @@
 
 import { userInfo } from 'node:os';
 import { errnoCode, PenstockError } from '../errors.js';
-import {
-  type FunctionFacts,
-  groupMembers,
-  isVfioDriver,
-  leavesGroupViable,
-  readFacts,
-} from './facts.js';
+import { type FunctionFacts, groupObstacles, isVfioDriver, readFacts } from './facts.js';
 import { resolveFunction } from './names.js';
 import type { Root } from './root.js';
 
@@ -85,9 +79,7 @@ function groupBusy(path: string, cause: unknown): PenstockError {
 
 /** The group has members that some other driver of the kernel has. */
 export function groupNotViable(root: Root, facts: FunctionFacts): PenstockError {
-  const others = groupMembers(root, facts.group).filter(
-    (member) => member.address !== facts.address && !leavesGroupViable(member),
-  );
+  const others = groupObstacles(root, facts.group, new Set([facts.address]));
   const names = others.map((member) => `${member.address} (${member.driver})`).join(', ');
   const message = `IOMMU group ${facts.group} of ${facts.address} has members with the kernel`;
   return notReady(
