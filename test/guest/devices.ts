@@ -32,11 +32,14 @@ export interface Disk {
   file?: string;
   faults?: readonly DiskFault[];
   readOnly?: boolean;
+  /** Name of a `throttle`, whose limits can be changed while the guest runs. */
+  throttle?: string;
 }
 
 /** `-blockdev` of a raw image, with the disk's name as name of its node. */
 export function blockdev(name: string, file: string, disk: Disk): string[] {
-  const image = { driver: 'file', filename: file };
+  // Without it QEMU ignores what a guest discards.
+  const image = { driver: 'file', filename: file, discard: 'unmap' };
   const faults = disk.faults ?? [];
   const injected = faults.map(({ iotype, sector, errno, once }) => ({
     event: 'none',
@@ -45,10 +48,20 @@ export function blockdev(name: string, file: string, disk: Disk): string[] {
     once: once ?? false,
     ...(sector === undefined ? {} : { sector }),
   }));
-  const below =
+  const flawed =
     faults.length === 0 ? image : { driver: 'blkdebug', image, 'inject-error': injected };
+  const { throttle } = disk;
+  const below =
+    throttle === undefined
+      ? flawed
+      : { driver: 'throttle', 'throttle-group': throttle, file: flawed };
   const node = { driver: 'raw', 'node-name': name, 'read-only': disk.readOnly ?? false };
-  return ['-blockdev', JSON.stringify({ ...node, file: below })];
+  return ['-blockdev', JSON.stringify({ ...node, discard: 'unmap', file: below })];
+}
+
+/** Limits for the disks that name it; without one until `limits` of it is set (`qom-set`). */
+export function throttle(id: string, limits: Readonly<Record<string, number>> = {}): string[] {
+  return ['-object', JSON.stringify({ 'qom-type': 'throttle-group', id, limits })];
 }
 
 export interface Namespace {

@@ -125,7 +125,8 @@ export class Guest {
   private readonly name: string;
   private readonly temporary: TemporaryFolder;
   private readonly qemu: TetheredProcess;
-  private readonly results: Record<string, unknown> = {};
+  /** What the command has reported so far. */
+  readonly results: Record<string, unknown> = {};
   private readonly messages: unknown[] = [];
   private readonly readers: ((message: unknown) => void)[] = [];
   private control!: LineSocket;
