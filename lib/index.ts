@@ -3,6 +3,14 @@
 export { PenstockError, type ErrorDetail } from './errors.js';
 export { faultControl, type FaultControl, type FaultCounters } from './drivers/fault/index.js';
 export {
+  NvmeControl,
+  nvmeControl,
+  RAW_COMMAND,
+  type AdminCommand,
+  type InjectOptions,
+  type NvmeEvent,
+} from './drivers/nvme/index.js';
+export {
   readTrace,
   replayTrace,
   TRACE_RECORD,

@@ -5,7 +5,8 @@
 // Invariants
 // 1. A segment is mapped whole, at IOVA = Address, by whoever first holds it. Its bytes in `map`
 //    are set when it is mapped, and cleared by native code when the segment closes.
-// 2. A closed segment stays mapped, and its addresses taken, until the home reaps it.
+// 2. A closed segment stays mapped, and its addresses taken, until the home reaps what it collected
+//    before: in between, every operation that was in flight at the close has completed.
 // 3. What a transport began (it said false) it ends by `settle` or `unmapped`; nothing else does.
 
 import { errnoCode, PenstockError } from '../errors.js';
@@ -88,7 +89,7 @@ export class DomainSpace implements DmaSpace {
   }
 
   collect(): void {
-    if (!this.home) throw new TypeError('only the environment that opened a function reaps');
+    if (!this.home) throw new TypeError('only the environment that opened a function collects');
     this.collected = native.dmaStale(this.domain);
   }
 

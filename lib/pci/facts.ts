@@ -53,6 +53,17 @@ export function groupMembers(root: Root, group: string): FunctionFacts[] {
     .filter((facts) => facts !== null);
 }
 
+/** Members beside these that keep the function's group from being given to VFIO. */
+export function groupObstacles(
+  root: Root,
+  group: string,
+  beside: ReadonlySet<string>,
+): FunctionFacts[] {
+  return groupMembers(root, group).filter(
+    (member) => !beside.has(member.address) && !leavesGroupViable(member),
+  );
+}
+
 /** Whether a group stays viable with this member: the kernel's own rule (linux, vfio and pci). */
 export function leavesGroupViable({ driver, classCode }: FunctionFacts): boolean {
   if (driver === '' || classCode >>> 8 === CLASS_PCI_BRIDGE) return true;

@@ -18,7 +18,7 @@ import {
   SMART_LAYOUT,
 } from '../../lib/drivers/nvme/index.js';
 import type { Layout } from '../../lib/wire/index.js';
-import { randomBytes, signless } from '../support/nvme-pages.js';
+import { comparable, randomBytes, signless } from '../support/nvme-pages.js';
 import { skipLoudly } from '../support/environment.js';
 
 const SEEDS = Array.from({ length: 6 }, (_, seed) => seed + 1);
@@ -52,14 +52,6 @@ function nvme(...args: string[]): string {
 function give(name: string, page: Uint8Array): void {
   if (missing !== '') throw new Error(missing);
   writeFileSync(join(folder, name), page);
-}
-
-/** Both JSONs, numbers beyond 2^53 as texts. nvme-cli 2.3 shows 32-bit fields as signed. */
-function comparable(json: string): unknown {
-  const exact = json.replace(/(: ?)(-?\d{16,})(?=,?\n)/g, '$1"$2"');
-  return JSON.parse(exact, (_, value: unknown) =>
-    typeof value === 'number' && value < 0 ? value >>> 0 : value,
-  );
 }
 
 /** Printable text in the text fields, as drives have it. */

@@ -1,5 +1,8 @@
 // Devices of a guest as arguments of QEMU. Properties are QEMU's own (`-device NAME,help`).
 
+import { truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
 export type Properties = Readonly<Record<string, string | number | boolean | undefined>>;
 
 /** `-device driver,name=value,…`. */
@@ -15,6 +18,8 @@ function listOf(properties: Properties): string[] {
   });
 }
 
+const IMAGE_BYTES = 2 ** 26;
+
 /** A fault that QEMU's block layer returns (its driver blkdebug). */
 export interface DiskFault {
   iotype: 'read' | 'write' | 'write-zeroes' | 'discard' | 'flush';
@@ -26,7 +31,7 @@ export interface DiskFault {
 }
 
 export interface Disk {
-  /** Size of an image, full of zeros, that is made for the guest and removed with it. */
+  /** Size of an image, full of zeros, that is made for the guest and removed with it; 64 MiB. */
   bytes?: number;
   /** An image of the caller's instead. */
   file?: string;
@@ -36,9 +41,24 @@ export interface Disk {
   throttle?: string;
 }
 
+/** The images of disks by name; those that are to be made are made in `folder`. */
+export function imageFiles(
+  folder: string,
+  disks: Readonly<Record<string, Disk>>,
+): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(disks).map(([name, disk]) => {
+      if (disk.file !== undefined) return [name, disk.file];
+      const file = join(folder, `${name}.img`);
+      writeFileSync(file, '');
+      truncateSync(file, disk.bytes ?? IMAGE_BYTES);
+      return [name, file];
+    }),
+  );
+}
+
 /** `-blockdev` of a raw image, with the disk's name as name of its node. */
 export function blockdev(name: string, file: string, disk: Disk): string[] {
-  // Without it QEMU ignores what a guest discards.
   const image = { driver: 'file', filename: file, discard: 'unmap' };
   const faults = disk.faults ?? [];
   const injected = faults.map(({ iotype, sector, errno, once }) => ({

@@ -26,8 +26,10 @@ export class GuestUnavailable extends Error {
   override readonly name = 'GuestUnavailable';
 }
 
+export const QEMU = '/usr/bin/qemu-system-x86_64';
+
 const PROGRAMS: readonly { path: string; package: string }[] = [
-  { path: '/usr/bin/qemu-system-x86_64', package: 'qemu-system-x86' },
+  { path: QEMU, package: 'qemu-system-x86' },
   { path: '/usr/bin/qemu-img', package: 'qemu-utils' },
   { path: '/bin/busybox', package: 'busybox-static' },
   { path: '/sbin/modprobe', package: 'kmod' },
@@ -45,16 +47,20 @@ const runFile = promisify(execFile);
 
 /** The image, made if it is not there yet; throws GuestUnavailable where it cannot be made. */
 export async function guestImage(): Promise<GuestImage> {
-  const missing = PROGRAMS.filter(({ path }) => !existsSync(path));
-  if (missing.length > 0) {
-    const names = missing.map((program) => program.package).join(' ');
-    throw new GuestUnavailable(`missing; as root: apt-get install ${names}`);
-  }
+  checkPrograms();
   const cache = cacheFolder();
   sweep(cache);
   const modules = kernelOf(cache) ?? (await fetchKernel(cache));
   const kernel = join(modules, 'boot', readdirSync(join(modules, 'boot'))[0]!);
   return { kernel, initramfs: await initramfsOf(cache, modules), modules };
+}
+
+/** Throws GuestUnavailable where a program that runs guests is missing. */
+export function checkPrograms(): void {
+  const missing = PROGRAMS.filter(({ path }) => !existsSync(path));
+  if (missing.length === 0) return;
+  const names = missing.map((program) => program.package).join(' ');
+  throw new GuestUnavailable(`missing; as root: apt-get install ${names}`);
 }
 
 function cacheFolder(): string {

@@ -2,8 +2,9 @@
 //
 // A folder has a reaper: a shell that reads a pipe of this process and removes the folder when the
 // pipe ends. A process is started by setpriv, so that the kernel kills it when the thread that
-// started it ends. Neither inherits a descriptor of this process: nobody who waits for the end of
-// this process's output waits for them.
+// started it ends, and below a timeout of its own, which also ends it when this process is busy or
+// waits for it. Neither inherits a descriptor of this process: nobody who waits for the end of this
+// process's output waits for them.
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
@@ -41,22 +42,23 @@ export class TemporaryFolder {
   }
 }
 
-/** A process with its output in a file. */
+/** A process with its output in a file; it is ended after `limitMs`. */
 export class TetheredProcess {
-  readonly pid: number;
   /** Resolves once it has ended, with its exit code or signal. */
   readonly ended: Promise<number | NodeJS.Signals>;
   hasEnded = false;
   private readonly child: ChildProcess;
   private readonly log: string;
 
-  constructor(file: string, args: readonly string[], log: string) {
+  constructor(file: string, args: readonly string[], log: string, limitMs: number) {
     this.log = log;
     const out = openSync(log, 'a');
+    const tether = ['/usr/bin/setpriv', '--pdeathsig', 'KILL'];
+    // In the foreground: what ends this process's group is to end these, too.
+    const limit = ['timeout', '--foreground', '--kill-after=2', String(limitMs / 1000)];
+    const [command, ...rest] = [...tether, ...limit, ...tether, file, ...args];
     try {
-      this.child = spawn('/usr/bin/setpriv', ['--pdeathsig', 'KILL', file, ...args], {
-        stdio: ['ignore', out, out],
-      });
+      this.child = spawn(command!, rest, { stdio: ['ignore', out, out] });
     } finally {
       closeSync(out);
     }
@@ -64,7 +66,6 @@ export class TetheredProcess {
       this.child.on('error', () => undefined);
       throw new Error(`${file} cannot be started: there is no setpriv (package util-linux)`);
     }
-    this.pid = this.child.pid;
     this.ended = once(this.child, 'exit').then(([code, signal]) => {
       this.hasEnded = true;
       return (code ?? signal) as number | NodeJS.Signals;

@@ -139,6 +139,7 @@ describe('a segment that closes', () => {
     expect(at(space, closed)).toBe(0);
     expect(space.stale).toBe(true);
     expect(transport.mapped.size).toBe(2);
+    space.collect();
     space.reap();
     expect(space.stale).toBe(false);
     expect([...transport.mapped.keys()]).toEqual([kept.address]);
@@ -151,21 +152,37 @@ describe('a segment that closes', () => {
     space.reach(segment.address);
     segment.close();
     transport.deferred = true;
-    space.reap();
-    space.reap();
+    for (let i = 0; i < 2; i++) {
+      space.collect();
+      space.reap();
+    }
     expect(transport.calls.filter((call) => call.startsWith('unmap'))).toHaveLength(1);
     expect(space.stale).toBe(true);
     space.unmapped(segment.address);
     expect(space.stale).toBe(false);
   });
 
-  it('is reaped at home only', () => {
+  it('stays mapped when it closed after what is reaped was collected', () => {
+    const { space, transport } = openSpace();
+    const [first, second] = [make(), make()];
+    space.reach(first.address);
+    space.reach(second.address);
+    first.close();
+    space.collect();
+    second.close();
+    space.reap();
+    space.reap();
+    expect([...transport.mapped.keys()]).toEqual([second.address]);
+    expect(space.stale).toBe(true);
+  });
+
+  it('is collected at home only', () => {
     const { space, transport } = openSpace();
     const elsewhere = new DomainSpace(transport, ALL, space.domain);
     const segment = make();
     expect(elsewhere.reach(segment.address)).toBe(true);
     expect(at(space, segment)).toBe(3);
-    expect(() => elsewhere.reap()).toThrow(TypeError);
+    expect(() => elsewhere.collect()).toThrow(TypeError);
   });
 });
 

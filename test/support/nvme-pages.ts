@@ -39,3 +39,14 @@ export function pageOf(
   }
   return new Uint8Array(page);
 }
+
+/**
+ * JSON to compare: numbers beyond 2^53 as texts, and 32-bit fields as unsigned, which nvme-cli 2.3
+ * shows as signed.
+ */
+export function comparable(json: string): unknown {
+  const exact = json.replace(/(: ?)(-?\d{16,})(?=,?\n)/g, '$1"$2"');
+  return JSON.parse(exact, (_, value: unknown) =>
+    typeof value === 'number' && value < 0 ? value >>> 0 : value,
+  );
+}

@@ -1,6 +1,6 @@
 // nvme: a namespace of an NVMe controller, driven from this process (NVM Express Base 2.0).
 //
-//   nvme:0000:01:00.0/1            namespace 1 of a controller that vfio-pci holds (`penstock bind`)
+//   nvme:0000:01:00.0/1          namespace 1 of a controller that vfio-pci holds
 //   nvme+vfio-user:/run/nvme0/1    namespace 1 of what a vfio-user server offers at /run/nvme0
 
 import { PenstockError } from '../../errors.js';
@@ -48,7 +48,7 @@ export async function openNvme(
 function findNamespace(controller: NvmeController, nsid: number): NvmeBackend['namespace'] {
   const there = controller.namespaces.list();
   const found = nsid === 0 ? there[0] : there.find((entry) => entry.nsid === nsid);
-  if (found?.problem != null) throw found.problem;
+  if (found !== undefined && found.problem !== null) throw found.problem;
   if (found !== undefined) return found;
   const names = there.map((entry) => entry.nsid).join(', ');
   const { address } = controller.pci;

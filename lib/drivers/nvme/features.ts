@@ -100,7 +100,7 @@ const FEATURES: Readonly<Record<number, FeatureEntry>> = {
     ['wsel', 0, 2, '1 deterministic, 2 not'],
   ]),
   [Feature.LBA_STATUS_INTERVAL]: feature('LBA status information', [
-    ['lsirti', 0, 15, 'interval of reports, in 100 ms'],
+    ['lsiri', 0, 15, 'interval of reports, in 100 ms'],
     ['lsipi', 16, 31, 'interval of polls, in 100 ms'],
   ]),
   [Feature.HOST_BEHAVIOR]: feature('host behavior support', [], 512),

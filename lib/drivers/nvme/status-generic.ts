@@ -89,7 +89,7 @@ export const GENERIC_STATUS: readonly StatusRow[] = [
     'INVALID_NS',
     'there is no such namespace, or its format is invalid',
     NAMESPACE,
-    Status.BAD_REQUEST,
+    Status.DEVICE_GONE,
   ],
   [0x0c, 'CMD_SEQ_ERROR', 'the command came out of sequence', HOST_ERROR, Status.BAD_REQUEST],
   [0x0d, 'SGL_INVALID_LAST', 'a last SGL segment is malformed', HOST_ERROR, Status.BAD_REQUEST],

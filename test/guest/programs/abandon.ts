@@ -3,5 +3,5 @@
 import { startGuest } from '../guest.js';
 
 const guest = await startGuest({ script: 'sleep 1000' });
-console.log(JSON.stringify({ pid: guest.pid, folder: guest.folder }));
+console.log(JSON.stringify({ folder: guest.folder }));
 setInterval(() => undefined, 1_000);
