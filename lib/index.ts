@@ -67,12 +67,14 @@ export { attach, open, SCHEMES } from './open.js';
 export {
   attachFunction,
   openVfio,
+  openVfioUser,
   type Bar,
   type ConfigSpace,
   type DmaSpace,
   type PciCapability,
   type PciFunction,
   type PciIdentity,
+  type VfioUserOptions,
 } from './pci/index.js';
 export { probeUring, Ring, type RingOptions, type UringProbe } from './uring/index.js';
 export {

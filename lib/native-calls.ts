@@ -353,6 +353,11 @@ export interface Native {
    * there were more than fit: they are closed.
    */
   streamReceive(fd: number, data: Uint8Array, fds: Int32Array, timeoutUs: number): number;
+  /**
+   * Copies the next bytes and leaves them, and their descriptors, in the stream. Otherwise as
+   * streamReceive: how many of `data`, all of them but at the end of the stream; ETIMEDOUT.
+   */
+  streamPeek(fd: number, data: Uint8Array, timeoutUs: number): number;
   /** shutdown(SHUT_WR): the peer reads the end of the stream; what it sends still comes. */
   streamEnd(fd: number): void;
   /** Memory of what was sent and not yet read by the peer; 0 when all was. */

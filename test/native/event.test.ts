@@ -297,7 +297,7 @@ describe('watches', () => {
     const idle = startProcess(`
       native.watchOpen(native.eventfdCreate(), () => {});
       const watch = native.watchOpen(native.eventfdCreate(), () => {});
-      native.watchSet(watch, true, false);`);
+      native.watchSet(watch, true, true);`);
     expect(await once(idle, 'exit')).toEqual([0, null]);
     const busy = startProcess(`
       const fd = native.timerfdCreate();
