@@ -133,8 +133,9 @@ function describe(machine: Machine, holders: Holders, address: string): Descript
 
 /** A device that went: nothing is known of it, nothing can be done with it. */
 function absent(address: string): FunctionFacts {
-  const words = { driver: '', driverOverride: '', group: '', modalias: '' };
-  return { address, classCode: 0, vendor: 0, device: 0, ...words };
+  const words = { driver: '', driverOverride: '', group: '', modalias: '', physicalFunction: '' };
+  const numbers = { numaNode: -1, virtualFunctionsMax: 0, virtualFunctions: 0 };
+  return { address, classCode: 0, vendor: 0, device: 0, ...words, ...numbers };
 }
 
 function boundBy({ root }: Machine, address: string): StatusEntry['bound'] {

@@ -1,5 +1,5 @@
-// The room's door. What drives hardware is loaded when it is first asked for (attach.ts): what only
-// looks at the machine (`penstock list`, `doctor`) works without the addon.
+// The room's door. What drives hardware is loaded when it is first asked for: what only looks at
+// the machine (`penstock list`, `doctor`) works without the addon.
 
 import type { PciFunction } from './function.js';
 import type { VfioUserOptions } from './vfio-user.js';
@@ -22,7 +22,7 @@ export { bindState, readRecord, recordedAddresses } from './bind-records.js';
 export type { BindRecord, BindState } from './bind-records.js';
 export { shellLine } from './bind-steps.js';
 export { blockUses } from './block-uses.js';
-export { groupMembers, groupObstacles, isUserDriver, readFacts } from './facts.js';
+export { groupMembers, groupObstacles, isUserDriver, listFunctions, readFacts } from './facts.js';
 export type { FunctionFacts } from './facts.js';
 export { readHugepages, reserveHugepages } from './hugepages.js';
 export type { HugepagePool, Reservation } from './hugepages.js';

@@ -5,7 +5,7 @@
 import { userInfo } from 'node:os';
 import { errnoCode, PenstockError } from '../errors.js';
 import { type FunctionFacts, groupObstacles, isVfioDriver, readFacts } from './facts.js';
-import { longAddress } from './names.js';
+import { resolveFunction } from './names.js';
 import type { Root } from './root.js';
 
 const CONTAINER = '/dev/vfio/vfio';
@@ -19,15 +19,10 @@ function notReady(code: string, message: string, hint: string, cause?: unknown):
  * VFIO_MISSING, NOT_BOUND.
  */
 export function readyFunction(root: Root, given: string): FunctionFacts {
-  const address = longAddress(given);
-  if (address === '') {
-    const message = `'${given}' is no address of a PCI function`;
-    throw notReady('NO_SUCH_DEVICE', message, 'write 0000:01:00.0; `penstock list` shows them');
-  }
+  const address = resolveFunction(root, given);
   const facts = readFacts(root, address);
   if (facts === null) {
-    const message = `there is no PCI function ${address}`;
-    throw notReady('NO_SUCH_DEVICE', message, '`penstock list` shows those that there are');
+    throw notReady('NO_SUCH_DEVICE', `${address} was removed just now`, 'see the kernel log');
   }
   if (facts.group === '') {
     throw notReady(

@@ -37,6 +37,8 @@ export interface Disk {
   file?: string;
   faults?: readonly DiskFault[];
   readOnly?: boolean;
+  /** Name of a `throttle`, whose limits can be changed while the guest runs. */
+  throttle?: string;
 }
 
 /** The images of disks by name; those that are to be made are made in `folder`. */
@@ -66,10 +68,20 @@ export function blockdev(name: string, file: string, disk: Disk): string[] {
     once: once ?? false,
     ...(sector === undefined ? {} : { sector }),
   }));
-  const below =
+  const flawed =
     faults.length === 0 ? image : { driver: 'blkdebug', image, 'inject-error': injected };
+  const { throttle } = disk;
+  const below =
+    throttle === undefined
+      ? flawed
+      : { driver: 'throttle', 'throttle-group': throttle, file: flawed };
   const node = { driver: 'raw', 'node-name': name, 'read-only': disk.readOnly ?? false };
   return ['-blockdev', JSON.stringify({ ...node, discard: 'unmap', file: below })];
+}
+
+/** Limits for the disks that name it; without one until `limits` of it is set (`qom-set`). */
+export function throttle(id: string, limits: Readonly<Record<string, number>> = {}): string[] {
+  return ['-object', JSON.stringify({ 'qom-type': 'throttle-group', id, limits })];
 }
 
 export interface Namespace {

@@ -324,7 +324,7 @@ export class NvmeController implements BringUp {
         ? error
         : new PenstockError('CONTROLLER_FAILED', `${this.pci.address}: ${cause}`, { cause: error });
     this.pci.quiesce();
-    this.admin.reset();
+    this.admin.close();
     this.pairs.end();
   }
 
@@ -358,9 +358,10 @@ export class NvmeController implements BringUp {
     this.enter('CLOSED');
     this.pci.disableInterrupts();
     await this.pci.close();
-    this.forgetCommands();
+    this.admin.close();
     // Tasks that waited for a command see that it was cut off, and give back what they hold.
     await this.steps.finish(FINISH_TURNS);
+    this.forgetCommands();
     this.table.segment.close();
   }
 
