@@ -68,15 +68,16 @@ export function blockdev(name: string, file: string, disk: Disk): string[] {
     once: once ?? false,
     ...(sector === undefined ? {} : { sector }),
   }));
-  const flawed =
+  const below =
     faults.length === 0 ? image : { driver: 'blkdebug', image, 'inject-error': injected };
   const { throttle } = disk;
-  const below =
-    throttle === undefined
-      ? flawed
-      : { driver: 'throttle', 'throttle-group': throttle, file: flawed };
-  const node = { driver: 'raw', 'node-name': name, 'read-only': disk.readOnly ?? false };
-  return ['-blockdev', JSON.stringify({ ...node, discard: 'unmap', file: below })];
+  const raw = { driver: 'raw', discard: 'unmap', file: below };
+  const readOnly = disk.readOnly ?? false;
+  // The throttle is on top: a controller's reset waits for what is in the node that it knows, and
+  // only for that node is it let through.
+  const node =
+    throttle === undefined ? raw : { driver: 'throttle', 'throttle-group': throttle, file: raw };
+  return ['-blockdev', JSON.stringify({ ...node, 'node-name': name, 'read-only': readOnly })];
 }
 
 /** Limits for the disks that name it; without one until `limits` of it is set (`qom-set`). */

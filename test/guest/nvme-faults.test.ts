@@ -84,13 +84,13 @@ describe('an NVMe controller with faults', () => {
 function checkMedia(results: Record<string, unknown>): void {
   expect(results['unreadable']).toEqual({
     code: 'MEDIA_ERROR',
-    message: text(/UNRECOVERED_READ_ERROR/),
+    message: text(/READ_ERROR \(0x281\)/),
     hint: text(/./),
     retries: 4,
   });
   expect(results['unwritable']).toMatchObject({
     code: 'MEDIA_ERROR',
-    message: text(/WRITE_FAULT/),
+    message: text(/WRITE_FAULT \(0x280\)/),
     retries: 4,
   });
   expect(results['readable at the second try']).toMatchObject({ code: 'OK', retries: 1 });

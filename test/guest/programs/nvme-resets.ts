@@ -1,5 +1,5 @@
 // Resets of a controller under a verified load of three threads, one at each line that the test
-// sends; 'end' ends it.
+// sends; 'end' ends it. Its argument is the address.
 
 import { nvmeControl } from '../../../lib/drivers/nvme/index.js';
 import { open } from '../../../lib/index.js';
@@ -8,7 +8,8 @@ import { LoadWorker } from '../nvme-crew.js';
 import { bindAll } from '../nvme-inside.js';
 import { VerifiedLoad } from '../nvme-load.js';
 
-const [address = ''] = bindAll();
+bindAll();
+const [, , address = ''] = process.argv;
 const device = await open(`nvme:${address}/1?queues=4`);
 const loadAt = (i: number) => ({ depth: 8, blocks: 8, firstLba: i * 64, seed: i });
 const crew = await LoadWorker.crew(device.handle(), [0, 1].map(loadAt));
