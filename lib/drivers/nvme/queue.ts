@@ -405,7 +405,7 @@ export class NvmeQueue implements QueueDriver {
       const status = recovery.injectedStatus(slot);
       if (status === 0) this.issue(slot);
       else {
-        const verdict = recovery.failed(slot, status);
+        const verdict = recovery.failed(slot, status, true);
         if (verdict >= 0) this.slots.finish(slot, verdict);
       }
     }
