@@ -231,7 +231,7 @@ export class Guest {
       this.failure = 'timeout';
       void this.qemu.stop();
     }, timeoutMs);
-    await Promise.race([this.exited, this.qemu.ended]);
+    const ending = await Promise.race([this.exited, this.qemu.ended]);
     if (this.exitCode !== undefined) {
       // Faster than to wait for the guest to power off, and disks are written out all the same.
       await within(QUIT_LIMIT_MS, 'end of QEMU', this.quit()).catch(() => undefined);
@@ -240,7 +240,7 @@ export class Guest {
     clearTimeout(limit);
     for (const socket of [this.qmp, this.control, this.channel]) socket?.close();
     this.onReady();
-    if (this.exitCode === undefined) throw this.explain();
+    if (this.exitCode === undefined) throw this.explain(`QEMU ended with ${String(ending)}`);
     const { exitCode, stdout, stderr, kernelLog, results } = this;
     return { exitCode, stdout, stderr, kernelLog, results };
   }
@@ -250,13 +250,13 @@ export class Guest {
     await this.qemu.ended;
   }
 
-  private explain(): GuestError {
+  private explain(ending: string): GuestError {
     const console = readFileSync(join(this.folder, 'console'), 'utf8');
     const parts = { console, stdout: this.stdout, stderr: this.stderr, QEMU: this.qemuOutput };
     const detail = Object.entries(parts)
       .filter(([, text]) => text !== '')
       .map(([name, text]) => `\n${name}:\n${text.slice(-TAIL_CHARACTERS).trimEnd()}`);
-    return new GuestError(this.name, this.failure, detail.join(''));
+    return new GuestError(this.name, this.failure, `\n${ending}${detail.join('')}`);
   }
 
   private takeControl(line: string): void {

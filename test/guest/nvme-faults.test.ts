@@ -130,7 +130,7 @@ function checkMedia(results: Record<string, unknown>): void {
 function checkStuck(results: Record<string, unknown>): void {
   expect(results['stuck']).toEqual({
     codes: { 1: 'TIMED_OUT', 2: 'OK', 3: 'OK' },
-    explained: { code: 'TIMED_OUT', message: text(/./), hint: text(/./) },
+    explained: { code: 'TIMED_OUT', message: text(/./), hint: text(/./), detail: 0 },
     aborts: 1,
     resets: 1,
     queue: { retries: 2, timeouts: 1, resets: 1 },
