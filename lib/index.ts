@@ -3,6 +3,14 @@
 export { PenstockError, type ErrorDetail } from './errors.js';
 export { faultControl, type FaultControl, type FaultCounters } from './drivers/fault/index.js';
 export {
+  NvmeControl,
+  nvmeControl,
+  RAW_COMMAND,
+  type AdminCommand,
+  type InjectOptions,
+  type NvmeEvent,
+} from './drivers/nvme/index.js';
+export {
   readTrace,
   replayTrace,
   TRACE_RECORD,
@@ -59,12 +67,14 @@ export { attach, open, SCHEMES } from './open.js';
 export {
   attachFunction,
   openVfio,
+  openVfioUser,
   type Bar,
   type ConfigSpace,
   type DmaSpace,
   type PciCapability,
   type PciFunction,
   type PciIdentity,
+  type VfioUserOptions,
 } from './pci/index.js';
 export { probeUring, Ring, type RingOptions, type UringProbe } from './uring/index.js';
 export {

@@ -34,6 +34,7 @@
 #include "descriptor.h"
 #include "memory.h"
 #include "registry.h"
+#include "room.h"
 
 namespace penstock {
 
@@ -127,9 +128,11 @@ int takeDescriptor(napi_env env, CallKind kind, int fd, Failure* failure) {
 
 napi_value blockingStart(napi_env env, napi_callback_info info) {
   Args args(env, info);
+  Room* room = roomOf(args);
   int64_t kind;
   int fd;
   if (!args.integer(0, "kind", kReset, kClose, &kind) || !args.fd(1, "fd", &fd)) return nullptr;
+  if (kind == kClose && room->watchOfFd.contains(fd)) return throwErrno(env, EBUSY, "close");
   const int event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (event < 0) return throwErrno(env, errno, "eventfd");
   auto task = std::make_shared<Task>();
@@ -153,6 +156,7 @@ napi_value blockingStart(napi_env env, napi_callback_info info) {
     close(event);
     return throwErrno(env, failure.error, failure.call);
   }
+  if (kind == kClose) room->counters.erase(fd);
   {
     std::lock_guard lock(tableLock);
     tasks[event] = {env, task};
@@ -206,10 +210,13 @@ bool closeDevices(std::vector<int> fds) {
   return shared->changed.wait_for(lock, kCloseBound, [&] { return shared->done; });
 }
 
-bool initBlocking(napi_env env, napi_value exports) {
+bool initBlocking(napi_env env, napi_value exports, Room* room) {
+  constexpr RoomFunction functions[] = {
+      {"blockingStart", blockingStart},
+      {"blockingResult", blockingResult},
+  };
   return napi_add_env_cleanup_hook(env, forgetTasks, env) == napi_ok &&
-         defineFunction(env, exports, "blockingStart", blockingStart) &&
-         defineFunction(env, exports, "blockingResult", blockingResult);
+         defineInRoom(env, exports, room, functions);
 }
 
 }  // namespace penstock

@@ -75,6 +75,5 @@ bool initCopy(napi_env env, napi_value exports);
 bool initDma(napi_env env, napi_value exports);
 bool initRegion(napi_env env, napi_value exports);
 bool initVfio(napi_env env, napi_value exports);
-bool initBlocking(napi_env env, napi_value exports);
 
 }  // namespace penstock

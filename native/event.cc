@@ -241,7 +241,8 @@ bool initEvent(napi_env env, napi_value exports) {
       {"futexWake", futexWake},
   };
   return defineInRoom(env, exports, room, functions) && initFile(env, exports, room) &&
-         initWatch(env, exports, room) && initStream(env, exports, room);
+         initWatch(env, exports, room) && initStream(env, exports, room) &&
+         initBlocking(env, exports, room);
 }
 
 }  // namespace penstock

@@ -62,6 +62,7 @@ bool defineInRoom(napi_env env, napi_value exports, Room* room,
 
 bool initFile(napi_env env, napi_value exports, Room* room);
 bool initWatch(napi_env env, napi_value exports, Room* room);
+bool initBlocking(napi_env env, napi_value exports, Room* room);
 bool initStream(napi_env env, napi_value exports, Room* room);
 
 }  // namespace penstock

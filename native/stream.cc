@@ -4,6 +4,8 @@
 // Invariants:
 // - A call moves all of its bytes, or the stream is of no more use: nothing says where a part
 //   ends. A deadline that passes is ETIMEDOUT; no thread blocks for longer than a slice (wait.h).
+// - Looking ahead takes nothing: who is terminated between that and the receiving of the whole
+//   message leaves it to others.
 // - Every descriptor that comes in is close-on-exec from the start and owned by the environment, or
 //   closed. A call gives the descriptors of all its bytes, or none.
 // - Lists are read before views: reading a list may run JavaScript, which may detach a view. No
@@ -17,6 +19,7 @@
 
 #include <cerrno>
 #include <climits>
+#include <ctime>
 
 #include "check.h"
 #include "descriptor.h"
@@ -27,6 +30,8 @@
 namespace penstock {
 
 namespace {
+
+constexpr int64_t kNapNs = 1'000'000;
 
 napi_value streamListen(napi_env env, napi_callback_info info) {
   return listenUnix(Args(env, info), SOCK_STREAM);
@@ -179,6 +184,51 @@ napi_value streamReceive(napi_env env, napi_callback_info info) {
   return makeNumber(env, static_cast<double>(received));
 }
 
+// Whether the peer has ended the stream, so that nothing more comes.
+bool atEnd(int fd) {
+  pollfd polled = {.fd = fd, .events = POLLRDHUP, .revents = 0};
+  return poll(&polled, 1, 0) > 0 && (polled.revents & (POLLRDHUP | POLLHUP)) != 0;
+}
+
+// Part of a message's head is there and stays, so poll has nothing to wait for.
+bool awaitRest(const Args& args, const Deadline& deadline) {
+  const timespec nap = {.tv_sec = 0, .tv_nsec = kNapNs};
+  if (deadline.passed()) {
+    throwErrno(args.env(), ETIMEDOUT, "recv");
+    return false;
+  }
+  nanosleep(&nap, nullptr);
+  return mayGoOn(args.env(), roomOf(args));
+}
+
+napi_value streamPeek(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  int fd;
+  int64_t timeoutUs;
+  void* data;
+  size_t bytes;
+  if (!args.fd(0, "fd", &fd) || !args.integer(2, "timeoutUs", 0, kTimeoutUsMax, &timeoutUs) ||
+      !args.view(1, "data", 1, &data, &bytes)) {
+    return nullptr;
+  }
+  if (bytes == 0) return throwRange(env, "data must not be empty");
+  const Deadline deadline(timeoutUs);
+  for (;;) {
+    const ssize_t there = recv(fd, data, bytes, MSG_DONTWAIT | MSG_PEEK);
+    if (there == static_cast<ssize_t>(bytes) || there == 0) {
+      return makeNumber(env, static_cast<double>(there));
+    }
+    if (there > 0) {
+      if (atEnd(fd)) return makeNumber(env, static_cast<double>(there));
+      if (!awaitRest(args, deadline)) return nullptr;
+    } else if (errno == EAGAIN) {
+      if (!awaitReady(args, fd, POLLIN, deadline)) return nullptr;
+    } else if (errno != EINTR) {
+      return throwErrno(env, errno, "recv");
+    }
+  }
+}
+
 napi_value streamEnd(napi_env env, napi_callback_info info) {
   Args args(env, info);
   int fd;
@@ -201,7 +251,8 @@ bool initStream(napi_env env, napi_value exports, Room* room) {
   constexpr RoomFunction functions[] = {
       {"streamListen", streamListen}, {"streamConnect", streamConnect},
       {"streamSend", streamSend},     {"streamReceive", streamReceive},
-      {"streamEnd", streamEnd},       {"streamUnread", streamUnread},
+      {"streamPeek", streamPeek},     {"streamEnd", streamEnd},
+      {"streamUnread", streamUnread},
   };
   return defineInRoom(env, exports, room, functions);
 }

@@ -42,6 +42,8 @@ class Deadline {
     return toTimespec(std::min(left, kSliceNs));
   }
 
+  bool passed() const { return limited_ && monotonicNs() >= endNs_; }
+
  private:
   bool limited_;
   int64_t endNs_;

@@ -20,6 +20,7 @@ import { buildProgram } from '../lib/cli/program.js';
 import { FAULT_KEYS } from '../lib/drivers/fault/index.js';
 import { driver as fileDriver } from '../lib/drivers/file/index.js';
 import { driver as nullDriver } from '../lib/drivers/null/index.js';
+import { driver as nvmeDriver } from '../lib/drivers/nvme/index.js';
 import { driver as ramDriver } from '../lib/drivers/ram/index.js';
 import { allStatuses, hpdiStatus } from '../lib/drivers/nvme/index.js';
 import { TRACE_KEYS } from '../lib/drivers/trace/index.js';
@@ -132,6 +133,7 @@ describe('docs/uri.md', () => {
     ['file', fileDriver.keys],
     ['ram', ramDriver.keys],
     ['null', nullDriver.keys],
+    ['nvme', nvmeDriver.keys],
   ])('lists the keys of %s:', (scheme, keys) => {
     expect(listed(page, `## \`${scheme}:`).sort()).toEqual(Object.keys(keys).sort());
   });

@@ -18,6 +18,7 @@ const SLICES: readonly [string, number][] = [
   ['memory', 800],
   ['workers', 6],
   ['faults', 40],
+  ['nvme-fuzz', 200],
 ];
 
 interface Run {

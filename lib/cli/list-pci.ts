@@ -2,7 +2,13 @@
 // (network), and virtio's network, block and SCSI devices whatever class they claim. From sysfs
 // (Documentation/ABI/testing/sysfs-bus-pci); virtio device ids as in virtio 1.2, section 4.1.2.
 
-import { type Holders, type Root, interfaceUses, interfacesOf } from '../pci/index.js';
+import {
+  type Holders,
+  type Root,
+  interfaceUses,
+  interfacesOf,
+  listFunctions,
+} from '../pci/index.js';
 import type { BlockEntry } from './list-block.js';
 
 const CLASS_STORAGE = 0x01;
@@ -54,11 +60,8 @@ export function listPciDevices(
 ): PciEntry[] {
   const names = readPciNames(root);
   const entries: PciEntry[] = [];
-  for (const address of root.list('/sys/bus/pci/devices')) {
-    const folder = `/sys/bus/pci/devices/${address}`;
-    const [classCode, vendor, device] = ['class', 'vendor', 'device'].map((file) =>
-      Number(root.read(`${folder}/${file}`)),
-    ) as [number, number, number];
+  for (const facts of listFunctions(root)) {
+    const { address, classCode, vendor, device } = facts;
     const kind = kindOf(classCode, vendor, device);
     if (kind === null) continue;
     const disks = blocks.filter(
@@ -73,9 +76,9 @@ export function listPciDevices(
       vendor: hex(vendor, 4),
       device: hex(device, 4),
       model: names(vendor, device),
-      driver: root.linkName(`${folder}/driver`),
-      iommu_group: root.linkName(`${folder}/iommu_group`),
-      numa_node: Number(root.read(`${folder}/numa_node`) || '-1'),
+      driver: facts.driver,
+      iommu_group: facts.group,
+      numa_node: facts.numaNode,
       size_bytes: disks.reduce((sum, disk) => sum + disk.size_bytes, 0),
       block_devices: disks.map((disk) => disk.name),
       interfaces,

@@ -11,9 +11,9 @@ import {
   type Refusal,
   bindState,
   groupMembers,
+  groupObstacles,
   hostMachine,
   isUserDriver,
-  leavesGroupViable,
   readFacts,
   readHolders,
   readHugepages,
@@ -113,13 +113,14 @@ function describe(machine: Machine, holders: Holders, address: string): Descript
   const facts = readFacts(root, address) ?? absent(address);
   const { driver, group } = facts;
   const members = groupMembers(root, group).filter((member) => member.address !== address);
+  const viable = groupObstacles(root, group, new Set([address])).length === 0;
   const options = { driver: 'vfio-pci', together: new Set([address]), probe: false };
   const node = group !== '' && root.exists(`/dev/vfio/${group}`) ? `/dev/vfio/${group}` : '';
   return {
     driver,
     driver_override: facts.driverOverride,
     iommu_group: group,
-    group_viable: group === '' ? null : members.every(leavesGroupViable),
+    group_viable: group === '' ? null : viable,
     group_members: members.map((member) => member.address),
     in_use_by: usesOf(machine, holders, facts, { probe: false }).map(({ words }) => words),
     refusals: refusalsToBind(machine, holders, facts, options).map(
@@ -132,8 +133,9 @@ function describe(machine: Machine, holders: Holders, address: string): Descript
 
 /** A device that went: nothing is known of it, nothing can be done with it. */
 function absent(address: string): FunctionFacts {
-  const words = { driver: '', driverOverride: '', group: '', modalias: '' };
-  return { address, classCode: 0, vendor: 0, device: 0, ...words };
+  const words = { driver: '', driverOverride: '', group: '', modalias: '', physicalFunction: '' };
+  const numbers = { numaNode: -1, virtualFunctionsMax: 0, virtualFunctions: 0 };
+  return { address, classCode: 0, vendor: 0, device: 0, ...words, ...numbers };
 }
 
 function boundBy({ root }: Machine, address: string): StatusEntry['bound'] {

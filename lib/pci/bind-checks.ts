@@ -7,10 +7,9 @@ import {
   CLASS_BRIDGE,
   type FunctionFacts,
   functionFolder,
-  groupMembers,
+  groupObstacles,
   isUserDriver,
   isVfioDriver,
-  leavesGroupViable,
 } from './facts.js';
 import { type Holders, type Use, deviceNode } from './holders.js';
 import type { Machine } from './machine.js';
@@ -107,9 +106,7 @@ function refusalsOfGroup(
   if (facts.group === '') {
     return [refusal(facts, 'NO_IOMMU', 'it is in no IOMMU group', iommuHint(root))];
   }
-  const others = groupMembers(root, facts.group).filter(
-    (member) => !together.has(member.address) && !leavesGroupViable(member),
-  );
+  const others = groupObstacles(root, facts.group, together);
   if (others.length === 0) return [];
   const names = others.map(({ address, driver }) => `${address} (${driver})`).join(', ');
   return [

@@ -1,5 +1,5 @@
-// What sysfs says of a PCI function that matters for binding it
-// (Documentation/ABI/testing/sysfs-bus-pci), read anew at each call.
+// What sysfs says of PCI functions (Documentation/ABI/testing/sysfs-bus-pci), read anew at each
+// call.
 
 import type { Root } from './root.js';
 
@@ -21,10 +21,24 @@ export interface FunctionFacts {
   readonly group: string;
   /** What modprobe finds the module by that the kernel would drive it with. */
   readonly modalias: string;
+  /** -1 when unknown. */
+  readonly numaNode: number;
+  /** Virtual functions it can have (SR-IOV), and those that are enabled. */
+  readonly virtualFunctionsMax: number;
+  readonly virtualFunctions: number;
+  /** Of a virtual function, the address of its physical one; '' for others. */
+  readonly physicalFunction: string;
+}
+
+const FUNCTIONS = '/sys/bus/pci/devices';
+
+/** Every function of the machine. */
+export function listFunctions(root: Root): FunctionFacts[] {
+  return root.list(FUNCTIONS).flatMap((address) => readFacts(root, address) ?? []);
 }
 
 export function functionFolder(address: string): string {
-  return `/sys/bus/pci/devices/${address}`;
+  return `${FUNCTIONS}/${address}`;
 }
 
 /** Null when there is no such function (any more). */
@@ -41,6 +55,10 @@ export function readFacts(root: Root, address: string): FunctionFacts | null {
     driverOverride: override === '(null)' ? '' : override,
     group: root.linkName(`${folder}/iommu_group`),
     modalias: root.read(`${folder}/modalias`),
+    numaNode: Number(root.read(`${folder}/numa_node`) || '-1'),
+    virtualFunctionsMax: Number(root.read(`${folder}/sriov_totalvfs`)),
+    virtualFunctions: Number(root.read(`${folder}/sriov_numvfs`)),
+    physicalFunction: root.linkName(`${folder}/physfn`),
   };
 }
 
@@ -51,6 +69,17 @@ export function groupMembers(root: Root, group: string): FunctionFacts[] {
     .list(`/sys/kernel/iommu_groups/${group}/devices`)
     .map((address) => readFacts(root, address))
     .filter((facts) => facts !== null);
+}
+
+/** Members beside these that keep the function's group from being given to VFIO. */
+export function groupObstacles(
+  root: Root,
+  group: string,
+  beside: ReadonlySet<string>,
+): FunctionFacts[] {
+  return groupMembers(root, group).filter(
+    (member) => !beside.has(member.address) && !leavesGroupViable(member),
+  );
 }
 
 /** Whether a group stays viable with this member: the kernel's own rule (linux, vfio and pci). */

@@ -4,17 +4,11 @@
 
 import { userInfo } from 'node:os';
 import { errnoCode, PenstockError } from '../errors.js';
-import {
-  type FunctionFacts,
-  groupMembers,
-  isVfioDriver,
-  leavesGroupViable,
-  readFacts,
-} from './facts.js';
+import { type FunctionFacts, groupObstacles, isVfioDriver, readFacts } from './facts.js';
+import { resolveFunction } from './names.js';
 import type { Root } from './root.js';
 
 const CONTAINER = '/dev/vfio/vfio';
-const ADDRESS = /^(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])$/;
 
 function notReady(code: string, message: string, hint: string, cause?: unknown): PenstockError {
   return new PenstockError(code, message, { hint, cause, exitCode: 3 });
@@ -25,16 +19,10 @@ function notReady(code: string, message: string, hint: string, cause?: unknown):
  * VFIO_MISSING, NOT_BOUND.
  */
 export function readyFunction(root: Root, given: string): FunctionFacts {
-  const [, domain = '0000', rest] = ADDRESS.exec(given.toLowerCase()) ?? [];
-  if (rest === undefined) {
-    const message = `'${given}' is no address of a PCI function`;
-    throw notReady('NO_SUCH_DEVICE', message, 'write 0000:01:00.0; `penstock list` shows them');
-  }
-  const address = `${domain}:${rest}`;
+  const address = resolveFunction(root, given);
   const facts = readFacts(root, address);
   if (facts === null) {
-    const message = `there is no PCI function ${address}`;
-    throw notReady('NO_SUCH_DEVICE', message, '`penstock list` shows those that there are');
+    throw notReady('NO_SUCH_DEVICE', `${address} was removed just now`, 'see the kernel log');
   }
   if (facts.group === '') {
     throw notReady(
@@ -91,9 +79,7 @@ function groupBusy(path: string, cause: unknown): PenstockError {
 
 /** The group has members that some other driver of the kernel has. */
 export function groupNotViable(root: Root, facts: FunctionFacts): PenstockError {
-  const others = groupMembers(root, facts.group).filter(
-    (member) => member.address !== facts.address && !leavesGroupViable(member),
-  );
+  const others = groupObstacles(root, facts.group, new Set([facts.address]));
   const names = others.map((member) => `${member.address} (${member.driver})`).join(', ');
   const message = `IOMMU group ${facts.group} of ${facts.address} has members with the kernel`;
   return notReady(

@@ -77,9 +77,10 @@ export class Vectors {
     this.eventfds = [];
     try {
       native.vfioSetIrqs(this.device, this.index, 0, []);
-    } finally {
-      for (const fd of eventfds) native.fileClose(fd);
+    } catch {
+      // A device that went away has none to disable.
     }
+    for (const fd of eventfds) native.fileClose(fd);
   }
 
   /** INTx stays masked after each interrupt, so that the line cannot storm, until this. */

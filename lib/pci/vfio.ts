@@ -50,10 +50,14 @@ export async function openVfio(address: string, root: Root = fileRoot()): Promis
     device = iommu.openDevice();
     return new VfioFunction(facts.address, iommu, device);
   } catch (error) {
-    if (device !== undefined) await blockingCall(BlockingKind.close, device);
-    await iommu.close();
+    await within(closeAll(iommu, device), CLOSE_LIMIT_MS);
     throw setupError(facts, error);
   }
+}
+
+async function closeAll(iommu: IommuBackend, device: number | undefined): Promise<void> {
+  if (device !== undefined) await blockingCall(BlockingKind.close, device);
+  await iommu.close();
 }
 
 class VfioFunction implements PciFunction {
@@ -205,8 +209,7 @@ class VfioFunction implements PciFunction {
 
   private async releaseDevice(): Promise<void> {
     if (this.resetting !== null) await this.resetting;
-    await blockingCall(BlockingKind.close, this.device);
-    await this.iommu.close();
+    await closeAll(this.iommu, this.device);
     this.dma.close();
     for (const fd of this.interrupts.eventfds) native.fileClose(fd);
   }

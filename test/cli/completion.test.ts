@@ -36,6 +36,7 @@ describe('bash completion', () => {
     expect(await bashOffers('')).toEqual(expect.arrayContaining(['doctor', 'list', 'completion']));
     expect(await bashOffers('do')).toEqual(['doctor']);
     expect(await bashOffers('list', '--')).toEqual(['--json', '--help']);
+    expect(await bashOffers('unbind', '--')).toEqual(['--json', '--all', '--dry-run', '--help']);
     expect(await bashOffers('completion', '')).toEqual(['bash', 'zsh', 'fish']);
   });
 

@@ -23,6 +23,7 @@ const DOORS = [
   'wire/index',
   'uring/index',
   'hpdi/index',
+  'pci/index',
 ];
 
 function prelude(): string {

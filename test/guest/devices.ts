@@ -37,6 +37,8 @@ export interface Disk {
   file?: string;
   faults?: readonly DiskFault[];
   readOnly?: boolean;
+  /** Name of a `throttle`, whose limits can be changed while the guest runs. */
+  throttle?: string;
 }
 
 /** The images of disks by name; those that are to be made are made in `folder`. */
@@ -68,8 +70,19 @@ export function blockdev(name: string, file: string, disk: Disk): string[] {
   }));
   const below =
     faults.length === 0 ? image : { driver: 'blkdebug', image, 'inject-error': injected };
-  const node = { driver: 'raw', 'node-name': name, 'read-only': disk.readOnly ?? false };
-  return ['-blockdev', JSON.stringify({ ...node, discard: 'unmap', file: below })];
+  const { throttle } = disk;
+  const raw = { driver: 'raw', discard: 'unmap', file: below };
+  const readOnly = disk.readOnly ?? false;
+  // The throttle is on top: a controller's reset waits for what is in the node that it knows, and
+  // only for that node is it let through.
+  const node =
+    throttle === undefined ? raw : { driver: 'throttle', 'throttle-group': throttle, file: raw };
+  return ['-blockdev', JSON.stringify({ ...node, 'node-name': name, 'read-only': readOnly })];
+}
+
+/** Limits for the disks that name it; without one until `limits` of it is set (`qom-set`). */
+export function throttle(id: string, limits: Readonly<Record<string, number>> = {}): string[] {
+  return ['-object', JSON.stringify({ 'qom-type': 'throttle-group', id, limits })];
 }
 
 export interface Namespace {

@@ -48,7 +48,7 @@ it(
     // What stands in the way.
     expect(results).toMatchObject({
       'no module': refused('VFIO_MISSING', /modprobe vfio-pci/),
-      'no device': refused('NO_SUCH_DEVICE', /penstock list/),
+      'no device': refused('NO_SUCH_DEVICE', /penstock status/),
       'not bound': refused('NOT_BOUND', /penstock bind 0000:00:05\.0/, /driver nvme/),
       denied: refused('PERMISSION_DENIED', /chown .* \/dev\/vfio\/\d+/),
       'not viable': refused('GROUP_NOT_VIABLE', /bind 0000:00:06\.0/, /0000:00:06\.0 \(nvme\)/),
@@ -115,7 +115,7 @@ it(
     // The kernel asks for the device back while it works, and gets it.
     expect(results).toMatchObject({
       'asked to remove': { vs: VS, gone: false },
-      removed: refused('NO_SUCH_DEVICE', /penstock list/),
+      removed: refused('NO_SUCH_DEVICE', /penstock status/),
     });
   },
   LIMIT_MS + 10_000,

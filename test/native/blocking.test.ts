@@ -29,6 +29,14 @@ describe('a close on a thread of its own', () => {
     expect(openFds()).toEqual(before);
   });
 
+  test('is refused while the descriptor is watched, as a plain close is', () => {
+    const fd = native.eventfdCreate();
+    const watch = native.watchOpen(fd, () => undefined);
+    expectErrno(() => native.blockingStart(CLOSE, fd), 'EBUSY');
+    native.watchClose(watch);
+    native.fileClose(fd);
+  });
+
   test('goes on when the worker that started it ends', async () => {
     const before = openFds();
     const worker = startWorker(`

@@ -110,6 +110,52 @@ describe('bytes', () => {
   });
 });
 
+describe('looking ahead', () => {
+  const peek = (fd: number, bytes: number, timeoutUs = SECOND_US) => {
+    const data = new Uint8Array(bytes);
+    return [native.streamPeek(fd, data, timeoutUs), ...data];
+  };
+
+  test('takes nothing, no descriptors either', () => {
+    const [a, b] = connected();
+    const event = native.eventfdCreate();
+    native.streamSend(a, Uint8Array.of(1, 2, 3), [event], 0);
+    const fds = openFds();
+    expect(peek(b, 2)).toEqual([2, 1, 2]);
+    expect(peek(b, 3)).toEqual([3, 1, 2, 3]);
+    expect(openFds()).toEqual(fds);
+    const received = receive(b, 3);
+    expect(received.data).toEqual([1, 2, 3]);
+    closeAll(...received.fds, event, a, b);
+  });
+
+  test('waits for all of it, but not after the end', () => {
+    const [a, b] = connected();
+    expectErrno(() => peek(b, 1, 0), 'ETIMEDOUT');
+    native.streamSend(a, Uint8Array.of(1), [], 0);
+    expectErrno(() => peek(b, 2, 5000), 'ETIMEDOUT');
+    native.streamEnd(a);
+    expect(peek(b, 2)).toEqual([1, 1, 0]);
+    expect(receive(b, 1).data).toEqual([1]);
+    expect(peek(b, 2)).toEqual([0, 0, 0]);
+    closeAll(a, b);
+  });
+
+  test('sees what comes in parts', async () => {
+    const [a, b] = connected();
+    const worker = startWorker(
+      `for (const byte of [1, 2, 3]) {
+         Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
+         native.streamSend(workerData, Uint8Array.of(byte), [], 0);
+       }`,
+      a,
+    );
+    expect(peek(b, 3, 20 * SECOND_US)).toEqual([3, 1, 2, 3]);
+    await ended(worker);
+    closeAll(a, b);
+  });
+});
+
 describe('descriptors', () => {
   test('come with their bytes, the same files, closed on exec', () => {
     const [a, b] = connected();

@@ -66,6 +66,13 @@ export function openFds(): Set<string> {
   return new Set(listed.filter((fd) => fdIsOpen(Number(fd))));
 }
 
+/** Expects those to be open, as soon as another thread has closed what it is about to. */
+export async function untilFds(wanted: Set<string>): Promise<void> {
+  const same = () => [...openFds()].sort().join() === [...wanted].sort().join();
+  for (let i = 0; i < 200 && !same(); i++) await new Promise((resolve) => setTimeout(resolve, 5));
+  expect(openFds()).toEqual(wanted);
+}
+
 function fdIsOpen(fd: number): boolean {
   try {
     native.fileStat(fd);

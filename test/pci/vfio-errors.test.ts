@@ -37,7 +37,13 @@ describe('before anything is opened', () => {
       'NO_SUCH_DEVICE',
       /0000:/,
     ],
-    ['no such function', '02:00.0', functionOf(ADDRESS, 'vfio-pci'), 'NO_SUCH_DEVICE', /list/],
+    [
+      'no such function',
+      '02:00.0',
+      functionOf(ADDRESS, 'vfio-pci'),
+      'NO_SUCH_DEVICE',
+      /Did you mean 0000:01/,
+    ],
     ['no IOMMU', ADDRESS, functionOf(ADDRESS, 'vfio-pci', ''), 'NO_IOMMU', /VT-d or AMD-Vi/],
     ['no VFIO', ADDRESS, functionOf(ADDRESS, 'nvme'), 'VFIO_MISSING', /modprobe vfio-pci/],
     [
@@ -70,6 +76,10 @@ describe('by what a call answers', () => {
     driverOverride: '',
     group: '14',
     modalias: '',
+    numaNode: -1,
+    virtualFunctionsMax: 0,
+    virtualFunctions: 0,
+    physicalFunction: '',
   };
 
   it.each([

@@ -1,8 +1,9 @@
 // nvme-fuzz: the NVMe driver on controllers that lie.
 //
-// What must hold of every case: opening gives a device or a PenstockError; every operation completes
-// once; closing ends; nothing hangs; no address outside of what the driver may name goes to the
-// device; nothing is left behind. Cases that are not hostile must work, without any violation.
+// What must hold of every case: opening gives a device or a PenstockError; every operation
+// completes once; closing ends; nothing hangs; no address outside of what the driver may name goes
+// to the device; nothing is left behind. Cases that are not hostile must work, without any
+// violation.
 //
 // One case again: NVME_FUZZ_CASE=SEED npm run soak -- nvme-fuzz --rounds 1
 

@@ -8,8 +8,8 @@
 // The processor is there and halted by its first instruction: a machine that is stopped instead has
 // a clock that stands still and a network that takes nothing.
 //
-// Invariants: guest-physical address = Address for every attached segment. All calls are synchronous
-// and end with QEMU at the latest, which ends at its time limit.
+// Invariants: guest-physical address = Address for every attached segment. All calls are
+// synchronous and end with QEMU at the latest, which ends at its time limit.
 
 import { closeSync, writeFileSync } from 'node:fs';
 import { addressSpace, type Segment } from '../../lib/memory/index.js';

@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest';
 import * as net from '../../lib/hpdi/net.js';
 import * as records from '../../lib/hpdi/records.js';
 import { StatusWord } from '../../lib/memory/status.js';
+import * as vfioUser from '../../lib/pci/vfio-user-protocol.js';
 import * as uring from '../../lib/uring/layout.js';
 import { CONTROL_LAYOUT, CQE_LAYOUT, Sqe, SQE_LAYOUT } from '../../lib/uring/layout.js';
 import { checkLayout, decode, layout } from '../../lib/wire/index.js';
@@ -29,6 +30,22 @@ describe('hot and cold forms', () => {
   ])('of %s agree', (name, structure, bytes) => {
     expect(structure.bytes).toBe(bytes);
     expect(checkLayout(structure, enumOf(uring, name))).toEqual([]);
+  });
+
+  it.each([
+    ['Header', vfioUser.HEADER_LAYOUT, 16],
+    ['DeviceInfo', vfioUser.DEVICE_INFO_LAYOUT, 16],
+    ['RegionInfo', vfioUser.REGION_INFO_LAYOUT, 32],
+    ['SparseCap', vfioUser.SPARSE_CAP_LAYOUT, 16],
+    ['SparseArea', vfioUser.SPARSE_AREA_LAYOUT, 16],
+    ['IrqInfo', vfioUser.IRQ_INFO_LAYOUT, 16],
+    ['IrqSet', vfioUser.IRQ_SET_LAYOUT, 20],
+    ['RegionAccess', vfioUser.REGION_ACCESS_LAYOUT, 16],
+    ['DmaMap', vfioUser.DMA_MAP_LAYOUT, 32],
+    ['DmaUnmap', vfioUser.DMA_UNMAP_LAYOUT, 24],
+  ])('of vfio-user %s agree', (name, structure, bytes) => {
+    expect(structure.bytes).toBe(bytes);
+    expect(checkLayout(structure, enumOf(vfioUser, name))).toEqual([]);
   });
 
   it('put every field of the kernel where its header does', () => {

@@ -1,5 +1,5 @@
-// Admin commands as 16 words (NVM Express Base 2.0, section 5). Data pointers are PRP entries of one
-// buffer of at most two pages.
+// Admin commands as 16 words (NVM Express Base 2.0, section 5). Data pointers are PRP entries of
+// one buffer of at most two pages.
 
 import { AdminOp, Cns, CreateCq, CreateSq, Feature, GetLog, Sqe } from './commands.js';
 
@@ -39,10 +39,16 @@ export function createCompletionQueue(
   return words;
 }
 
-export function createSubmissionQueue(qid: number, entries: number, address: number): Uint32Array {
+export function createSubmissionQueue(
+  qid: number,
+  entries: number,
+  address: number,
+  priority = 0,
+): Uint32Array {
   const words = command(AdminOp.CREATE_IO_SQ, 0, address);
   words[Sqe.cdw10] = qid | ((entries - 1) << 16);
-  words[Sqe.cdw11] = CreateSq.PC | (qid << CreateSq.CQID_SHIFT);
+  words[Sqe.cdw11] =
+    CreateSq.PC | (priority << CreateSq.QPRIO_SHIFT) | (qid << CreateSq.CQID_SHIFT);
   return words;
 }
 

@@ -49,6 +49,7 @@ export class AdminQueue {
   private tail = 0;
   private head = 0;
   private phase = PHASE;
+  private closed = false;
 
   constructor(table: PairTable, bar: Bar, strideBytes: number) {
     const { adminSq, adminCq } = table.offsets;
@@ -71,9 +72,10 @@ export class AdminQueue {
     }
   }
 
-  /** Whether a command other than event requests is under way. */
-  get busy(): boolean {
-    return this.states.includes(State.inFlight);
+  /** The controller is gone or closed: no command runs any more. */
+  close(): void {
+    this.closed = true;
+    this.reset();
   }
 
   /**
@@ -82,9 +84,11 @@ export class AdminQueue {
    */
   *execute(words: Uint32Array, timeoutMs: number): Task<AdminResult> {
     let slot = this.begin(words, State.inFlight);
+    if (this.closed) throw cutOff(words[0]! & 0xff);
     const until = performance.now() + timeoutMs;
     while (slot < 0 && performance.now() < until) {
       yield;
+      if (this.closed) throw cutOff(words[0]! & 0xff);
       this.poll();
       slot = this.begin(words, State.inFlight);
     }
@@ -96,9 +100,7 @@ export class AdminQueue {
     if (slot >= 0 && this.states[slot] === State.done) return this.take(slot);
     if (slot >= 0 && this.states[slot] === State.cutOff) {
       this.states[slot] = State.free;
-      throw new PenstockError('ABORTED', `${name}: the controller was reset meanwhile`, {
-        hint: 'try again; `penstock nvme error-log` may say why it was reset',
-      });
+      throw cutOff(words[0]! & 0xff);
     }
     if (slot >= 0) this.states[slot] = State.abandoned;
     throw new PenstockError('TIMED_OUT', `${name}: no completion within ${timeoutMs} ms`, {
@@ -137,6 +139,7 @@ export class AdminQueue {
   }
 
   private begin(words: Uint32Array, state: State): number {
+    if (this.closed) return -1;
     const slot = this.states.indexOf(State.free);
     if (slot < 0) return -1;
     const at = this.tail * Sqe.words;
@@ -183,6 +186,12 @@ export function adminError(opcode: number, status: number): PenstockError {
   const { hint } = decodeStatus(status);
   return new PenstockError('NVME_STATUS', `${opcodeText(opcode)}: ${statusText(status)}`, {
     hint: hint === '' ? 'the status is the controller’s own; see its documentation' : hint,
+  });
+}
+
+function cutOff(opcode: number): PenstockError {
+  return new PenstockError('ABORTED', `${opcodeText(opcode)}: the controller was reset or closed`, {
+    hint: 'try again; `penstock nvme error-log` may say why it was reset',
   });
 }
 

@@ -109,13 +109,13 @@ function claimQueue(
       injector: claimant.injector,
       onIdle: claimant.onIdle,
       onClose: () => {
-        table.release(pair);
+        table.giveBack(pair);
         claimant.onClose(queue);
       },
     });
     return queue;
   } catch (error) {
-    table.release(pair);
+    table.giveBack(pair);
     throw error;
   }
 }
@@ -182,7 +182,10 @@ export class NvmeBackend implements Backend {
         controller.lookAround();
         return true;
       },
-      onClose: (closed) => this.queues.delete(closed),
+      onClose: (closed) => {
+        this.queues.delete(closed);
+        controller.queueClosed();
+      },
     });
     this.queues.add(queue);
     return queue;
@@ -285,7 +288,8 @@ export class AttachedNvmeBackend implements Backend {
     this.pci = pci;
     this.memoryKind = this.pci.memoryKind;
     this.table = new PairTable(segment, share.shape, share.usable);
-    // Descriptors of its own, so that a wait of this thread never stands on a number that is reused.
+    // Descriptors of its own, so that a wait of this thread never stands on a number that is
+    // reused.
     for (const fd of share.facts.eventFds) this.ownFds.push(native.fileDuplicate(fd));
     this.facts = { ...share.facts, eventFds: this.ownFds };
     if (!this.homeLives()) {

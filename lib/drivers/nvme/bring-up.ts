@@ -17,9 +17,13 @@ import { controllerFacts, type ControllerFacts } from './facts.js';
 import { Oacs } from './identify-controller.js';
 import { PairState, PairWord, type PairTable } from './pairs.js';
 import { ADMIN_ENTRIES } from './pairs.js';
+import { DELAY_AFTER_QUEUE_MS, DELAY_BEFORE_READY_MS, type Quirk } from './quirks.js';
 import { Cc, CapHi, CapLo, Csts, Reg } from './registers.js';
 import type { NvmeSettings } from './settings.js';
 import { pause, type Task } from './steps.js';
+
+/** Create I/O Submission Queue, cdw11 bits 2:1. */
+const PRIORITY_MEDIUM = 2;
 
 export type ControllerState =
   | 'CHECK_REGISTERS'
@@ -63,7 +67,7 @@ export interface BringUp {
   readonly vectors: number;
   /** Completion queues ask for interrupts. */
   readonly interrupts: boolean;
-  readonly quirks: { readonly delayMs: number };
+  readonly quirks: ReadonlySet<Quirk>;
   enter(state: ControllerState): void;
   /** Runs `use` with a page that the controller can reach. */
   withPage<T>(bytes: number, use: (address: number, bytes: Uint8Array) => Task<T>): Task<T>;
@@ -118,7 +122,7 @@ export function* disable(up: BringUp): Task<void> {
       yield* waitFor(up, (csts) => (csts & (Csts.RDY | Csts.CFS)) !== 0, 'become ready', false);
     }
     bar.write32(Reg.CC, cc & ~(Cc.EN | Cc.SHN_MASK));
-    if (quirks.delayMs > 0) yield* pause(quirks.delayMs);
+    if (quirks.has('delay-before-ready')) yield* pause(DELAY_BEFORE_READY_MS);
   }
   yield* waitFor(up, (csts) => (csts & Csts.RDY) === 0, 'become disabled', true);
 }
@@ -178,7 +182,7 @@ export function* identifyController(up: BringUp): Task<ControllerFacts> {
   const timeoutMs = up.settings.adminTimeoutMs;
   return yield* up.withPage(4096, function* (address, bytes) {
     yield* up.admin.demand(identify(Cns.CONTROLLER, 0, address), timeoutMs);
-    return controllerFacts(bytes);
+    return controllerFacts(bytes, up.quirks);
   });
 }
 
@@ -228,7 +232,9 @@ export function* createPair(up: BringUp, pair: number): Task<void> {
   const { adminTimeoutMs } = settings;
   yield* admin.demand(createCompletionQueue(qid, entries, cq, vector), adminTimeoutMs);
   const address = buffer?.address(pair) ?? sq;
-  yield* admin.demand(createSubmissionQueue(qid, entries, address), adminTimeoutMs);
+  const priority = up.quirks.has('medium-priority') ? PRIORITY_MEDIUM : 0;
+  yield* admin.demand(createSubmissionQueue(qid, entries, address, priority), adminTimeoutMs);
+  if (up.quirks.has('delay-after-queue')) yield* pause(DELAY_AFTER_QUEUE_MS);
 }
 
 function write64(bar: Bar, offset: number, value: number): void {

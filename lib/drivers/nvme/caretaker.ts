@@ -1,6 +1,6 @@
-// What a controller's home does now and then while the controller is ready: it sees that it is still
-// there, deals with commands that take too long, with what ended threads left, and with memory that
-// was closed.
+// What a controller's home does now and then while the controller is ready: it sees that it is
+// still there, deals with commands that take too long, with what ended threads left, and with
+// memory that was closed.
 
 import { native } from '../../native.js';
 import { abort, deleteQueue } from './admin-commands.js';
@@ -118,7 +118,7 @@ export class Caretaker {
   }
 
   /** Unmaps closed memory once nothing that was in flight when that was seen is left. */
-  private reapMemory(): void {
+  reapMemory(): void {
     const { dma } = this.controller.pci;
     if (this.stale === null) {
       if (!dma.stale) return;

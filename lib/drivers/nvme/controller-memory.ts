@@ -1,5 +1,5 @@
-// The controller memory buffer (NVM Express over PCIe; Base 2.0, section 8.5): submission rings in the
-// device's own memory, which spares it a read of the host's.
+// The controller memory buffer (NVM Express over PCIe; Base 2.0, section 8.5): submission rings in
+// the device's own memory, which spares it a read of the host's.
 
 import type { Bar, PciFunction } from '../../pci/index.js';
 import { Sqe } from './commands.js';
@@ -25,7 +25,9 @@ export class ControllerMemoryBuffer {
     this.ringBytes = ringBytes;
   }
 
-  /** Room for `pairs` submission rings; null where the controller has no buffer that can hold them. */
+  /**
+   * Room for `pairs` submission rings; null where the controller has no buffer that can hold them.
+   */
   static open(
     pci: PciFunction,
     registers: Bar,

@@ -10,8 +10,8 @@
 //                        GONE
 //
 // Invariants
-// 1. Before queues are told that an operation will not complete, the controller is disabled, reset or
-//    cut off from the bus: it can no longer touch the buffer.
+// 1. Before queues are told that an operation will not complete, the controller is disabled, reset
+//    or cut off from the bus: it can no longer touch the buffer.
 // 2. While the epoch is odd nobody but the home touches rings (pairs.ts).
 // 3. Everything here runs as tasks (steps.ts): nothing blocks the thread.
 
@@ -41,11 +41,13 @@ import { Injector } from './inject.js';
 import { Namespaces } from './namespaces.js';
 import { PairControl } from './pair-control.js';
 import { PairTable } from './pairs.js';
+import { DELAY_BEFORE_START_MS, quirksOf, type Quirk } from './quirks.js';
 import { Cc, Csts, Reg } from './registers.js';
 import type { NvmeSettings } from './settings.js';
-import { settled, Steps, type Task } from './steps.js';
+import { pause, settled, Steps, type Task } from './steps.js';
 
 const SHUTDOWN_MS = 5000;
+const FINISH_TURNS = 1000;
 
 export interface ControllerCounters {
   aborts: number;
@@ -69,7 +71,7 @@ export class NvmeController implements BringUp {
   readonly vectors: number;
   readonly interrupts: boolean;
   readonly eventFds: readonly number[];
-  readonly quirks: { readonly delayMs: number };
+  readonly quirks: ReadonlySet<Quirk>;
   readonly counters: ControllerCounters = { aborts: 0, resets: 0, timeouts: 0, events: 0 };
   buffer: ControllerMemoryBuffer | null = null;
   facts!: ControllerFacts;
@@ -86,20 +88,20 @@ export class NvmeController implements BringUp {
   /** Buffers of admin commands that timed out. */
   private readonly left: DmaBuffer[] = [];
 
-  private constructor(pci: PciFunction, settings: NvmeSettings, memory: Memory, delayMs: number) {
+  private constructor(pci: PciFunction, settings: NvmeSettings, memory: Memory) {
     this.pci = pci;
     this.bar = pci.bar(0);
     this.settings = settings;
     this.memory = memory;
-    this.quirks = { delayMs };
+    this.quirks = quirksOf(pci.identity);
+    assertDrivable(pci, this.quirks);
     pci.enable();
     this.capabilities = readCapabilities(this.bar, pci.address);
-    const entries = Math.min(
-      settings.entries,
-      2 ** Math.floor(Math.log2(this.capabilities.entriesMax)),
-    );
+    const entriesMax = this.quirks.has('queue-of-one') ? 2 : this.capabilities.entriesMax;
+    const entries = Math.min(settings.entries, 2 ** Math.floor(Math.log2(entriesMax)));
     const completion = this.completionMode();
-    this.interrupts = completion !== 'polled' && pci.vectors > 1;
+    const single = this.quirks.has('single-vector') || this.quirks.has('broken-msi');
+    this.interrupts = completion !== 'polled' && pci.vectors > 1 && !single;
     // A pair that has no vector of its own would have to poll: rather fewer pairs.
     const pairs = this.interrupts ? Math.min(settings.queues, pci.vectors - 1) : settings.queues;
     this.table = PairTable.create({ pairs, entries }, pci.memoryKind);
@@ -117,11 +119,10 @@ export class NvmeController implements BringUp {
     pci: PciFunction,
     settings: NvmeSettings,
     memory: Memory,
-    delayMs = 0,
   ): Promise<NvmeController> {
     let controller: NvmeController | null = null;
     try {
-      controller = new NvmeController(pci, settings, memory, delayMs);
+      controller = new NvmeController(pci, settings, memory);
       await controller.steps.run(controller.begin());
       controller.caretaker.start();
       return controller;
@@ -201,6 +202,14 @@ export class NvmeController implements BringUp {
     this.admin.poll();
     this.steps.advance();
     this.caretaker.lookAround();
+  }
+
+  /**
+   * A queue was closed, and so was its memory, which stays pinned until it is unmapped: a thread
+   * that opens and closes queues may not come to its event loop in between.
+   */
+  queueClosed(): void {
+    if (this.isReady) this.caretaker.reapMemory();
   }
 
   /** Orderly shutdown: queues complete with DEVICE_GONE what is left. */
@@ -293,6 +302,7 @@ export class NvmeController implements BringUp {
       // It does not obey: the function is reset, or at least cut off from memory.
       this.pci.quiesce();
       yield* settled(this.pci.reset());
+      if (this.quirks.has('delay-before-start')) yield* pause(DELAY_BEFORE_START_MS);
       this.pci.enable();
       yield* disable(this);
     }
@@ -314,7 +324,7 @@ export class NvmeController implements BringUp {
         ? error
         : new PenstockError('CONTROLLER_FAILED', `${this.pci.address}: ${cause}`, { cause: error });
     this.pci.quiesce();
-    this.admin.reset();
+    this.admin.close();
     this.pairs.end();
   }
 
@@ -348,6 +358,9 @@ export class NvmeController implements BringUp {
     this.enter('CLOSED');
     this.pci.disableInterrupts();
     await this.pci.close();
+    this.admin.close();
+    // Tasks that waited for a command see that it was cut off, and give back what they hold.
+    await this.steps.finish(FINISH_TURNS);
     this.forgetCommands();
     this.table.segment.close();
   }
@@ -388,6 +401,14 @@ export class NvmeController implements BringUp {
   private tellNamespaces(namespaces: readonly number[]): void {
     for (const listener of [...this.changes]) tell(() => listener(namespaces));
   }
+}
+
+/** Entries of another size, or tags shared with the admin queue, are not what this driver does. */
+function assertDrivable(pci: PciFunction, quirks: ReadonlySet<Quirk>): void {
+  if (!quirks.has('wide-entries') && !quirks.has('shared-tags')) return;
+  throw new PenstockError('UNSUPPORTED_CONTROLLER', `${pci.address} has queues of its own kind`, {
+    hint: 'leave it to the kernel: its driver knows this model',
+  });
 }
 
 /** What a listener throws is an uncaught error of its own, not one of the controller's. */

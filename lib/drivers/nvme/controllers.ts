@@ -20,13 +20,12 @@ class Controllers {
     address: string,
     settings: NvmeSettings,
     connect: () => Promise<PciFunction>,
-    delayMs: (pci: PciFunction) => number = () => 0,
   ): Promise<NvmeController> {
     const text = JSON.stringify(settings);
     let entry = this.open.get(address);
     if (entry === undefined) {
       const controller = connect().then((pci) =>
-        NvmeController.open(pci, settings, memoryOfKind(pci.memoryKind), delayMs(pci)),
+        NvmeController.open(pci, settings, memoryOfKind(pci.memoryKind)),
       );
       entry = { controller, settings: text, users: 0 };
       this.open.set(address, entry);

@@ -1,6 +1,6 @@
 // Data pointers of commands: PRP entries and lists, and SGL descriptors (NVM Express Base 2.0,
-// section 4.1). A buffer is contiguous at its Address, which is the IOVA, so that one SGL data block
-// describes any buffer, and a PRP list is arithmetic on page numbers.
+// section 4.1). A buffer is contiguous at its Address, which is the IOVA, so that one SGL data
+// block describes any buffer, and a PRP list is arithmetic on page numbers.
 //
 // Invariants
 // 1. Each slot has list memory of its own, so that a list stays while its command is in flight.

@@ -1,13 +1,15 @@
-// A queue pair's doorbells: by a store to the mapped register, by a call where registers are trapped,
-// or by shadow doorbells in memory (NVM Express Base 2.0, section 5.8 and annex B.5), which need the
-// register only when the controller asks for it by its event index.
+// A queue pair's doorbells: by a store to the mapped register, by a call where registers are
+// trapped, or by shadow doorbells in memory (NVM Express Base 2.0, section 5.8 and annex B.5),
+// which need the register only when the controller asks for it by its event index.
 
 import type { Bar } from '../../pci/index.js';
 import { fence } from '../../wire/index.js';
 
 export interface DoorbellOptions {
   readonly bar: Bar;
-  /** Bytes from the BAR's start to the pair's tail doorbell, and from there to its head doorbell. */
+  /**
+   * Bytes from the BAR's start to the pair's tail doorbell, and from there to its head doorbell.
+   */
   readonly offset: number;
   readonly strideBytes: number;
   /** Shadow doorbells and event indices, with the word of the pair's tail in both; null: none. */

@@ -1,11 +1,11 @@
 // nvme: a namespace of an NVMe controller, driven from this process (NVM Express Base 2.0).
 //
-//   nvme:0000:01:00.0/1            namespace 1 of a controller that vfio-pci holds (`penstock bind`)
+//   nvme:0000:01:00.0/1          namespace 1 of a controller that vfio-pci holds
 //   nvme+vfio-user:/run/nvme0/1    namespace 1 of what a vfio-user server offers at /run/nvme0
 
 import { PenstockError } from '../../errors.js';
 import { assertHomeAlive, type Backend, type DriverModule } from '../../hpdi/index.js';
-import { attachFunction, openVfio, type PciFunction } from '../../pci/index.js';
+import { attachFunction, openVfio, openVfioUser, type PciFunction } from '../../pci/index.js';
 import { parseUri } from '../../uri.js';
 import type { NvmeAdmin } from './admin.js';
 import { AttachedNvmeBackend, NvmeBackend, type NvmeShare } from './backend.js';
@@ -67,7 +67,9 @@ export const driver: DriverModule = {
     const { address, nsid } = parsePath(path, uri);
     const overUser = transport === 'vfio-user';
     const settings = parseSettings(query, !overUser);
-    return openNvme(uri, address, nsid, settings, () => openVfio(address));
+    return openNvme(uri, address, nsid, settings, () =>
+      overUser ? openVfioUser(address) : openVfio(address),
+    );
   },
 
   async attach(handle) {
@@ -93,7 +95,9 @@ export async function openNvmeAdmin(target: string): Promise<NvmeAdmin> {
   const overUser = transport === 'vfio-user';
   const few = new Map([['queues', '1'], ...query]);
   const settings = parseSettings(few, !overUser);
-  const controller = await controllers.acquire(address, settings, () => openVfio(address));
+  const controller = await controllers.acquire(address, settings, () =>
+    overUser ? openVfioUser(address) : openVfio(address),
+  );
   return new OpenAdmin(controller, () => controllers.release(controller));
 }
 

@@ -1,6 +1,6 @@
-// What the driver goes by of the identify pages (NVM Express Base 2.0, section 5.17; NVM Command Set
-// 1.0, section 4.1.5). Nothing in them is trusted: what cannot be is an error, what is unlikely is
-// cut to what the driver can use.
+// What the driver goes by of the identify pages (NVM Express Base 2.0, section 5.17; NVM Command
+// Set 1.0, section 4.1.5). Nothing in them is trusted: what cannot be is an error, what is unlikely
+// is cut to what the driver can use.
 
 import { PenstockError } from '../../errors.js';
 import { Flag, Op, type DeviceInfo } from '../../hpdi/index.js';
@@ -11,10 +11,12 @@ import {
   formatInUse,
   parseNamespace,
 } from './identify-namespace.js';
+import { stripeBytes, type Quirk } from './quirks.js';
 
 /** Largest transfer of one command: its PRP list is one page, whatever the buffer's offset. */
 const TRANSFER_BYTES_MAX = 2 ** 20;
 const NLB_MAX = 65536;
+const PAGE = 4096;
 /** Identify Namespace, nsfeat: the atomic sizes of the namespace hold, not the controller's. */
 const NSFEAT_ATOMICS = 1 << 1;
 
@@ -37,9 +39,11 @@ export interface ControllerFacts {
   readonly errorLogEntries: number;
   /** Blocks written all or nothing, also when the power goes. */
   readonly atomicBlocks: number;
+  /** No command should cross a multiple of it; 0: none. */
+  readonly stripeBytes: number;
 }
 
-export function controllerFacts(page: Uint8Array): ControllerFacts {
+export function controllerFacts(page: Uint8Array, quirks: ReadonlySet<Quirk>): ControllerFacts {
   const controller = parseController(page);
   const { mdts, sgls } = controller;
   const limit = mdts === 0 || mdts > 20 ? TRANSFER_BYTES_MAX : 4096 * 2 ** mdts;
@@ -52,7 +56,8 @@ export function controllerFacts(page: Uint8Array): ControllerFacts {
     transferBytesMax: Math.min(limit, TRANSFER_BYTES_MAX),
     namespacesMax: controller.nn,
     oacs: controller.oacs,
-    oncs: controller.oncs,
+    oncs: quirks.has('no-write-zeroes') ? controller.oncs & ~Oncs.WRITE_ZEROES : controller.oncs,
+    stripeBytes: quirks.has('stripe') ? stripeBytes(controller, PAGE) : 0,
     volatileCache: (controller.vwc & Vwc.PRESENT) !== 0,
     sgl: sgl === Sgls.SUPPORTED || sgl === Sgls.DWORD_ALIGNED,
     eventRequests: controller.aerl + 1,
@@ -97,7 +102,7 @@ export function namespaceFacts(
     nsid,
     blocks,
     blockSize: blockBytes,
-    boundary: namespace.noiob,
+    boundary: namespace.noiob !== 0 ? namespace.noiob : controller.stripeBytes / blockBytes,
     atomicBlocks: ownAtomics ? namespace.nawupf + 1 : controller.atomicBlocks,
     readOnly: (namespace.nsattr & 1) !== 0,
     zeroesDeallocated: deallocatedReads(namespace) === 'zeros',

@@ -1,5 +1,5 @@
-// Errors that a user has the driver make, for tests of their own: by operation, count, status, delay.
-// They act before the device: it does not see a command whose status or loss is injected.
+// Errors that a user has the driver make, for tests of their own: by operation, count, status,
+// delay. They act before the device: it does not see a command whose status or loss is injected.
 
 import { PenstockError } from '../../errors.js';
 import { OPERATIONS } from '../../hpdi/index.js';

@@ -97,7 +97,7 @@ export class Namespaces {
 
 /** Numbers of the active namespaces, ascending, at most NAMESPACES_MAX. */
 function* activeNamespaces(up: BringUp, controller: ControllerFacts): Task<number[]> {
-  if (controller.version < VERSION_1_1) {
+  if (controller.version < VERSION_1_1 || up.quirks.has('identify-two-pages')) {
     const count = Math.min(controller.namespacesMax, NAMESPACES_MAX);
     return Array.from({ length: count }, (_, index) => index + 1);
   }

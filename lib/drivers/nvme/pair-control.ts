@@ -100,7 +100,7 @@ export class PairControl {
     slots.fill(0);
     header[PairWord.inside] = 0;
     header[PairWord.depth] = 0;
-    this.table.release(pair);
+    this.table.giveBack(pair);
   }
 
   private wake(pair: number): void {

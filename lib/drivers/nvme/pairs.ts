@@ -9,8 +9,8 @@
 //    second by the home alone.
 // 2. The owner sets `inside` while it touches rings or doorbells and looks at `epoch` after that.
 //    The home makes the epoch odd, has every processor pass a barrier (membarrier), and waits until
-//    `inside` is 0: from then on nobody touches the rings until the epoch is even again. So the owner
-//    needs no fence.
+//    `inside` is 0: from then on nobody touches the rings until the epoch is even again. So the
+//    owner needs no fence.
 // 3. A slot's first word is not 0 while its operation is in flight; `serial` differs between lives
 //    of a slot, so that the home, which only reads, can tell one that does not end.
 
@@ -217,7 +217,7 @@ export class PairTable {
   }
 
   /** Gives a pair back; nothing is in flight on it. */
-  release(index: number): void {
+  giveBack(index: number): void {
     Atomics.store(this.headers, index * PairWord.words + PairWord.claim, 0);
   }
 

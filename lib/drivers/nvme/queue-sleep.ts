@@ -1,6 +1,6 @@
-// How a queue sleeps: on the eventfd of its interrupt vector, which stays masked while the queue polls
-// where the MSI-X table can be reached (PCI Local Bus 3.0, section 6.8.2), so that a busy queue costs
-// no interrupts.
+// How a queue sleeps: on the eventfd of its interrupt vector, which stays masked while the queue
+// polls where the MSI-X table can be reached (PCI Local Bus 3.0, section 6.8.2), so that a busy
+// queue costs no interrupts.
 
 import { native } from '../../native.js';
 

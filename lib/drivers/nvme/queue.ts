@@ -1,11 +1,11 @@
-// A namespace's queue: requests become entries of a claimed queue pair; no system call, one doorbell
-// a batch (NVM Express Base 2.0, section 3.3; NVM Command Set 1.0).
+// A namespace's queue: requests become entries of a claimed queue pair; no system call, one
+// doorbell a batch (NVM Express Base 2.0, section 3.3; NVM Command Set 1.0).
 //
 // Invariants
 // 1. A slot is a command identifier. It belongs to one operation from submit to its completion, and
 //    keeps the request, so that the operation can be tried again.
-// 2. An entry carries addresses that the device was allowed to reach (Reach) and nothing else of the
-//    caller's but numbers that were checked.
+// 2. An entry carries addresses that the device was allowed to reach (Reach) and nothing else of
+//    the caller's but numbers that were checked.
 // 3. A completion counts when its identifier is in flight; any other is a stray, and the controller
 //    is reset (queue-recovery.ts).
 // 4. Rings and doorbells are touched only between `inside = 1` and `inside = 0`, after a look at

@@ -1,5 +1,5 @@
-// Steps: work of a controller that takes time (init, reset, admin commands) and never blocks. A task
-// is a generator that yields while it waits; `advance` goes on with each that can.
+// Steps: work of a controller that takes time (init, reset, admin commands) and never blocks. A
+// task is a generator that yields while it waits; `advance` goes on with each that can.
 //
 // The event loop advances tasks by a timer or at an interrupt. A thread that drives a queue in a
 // loop of its own, and so keeps the event loop from running, advances them from its idle polls: a
@@ -33,8 +33,12 @@ export class Steps {
     });
   }
 
-  get idle(): boolean {
-    return this.running.length === 0;
+  /** Goes on with every task until none is left, at most `turns` times. */
+  async finish(turns: number): Promise<void> {
+    for (let turn = 0; turn < turns && this.running.length > 0; turn++) {
+      this.advance();
+      await new Promise((resolve) => setImmediate(resolve));
+    }
   }
 
   /** Goes on with every task, once. Tasks that are begun meanwhile run from the next call on. */

@@ -22,6 +22,7 @@ interface Watched {
   readonly views: PairViews;
   readonly serials: Uint32Array;
   readonly ages: Uint16Array;
+  generation: number;
   more: number;
   stray: number;
 }
@@ -65,6 +66,7 @@ export class Watchdog {
       views: table.views(pair),
       serials: new Uint32Array(entries),
       ages: new Uint16Array(entries),
+      generation: 0,
       more: 0,
       stray: 0,
     }));
@@ -107,6 +109,12 @@ export class Watchdog {
     const watched = this.watched[pair]!;
     const { header, slots } = watched.views;
     const { serials, ages } = watched;
+    if (watched.generation !== header[PairWord.generation]) {
+      // Commands that a reset cut off are issued again, and have all of their time again: those of
+      // others would be blamed for what the stuck one and the reset took.
+      watched.generation = header[PairWord.generation]!;
+      ages.fill(0);
+    }
     for (let cid = 0; cid < this.depthOf(watched.views); cid++) {
       const s = cid * Slot.words;
       const serial = slots[s + Slot.serial]!;

@@ -1,5 +1,6 @@
-// As little of an NVMe controller as shows that DMA and interrupts work: an admin queue and Identify
-// Controller (NVM Express Base 2.0, sections 3.1.3 and 5.17). Not a driver: that is lib/drivers/nvme.
+// As little of an NVMe controller as shows that DMA and interrupts work: an admin queue and
+// Identify Controller (NVM Express Base 2.0, sections 3.1.3 and 5.17). Not a driver: that is
+// lib/drivers/nvme.
 
 import type { Segment } from '../../../lib/memory/index.js';
 import type { PciFunction } from '../../../lib/pci/index.js';

@@ -1,5 +1,6 @@
-// Opens an NVMe controller behind a port, takes the power from its slot, and reports what becomes of
-// registers, reset and close. It may not come to its end: the kernel keeps its close for a minute.
+// Opens an NVMe controller behind a port, takes the power from its slot, and reports what becomes
+// of registers, reset and close. It may not come to its end: the kernel keeps its close for a
+// minute.
 
 import { closeSync, openSync, readlinkSync, readSync, writeSync } from 'node:fs';
 import { basename, dirname } from 'node:path';

@@ -1,6 +1,6 @@
-// Opens NVMe controllers of QEMU through VFIO and reports what that gave, step by step. Refusals are
-// reported by their codes, with the hint. Modes other than `all` are run by it, as processes with
-// another user or another domain.
+// Opens NVMe controllers of QEMU through VFIO and reports what that gave, step by step. Refusals
+// are reported by their codes, with the hint. Modes other than `all` are run by it, as processes
+// with another user or another domain.
 
 import { spawnSync } from 'node:child_process';
 import { closeSync, openSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs';

@@ -1,5 +1,5 @@
-// MSI-X as the driver sees it: an eventfd per enabled vector, and vectors that are masked (PCI Local
-// Bus 3.0, section 6.8.3.4), whose signal stays pending until they are not.
+// MSI-X as the driver sees it: an eventfd per enabled vector, and vectors that are masked (PCI
+// Local Bus 3.0, section 6.8.3.4), whose signal stays pending until they are not.
 
 import { native } from '../../../lib/native.js';
 import { Control, type Shared, VECTOR_WORDS } from './shared.js';
