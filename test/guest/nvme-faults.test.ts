@@ -7,6 +7,9 @@ import { device, nvme, throttle } from './devices.js';
 import { type Guest, startGuest } from './guest.js';
 
 const LIMIT_MS = 300_000;
+/** A slice of what \`npm run soak -- nvme-resets\` does. */
+const RESETS = 5;
+const PROGRAMS = 'dist/test/guest/programs';
 const EIO = 5;
 const ENOSPC = 28;
 const FLAWED = '0000:00:05.0';
@@ -40,10 +43,12 @@ describe('an NVMe controller with faults', () => {
     async (context) => {
       await needGuest(context);
       await using guest = await startGuest({
-        command: [
-          ...['node', 'dist/test/guest/programs/nvme-faults.js'],
-          ...[FLAWED, SLOW, FIRST, SECOND],
-        ],
+        name: 'with faults',
+        script: [
+          `node ${PROGRAMS}/nvme-refusals.js ${SLOW} ${FLAWED}`,
+          `node ${PROGRAMS}/nvme-faults.js ${FLAWED} ${SLOW} ${FIRST} ${SECOND}`,
+          `node ${PROGRAMS}/nvme-resets.js ${SLOW}`,
+        ].join(' &&\n'),
         disks: {
           flawed: {
             faults: [
@@ -65,6 +70,12 @@ describe('an NVMe controller with faults', () => {
       expect(await guest.message()).toBe('release');
       await brake(guest, 0);
       guest.send('off');
+      expect(await guest.message()).toBe('running');
+      for (let round = 0; round < RESETS; round++) {
+        guest.send('reset');
+        expect(await guest.message()).toBe('reset');
+      }
+      guest.send('end');
       const { exitCode, stderr, results } = await guest.done;
       expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: '' });
       expect(results['no such namespace']).toEqual({
@@ -72,14 +83,32 @@ describe('an NVMe controller with faults', () => {
         message: text(/no namespace 7$/),
         hint: 'it has 1',
       });
+      checkRefusals(results);
       checkMedia(results);
       checkStuck(results);
       checkNamespaces(results);
       expect(results['files left open']).toBe(0);
+      const sound = { wrong: 0, touched: 0, codes: { OK: count }, explained: {} };
+      expect(results['loads']).toMatchObject([sound, sound, sound]);
+      expect(results['counters']).toMatchObject({ resets: RESETS, timeouts: 0 });
     },
     LIMIT_MS + 10_000,
   );
 });
+
+function checkRefusals(results: Record<string, unknown>): void {
+  const refused = (code: string, hint: RegExp) => ({ code, message: text(/./), hint: text(hint) });
+  expect(results).toMatchObject({
+    'no module': refused('VFIO_MISSING', /modprobe vfio-pci/),
+    'not bound': refused('NOT_BOUND', /penstock bind 0000:00:06\.0/),
+    far: refused('IOVA_OUT_OF_RANGE', /lower domain/),
+    denied: refused('PERMISSION_DENIED', /chown/),
+    'too large': refused('NO_MEMORY', /./),
+    small: 0,
+    'open with too little': refused('OUT_OF_LOCKED_MEMORY', /ulimit -l/),
+    'other keys': refused('DEVICE_BUSY', /same keys/),
+  });
+}
 
 function checkMedia(results: Record<string, unknown>): void {
   expect(results['unreadable']).toEqual({

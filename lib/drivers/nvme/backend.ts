@@ -20,6 +20,7 @@ import { namespaceInfo } from './facts.js';
 import type { NamespaceEntry } from './namespaces.js';
 import { PairTable, type PairShape } from './pairs.js';
 import { NvmeQueue } from './queue.js';
+import { MAPPING_DETAIL } from './reach.js';
 import type { QueueInterrupt } from './queue-sleep.js';
 import { Reg } from './registers.js';
 import { statusText } from './status.js';
@@ -352,9 +353,10 @@ function homeGone(uri: string): PenstockError {
 }
 
 function explainDetail(queues: Iterable<NvmeQueue>, code: number, detail: number): string {
-  if (detail !== 0) return statusText(detail & 0x7fff);
-  if (code !== Status.NO_MEMORY) return '';
-  for (const queue of queues)
-    if (queue.mappingFailure !== null) return queue.mappingFailure.message;
+  const isOurs = code === Status.NO_MEMORY || code === Status.BAD_ADDRESS;
+  if (!isOurs || detail !== MAPPING_DETAIL) return detail === 0 ? '' : statusText(detail & 0x7fff);
+  for (const { mappingFailure: failure } of queues) {
+    if (failure !== null) return `${failure.message}: ${failure.hint}`;
+  }
   return '';
 }

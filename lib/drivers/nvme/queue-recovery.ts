@@ -35,6 +35,9 @@ const FINAL: ReadonlySet<number> = new Set([
   Sc.COMPARE_FAILED,
 ]);
 
+/** Time in which the home hears that a namespace went. */
+const NEWS_MS = 250;
+
 const enum Place {
   /** Free, or in the device. */
   device = 0,
@@ -70,6 +73,8 @@ export class QueueRecovery {
   private lineCount = 0;
   private readonly due: Float64Array;
   private readonly injected: Uint16Array;
+  /** Serial of the operation that a slot was held back for (awaitsNews). */
+  private readonly held: Uint32Array;
   private generation: number;
   private facts = 0;
   private over = false;
@@ -84,6 +89,7 @@ export class QueueRecovery {
     this.line = new Uint16Array(slotCount);
     this.due = new Float64Array(slotCount);
     this.injected = new Uint16Array(slotCount);
+    this.held = new Uint32Array(slotCount);
     this.generation = this.header[PairWord.generation]!;
     this.readFacts();
   }
@@ -130,14 +136,14 @@ export class QueueRecovery {
   }
 
   /** A command failed with a status field: what its operation completes with, or -1: again. */
-  failed(slot: number, field: number): number {
+  failed(slot: number, field: number, injected = false): number {
     if ((field & Sf.MORE) !== 0) this.header[PairWord.more]! += 1;
     if (this.isBlamed(slot)) return Status.TIMED_OUT | (field << 8);
     if (mayRetry(field) && this.again(slot)) return -1;
-    const status = hpdiStatus(field);
     // A namespace that went takes its commands with it.
     if (this.removed) return Status.DEVICE_GONE | (field << 8);
-    return status | (field << 8);
+    if (!injected && this.awaitsNews(slot, field)) return -1;
+    return hpdiStatus(field) | (field << 8);
   }
 
   /** The controller was reset under a command: what its operation completes with, or -1: again. */
@@ -166,10 +172,7 @@ export class QueueRecovery {
       this.hold(slot);
       return;
     }
-    this.places[slot] = Place.timed;
-    this.due[slot] = performance.now() + fault.delayMs;
-    this.timed++;
-    this.waiting++;
+    this.holdUntil(slot, fault.delayMs);
   }
 
   /** The injected status field of a slot that `next` gave, taken; 0: none, the device decides. */
@@ -201,6 +204,29 @@ export class QueueRecovery {
     this.lineCount = 0;
     this.waiting = 0;
     this.timed = 0;
+  }
+
+  /**
+   * Commands to a namespace that is not active any more fail with INVALID_FIELD (Base 2.0, section
+   * 3.2.1), also before the home has heard of it. What is issued here has no such field: it is held
+   * back once, for as long as the news takes, and issued again.
+   */
+  private awaitsNews(slot: number, field: number): boolean {
+    const s = slot * Slot.words;
+    const serial = this.slots[s + Slot.serial]!;
+    if ((field & Sf.CODE_MASK) !== Sc.INVALID_FIELD || (this.slots[s]! & 0xff) === Op.RAW)
+      return false;
+    if (this.held[slot] === serial) return false;
+    this.held[slot] = serial;
+    this.holdUntil(slot, NEWS_MS);
+    return true;
+  }
+
+  private holdUntil(slot: number, delayMs: number): void {
+    this.places[slot] = Place.timed;
+    this.due[slot] = performance.now() + delayMs;
+    this.timed++;
+    this.waiting++;
   }
 
   private nextDue(): number {

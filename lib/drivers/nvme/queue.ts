@@ -11,6 +11,7 @@
 // 4. Rings and doorbells are touched only between `inside = 1` and `inside = 0`, after a look at
 //    the epoch (pairs.ts).
 
+import type { PenstockError } from '../../errors.js';
 import { Access, Cpl, Flag, Op, Req, Status, type QueueDriver } from '../../hpdi/index.js';
 import { native } from '../../native.js';
 import { fence } from '../../wire/index.js';
@@ -126,7 +127,7 @@ export class NvmeQueue implements QueueDriver {
   }
 
   /** Why memory could not be mapped for the device, when that happened. */
-  get mappingFailure(): Error | null {
+  get mappingFailure(): PenstockError | null {
     return this.reach.failure;
   }
 
@@ -404,7 +405,7 @@ export class NvmeQueue implements QueueDriver {
       const status = recovery.injectedStatus(slot);
       if (status === 0) this.issue(slot);
       else {
-        const verdict = recovery.failed(slot, status);
+        const verdict = recovery.failed(slot, status, true);
         if (verdict >= 0) this.slots.finish(slot, verdict);
       }
     }

@@ -8,12 +8,15 @@ import type { DmaSpace } from '../../pci/index.js';
 /** What `check` says when another thread is mapping the memory: try again later. */
 export const REACH_LATER = 255;
 
+/** Detail of a status whose cause is `Reach.failure`. */
+export const MAPPING_DETAIL = 1;
+
 const live = accessMap();
 
 export class Reach {
   private readonly dma: DmaSpace;
   private readonly map: Uint8Array;
-  /** Why the last mapping failed, for whoever asks what NO_MEMORY was. */
+  /** Why the last mapping failed, for whoever asks what a status with MAPPING_DETAIL was. */
   failure: PenstockError | null = null;
 
   constructor(dma: DmaSpace) {
@@ -50,7 +53,8 @@ export class Reach {
     } catch (error) {
       if (!(error instanceof PenstockError)) throw error;
       this.failure = error;
-      return error.code === 'OUT_OF_LOCKED_MEMORY' ? Status.NO_MEMORY : Status.BAD_ADDRESS;
+      const isMemory = error.code === 'OUT_OF_LOCKED_MEMORY';
+      return (isMemory ? Status.NO_MEMORY : Status.BAD_ADDRESS) | (MAPPING_DETAIL << 8);
     }
     return (this.map[granule]! & access) === access ? Status.OK : Status.BAD_ADDRESS;
   }

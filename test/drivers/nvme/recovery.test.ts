@@ -288,6 +288,26 @@ describe('namespaces', () => {
   });
 });
 
+describe('a command with a field that the controller calls invalid', () => {
+  const invalid = { sc: 0x02, dnr: true };
+
+  it('was to a namespace that went, though nobody had heard of that yet', async () => {
+    const { device, twin } = await openIt({ namespaces: [{ blocks: 64 }, { blocks: 64 }] });
+    twin.faults.status({ opcode: READ, count: Infinity }, invalid);
+    const code = readCode(device);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    twin.removeNamespace(1);
+    expect(await code).toBe('DEVICE_GONE');
+  });
+
+  it('is tried once more, and is a bad request where the namespace stays', async () => {
+    const { device, twin } = await openIt();
+    twin.faults.status({ opcode: READ, count: 2 }, invalid);
+    expect(await readCode(device)).toBe('BAD_REQUEST');
+    expect(await readCode(device)).toBe('OK');
+  });
+});
+
 describe('injected errors', () => {
   it('strike by operation, after some, and so many', async () => {
     const { device, control } = await openIt();

@@ -51,8 +51,8 @@ async function all(mine: string, other: string): Promise<void> {
   run([], 'far', mine);
   const { group } = pciDevices().find(({ address }) => address === mine)!;
   chownSync(`/dev/vfio/${group}`, NOBODY, NOBODY);
-  const user = ['setpriv', `--reuid=${NOBODY}`, '--clear-groups'];
-  run([...user, 'prlimit', `--memlock=${LOCKED_BYTES}`], 'limited', mine, other);
+  const asNobody = ['setpriv', `--reuid=${NOBODY}`, '--clear-groups'];
+  run(['prlimit', `--memlock=${LOCKED_BYTES}`, ...asNobody], 'limited', mine, other);
   const device = await open(`nvme:${mine}/1`);
   report('other keys', await refusal(() => open(`nvme:${mine}/1?queues=3`)));
   await device.close();

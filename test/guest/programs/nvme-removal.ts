@@ -45,10 +45,20 @@ async function isAskedFor(): Promise<void> {
   report('files left open', openFiles().length - before);
 }
 
+function isBound(address: string): boolean {
+  try {
+    bindDriver(address, 'vfio-pci');
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 async function isAdded(): Promise<void> {
   say('add');
   const address = await until(() => behind(added), 'the new device');
-  bindDriver(address, 'vfio-pci');
+  // The kernel shows a device a moment before it lets drivers have it.
+  await until(() => isBound(address), 'its driver');
   const device = await open(`nvme:${address}/1`);
   const load = new VerifiedLoad(device, { depth: 4, blocks: 8, firstLba: 0, seed: 3 });
   const running = load.run();

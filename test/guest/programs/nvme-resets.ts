@@ -18,6 +18,7 @@ const running = own.run();
 await until(() => own.operations > 8, 'operations');
 
 const control = nvmeControl(device)!;
+say('running');
 for (let line = await hear(); line !== 'end'; line = await hear()) {
   await control.reset();
   const before = own.operations;
