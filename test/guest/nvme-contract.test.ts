@@ -16,15 +16,31 @@ const SMALL = '0000:00:06.0';
 const BUFFER = '0000:00:07.0';
 const MANY = '0000:00:08.0';
 
-/** What differs is spread over few cases: each of them costs 10 s. */
-const CASES: readonly [string, string][] = [
-  ['512-byte blocks, adaptive', `nvme:${SPACES}/1`],
-  ['4 KiB blocks, transfers of 8 KiB, interrupts', `nvme:${SMALL}/1?completion=interrupt`],
+/** What differs is spread over few cases: each of them costs 10 s. With what shows of it. */
+const CASES: readonly [name: string, uri: string, shown: object][] = [
+  [
+    '512-byte blocks, adaptive',
+    `nvme:${SPACES}/1`,
+    { blockSize: 512, description: { completion: 'adaptive', shadowDoorbells: true } },
+  ],
+  [
+    '4 KiB blocks, transfers of 8 KiB, interrupts',
+    `nvme:${SMALL}/1?completion=interrupt`,
+    { blockSize: 4096, maxTransferBlocks: 2, description: { namespace: 1 } },
+  ],
   [
     'memory buffer, PRP lists, polled',
     `nvme:${BUFFER}/1?cmb=1&entries=256&sgl=0&completion=polled`,
+    {
+      maxTransferBlocks: 32,
+      description: { completion: 'polled', submissionRings: 'controller memory buffer' },
+    },
   ],
-  ['64 queues, no shadow doorbells', `nvme:${MANY}/3?queues=64&shadow=0`],
+  [
+    '64 queues, third namespace, no shadow doorbells',
+    `nvme:${MANY}/3?queues=64&shadow=0`,
+    { description: { queues: 64, namespace: 3, shadowDoorbells: false } },
+  ],
 ];
 
 function at(slot: number, serial: string) {
@@ -65,7 +81,8 @@ describe('the NVMe driver on QEMU', () => {
         timeoutMs: LIMIT_MS,
       });
       expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: '' });
-      for (const { name } of cases) {
+      for (const [name, , shown] of CASES) {
+        expect(results[`${name}: device`], name).toMatchObject(shown);
         const { passed, failed } = results[name] as SuiteResult;
         expect(failed, name).toEqual({});
         expect(passed.length, name).toBeGreaterThan(40);

@@ -20,13 +20,18 @@ export class LoadWorker {
     this.attached = attached;
     this.running = running;
     this.result = new Promise((resolve, reject) => {
+      let result: LoadResult | undefined;
       this.worker.on('message', (message: 'attached' | 'running' | LoadResult) => {
         if (message === 'attached') return onAttached();
         onRunning();
-        if (message !== 'running') resolve(message);
+        if (message !== 'running') result = message;
       });
       this.worker.once('error', reject);
-      this.worker.once('exit', () => reject(new Error('the worker ended without a result')));
+      // Only when the thread has ended is nothing of it open any more.
+      this.worker.once('exit', () => {
+        if (result !== undefined) resolve(result);
+        else reject(new Error('the worker ended without a result'));
+      });
     });
     this.result.catch(() => undefined); // whoever waits for it hears of it
   }

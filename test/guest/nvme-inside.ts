@@ -1,8 +1,7 @@
 // What programs in guests do with NVMe controllers of QEMU. Their slots are the test's choice
 // (`more: { addr }`), so that their addresses are known.
 
-import { closeSync, openSync, readdirSync, readlinkSync, readSync } from 'node:fs';
-import { constants } from 'node:fs';
+import { closeSync, constants, openSync, readdirSync, readlinkSync, readSync } from 'node:fs';
 import { PenstockError } from '../../lib/errors.js';
 import { bindDriver, loadModules, pciDevices } from './inside.js';
 
@@ -42,6 +41,16 @@ export function openFiles(): string[] {
     } catch {
       return [];
     }
+  });
+}
+
+/** What is open beyond what was. */
+export function newFiles(before: readonly string[]): string[] {
+  const known = [...before];
+  return openFiles().filter((file) => {
+    const at = known.indexOf(file);
+    if (at >= 0) known.splice(at, 1);
+    return at < 0;
   });
 }
 

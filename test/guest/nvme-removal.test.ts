@@ -84,7 +84,7 @@ describe('an NVMe controller', () => {
       const { results } = guest;
       expect(results['asked for']).toEqual(LOST);
       expect(results['open again']).toMatchObject({ code: 'NO_SUCH_DEVICE' });
-      expect(results['files left open']).toBe(0);
+      expect(results['files left open']).toEqual([]);
       expect(results['added']).toMatchObject({ wrong: 0, touched: 0, explained: {} });
       expect(results['pulled out']).toEqual(LOST);
       expect(guest.stderr).toBe('');

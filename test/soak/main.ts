@@ -9,6 +9,7 @@ import { runSoak, type Soak } from './harness.js';
 import { killSoak } from './kill.js';
 import { memorySoak } from './memory.js';
 import { nvmeFuzzSoak } from './nvme-fuzz.js';
+import { nvmeResetsSoak } from './nvme-resets.js';
 import { requestsSoak } from './requests.js';
 import { workersSoak } from './workers.js';
 
@@ -19,13 +20,14 @@ const SOAKS: Readonly<Record<string, Soak>> = {
   memory: memorySoak,
   workers: workersSoak,
   faults: faultsSoak,
+  'nvme-resets': nvmeResetsSoak,
   'nvme-fuzz': nvmeFuzzSoak,
 };
 
 function usage(problem: string): never {
   console.error(`${problem}\nusage: npm run soak -- NAME [--seed N] [--rounds N | --seconds N]`);
   for (const [name, soak] of Object.entries(SOAKS)) {
-    console.error(`  ${name.padEnd(10)}${soak.full} ${soak.unit}`);
+    console.error(`  ${name.padEnd(13)}${soak.full} ${soak.unit}`);
   }
   process.exit(2);
 }

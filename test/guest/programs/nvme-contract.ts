@@ -18,7 +18,11 @@ const { runSuites } = await import('../suite.js');
 
 bindAll();
 for (const { name, uri, readOnly } of JSON.parse(process.argv[2]!) as ContractCase[]) {
-  const opened = async (which: string) => ({ device: await open(which) });
+  const opened = async (which: string) => {
+    const device = await open(which);
+    if (which === uri) report(`${name}: device`, device.info);
+    return { device };
+  };
   contractSuite(name, () => opened(uri), {
     data: true,
     discardZeroes: true,

@@ -10,7 +10,7 @@ import { Op } from '../../../lib/hpdi/index.js';
 import { open, PenstockError, type BlockDevice, type Queue } from '../../../lib/index.js';
 import { collect, one, put } from '../../support/requests.js';
 import { bindDriver, hear, loadModules, report, say, until } from '../inside.js';
-import { openFiles, refusal } from '../nvme-inside.js';
+import { newFiles, openFiles, refusal } from '../nvme-inside.js';
 import { VerifiedLoad } from '../nvme-load.js';
 
 const [, , flawed = '', slow = '', first = '', second = ''] = process.argv;
@@ -158,8 +158,7 @@ async function main(): Promise<void> {
   await withDevice(`nvme:${flawed}/1`, media);
   await withDevice(`nvme:${slow}/1?timeout=4s&queues=2`, stuck);
   await namespaces();
-  const left = openFiles();
-  report('files left open', left.length - before.length);
+  report('files left open', newFiles(before));
 }
 
 await main().catch((error: unknown) => {

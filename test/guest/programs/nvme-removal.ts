@@ -7,7 +7,7 @@ import { nvmeControl } from '../../../lib/drivers/nvme/index.js';
 import { open, type BlockDevice } from '../../../lib/index.js';
 import { bindDriver, hear, loadModules, report, say, until } from '../inside.js';
 import { LoadWorker } from '../nvme-crew.js';
-import { openFiles, refusal } from '../nvme-inside.js';
+import { newFiles, openFiles, refusal } from '../nvme-inside.js';
 import { VerifiedLoad } from '../nvme-load.js';
 
 const [, , asked = '', added = '', pulled = ''] = process.argv;
@@ -37,12 +37,12 @@ async function lose(device: BlockDevice, begin: () => void) {
 async function isAskedFor(): Promise<void> {
   const address = behind(asked)!;
   bindDriver(address, 'vfio-pci');
-  const before = openFiles().length;
+  const before = openFiles();
   const device = await open(`nvme:${address}/1?queues=4`);
   report('asked for', await lose(device, () => say('ask')));
   await until(() => behind(asked) === undefined, 'the end of the device');
   report('open again', await refusal(() => open(`nvme:${address}/1`)));
-  report('files left open', openFiles().length - before);
+  report('files left open', newFiles(before));
 }
 
 function isBound(address: string): boolean {
