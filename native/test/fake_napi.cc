@@ -10,6 +10,7 @@
     abort();                                                  \
   }
 
+UNREACHABLE(napi_create_array_with_length)
 UNREACHABLE(napi_create_double)
 UNREACHABLE(napi_create_error)
 UNREACHABLE(napi_create_function)
@@ -26,6 +27,7 @@ UNREACHABLE(napi_get_value_double)
 UNREACHABLE(napi_get_value_string_utf8)
 UNREACHABLE(napi_is_dataview)
 UNREACHABLE(napi_is_typedarray)
+UNREACHABLE(napi_set_element)
 UNREACHABLE(napi_set_named_property)
 UNREACHABLE(napi_throw)
 UNREACHABLE(napi_throw_range_error)

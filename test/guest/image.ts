@@ -148,7 +148,7 @@ async function download(folder: string): Promise<string> {
 
 async function initramfsOf(cache: string, modules: string): Promise<string> {
   const busybox = readFileSync(BUSYBOX);
-  const facts = [INIT_SCRIPT, INIT_APPLETS, INIT_MODULES, basename(modules), archive.toString()];
+  const facts = [INIT_SCRIPT, INIT_APPLETS, INIT_MODULES, basename(modules)];
   const hash = createHash('sha256').update(JSON.stringify(facts)).update(busybox);
   const path = join(cache, `initramfs-${hash.digest('hex').slice(0, 16)}`);
   if (existsSync(path)) return path;

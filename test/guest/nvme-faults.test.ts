@@ -1,5 +1,5 @@
-// What goes wrong with NVMe drives, on controllers of QEMU: every operation ends, with the error that
-// says what it was, and what others do goes on.
+// What goes wrong with NVMe drives, on controllers of QEMU: every operation ends, with the error
+// that says what it was, and what others do goes on.
 
 import { describe, expect, it } from 'vitest';
 import { needGuest } from './available.js';

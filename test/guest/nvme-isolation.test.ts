@@ -1,6 +1,6 @@
-// The IOMMU holds an NVMe controller to the memory that it was given; and a user of it that is killed
-// leaves nothing behind. QEMU's controller reports success for what the IOMMU stopped, so that
-// memory, disk and kernel log are looked at instead.
+// The IOMMU holds an NVMe controller to the memory that it was given; and a user of it that is
+// killed leaves nothing behind. QEMU's controller reports success for what the IOMMU stopped, so
+// that memory, disk and kernel log are looked at instead.
 
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';

@@ -1,5 +1,5 @@
-// A verified load: every slot owns blocks of its own, writes them, reads them back and compares, for
-// as long as it is let. Made for tests in which the device fails, is reset, or goes, meanwhile.
+// A verified load: every slot owns blocks of its own, writes them, reads them back and compares,
+// for as long as it is let. Made for tests in which the device fails, is reset, or goes, meanwhile.
 //
 // What it counts as wrong: blocks that hold neither what was written last with success, nor what a
 // later write that failed may have left; a buffer that changes when no operation has it.

@@ -1,6 +1,6 @@
-// vitest's words for a program in a guest, which runs compiled suites of test/support without vitest:
-// starting that in a guest takes longer than most suites. suite-hooks.ts puts this file in the place
-// of 'vitest'; `expect` is vitest's own.
+// vitest's words for a program in a guest, which runs compiled suites of test/support without
+// vitest: starting that in a guest takes longer than most suites. suite-hooks.ts puts this file in
+// the place of 'vitest'; `expect` is vitest's own.
 //
 // Differences: tests run in the order they stand in, one at a time; nothing is skipped.
 

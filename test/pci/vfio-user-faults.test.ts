@@ -215,7 +215,8 @@ describe('opening', () => {
       const idle = openFds();
       for (const fault of ['wrong id', 'cut short', 'huge', 'close', 'silence'] as const) {
         server!.fail(fault, command);
-        const error = await openingError(fault === 'silence' ? SHORT_MS : LONG_MS);
+        // Whatever the error: some of these look like silence to the client.
+        const error = await openingError(SHORT_MS);
         expect(error).toMatchObject({ code: expect.any(String) as string });
         await untilFds(idle);
       }

@@ -1,5 +1,6 @@
-// Faults of drives, and what the driver makes of them: media errors, a command that gets stuck, resets
-// and namespaces that go under load. Every section reports what it saw; its arguments are addresses.
+// Faults of drives, and what the driver makes of them: media errors, a command that gets stuck,
+// resets and namespaces that go under load. Every section reports what it saw; its arguments are
+// addresses.
 
 import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';

@@ -1,5 +1,5 @@
-// A worker that attaches to a device of its parent and, when it is told to go, has a verified load on
-// it until it is told to stop. Messages to the parent: 'attached', 'running' after the first
+// A worker that attaches to a device of its parent and, when it is told to go, has a verified load
+// on it until it is told to stop. Messages to the parent: 'attached', 'running' after the first
 // operations, then the result.
 
 import { parentPort, workerData } from 'node:worker_threads';

@@ -1,5 +1,5 @@
-// Why a controller cannot be opened or memory not be used: `nvme-refusals ADDRESS OTHER`. Other modes
-// are run by it, as another user with little memory to lock, and as a domain out of reach.
+// Why a controller cannot be opened or memory not be used: `nvme-refusals ADDRESS OTHER`. Other
+// modes are run by it, as another user with little memory to lock, and as a domain out of reach.
 
 import { spawnSync } from 'node:child_process';
 import { chownSync } from 'node:fs';

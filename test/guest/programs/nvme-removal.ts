@@ -1,5 +1,5 @@
-// Controllers behind ports that go and come while they are used: the kernel asks for one back, one is
-// added, one is pulled out. Its arguments are the addresses of the ports, in this order.
+// Controllers behind ports that go and come while they are used: the kernel asks for one back, one
+// is added, one is pulled out. Its arguments are the addresses of the ports, in this order.
 
 import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
