@@ -6,6 +6,7 @@ import type { Bar, PciFunction } from '../../pci/index.js';
 import {
   createCompletionQueue,
   createSubmissionQueue,
+  deleteQueue,
   doorbellBufferConfig,
   identify,
   setFeature,
@@ -24,6 +25,9 @@ import { pause, type Task } from './steps.js';
 
 /** Create I/O Submission Queue, cdw11 bits 2:1. */
 const PRIORITY_MEDIUM = 2;
+
+/** Time that a controller has to end its queues. */
+const QUEUES_END_MS = 2000;
 
 export type ControllerState =
   | 'CHECK_REGISTERS'
@@ -235,6 +239,23 @@ export function* createPair(up: BringUp, pair: number): Task<void> {
   const priority = up.quirks.has('medium-priority') ? PRIORITY_MEDIUM : 0;
   yield* admin.demand(createSubmissionQueue(qid, entries, address, priority), adminTimeoutMs);
   if (up.quirks.has('delay-after-queue')) yield* pause(DELAY_AFTER_QUEUE_MS);
+}
+
+/**
+ * Deletes the submission queues, so that what is in flight ends before the controller is disabled
+ * (Base 2.0, section 3.6.1). One that does not do so is disabled all the same.
+ */
+export function* endQueues({ admin, table }: BringUp): Task<void> {
+  const until = performance.now() + QUEUES_END_MS;
+  for (let pair = 0; pair < table.usable; pair++) {
+    try {
+      const command = deleteQueue(AdminOp.DELETE_IO_SQ, pair + 1);
+      yield* admin.execute(command, until - performance.now());
+    } catch (error) {
+      if (!(error instanceof PenstockError)) throw error;
+      return;
+    }
+  }
 }
 
 function write64(bar: Bar, offset: number, value: number): void {

@@ -23,6 +23,7 @@ import {
   createPair,
   disable,
   enable,
+  endQueues,
   gone,
   identifyController,
   isAbsent,
@@ -174,9 +175,12 @@ export class NvmeController implements BringUp {
     }
   }
 
-  /** Disables the controller, makes it anew, and completes or repeats what was in flight. */
-  reset(cause = 'asked for'): Promise<void> {
-    this.resetting ??= this.steps.run(this.resetTask(cause)).finally(() => {
+  /**
+   * Disables the controller, makes it anew, and completes or repeats what was in flight. `orderly`:
+   * the controller is well, and ends its queues before.
+   */
+  reset(cause = 'asked for', orderly = true): Promise<void> {
+    this.resetting ??= this.steps.run(this.resetTask(cause, orderly)).finally(() => {
       this.resetting = null;
     });
     return this.resetting;
@@ -184,7 +188,7 @@ export class NvmeController implements BringUp {
 
   /** Resets, whatever comes of it: `state` and `cause` say. */
   startReset(cause: string): void {
-    void this.reset(cause).catch(() => undefined);
+    void this.reset(cause, false).catch(() => undefined);
   }
 
   /** Reads a log page, as at an asynchronous event, and tells listeners. */
@@ -274,12 +278,13 @@ export class NvmeController implements BringUp {
     }
   }
 
-  private *resetTask(cause: string): Task<void> {
+  private *resetTask(cause: string, orderly: boolean): Task<void> {
     if (this.state !== 'READY') throw this.cause ?? gone(this.pci.address);
     this.counters.resets++;
     this.enter('RESETTING');
     try {
       yield* this.pairs.stop();
+      if (orderly) yield* endQueues(this);
       yield* this.disableOrReset();
       this.forgetCommands();
       this.enter('RESETTING');
@@ -337,6 +342,7 @@ export class NvmeController implements BringUp {
   private *shutDown(): Task<void> {
     yield* this.pairs.stop();
     this.enter('SHUTTING_DOWN');
+    yield* endQueues(this);
     const cc = this.bar.read32(Reg.CC);
     this.bar.write32(Reg.CC, (cc & ~Cc.SHN_MASK) | Cc.SHN_NORMAL);
     const until = performance.now() + SHUTDOWN_MS;

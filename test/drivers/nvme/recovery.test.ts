@@ -2,6 +2,7 @@
 // once, with its cause, and nothing it wrote is lost.
 
 import { afterEach, describe, expect, it } from 'vitest';
+import { AdminOp, Sqe } from '../../../lib/drivers/nvme/commands.js';
 import { nvmeControl, type NvmeControl } from '../../../lib/drivers/nvme/index.js';
 import type { BlockDevice } from '../../../lib/hpdi/index.js';
 import { openOnTwin, type TwinDevice } from '../../support/nvme-open.js';
@@ -147,6 +148,20 @@ describe('a reset', () => {
     twin.faults.delay({ opcode: WRITE, count: 64 }, 20);
     await writeUnder(device, () => control.reset());
     expect(control.counters.resets).toBe(1);
+  });
+
+  it('that is asked for, and a close, end the queues before the controller is disabled', async () => {
+    const { device, control, twin } = await openIt(DISK, { queues: '3' });
+    const ended: number[] = [];
+    const endsQueue = (sqe: Uint32Array): boolean => {
+      if ((sqe[0]! & 0xff) === AdminOp.DELETE_IO_SQ) ended.push(sqe[Sqe.cdw10]!);
+      return false;
+    };
+    twin.faults.drop({ qid: 0, test: endsQueue });
+    await control.reset();
+    expect(ended.splice(0)).toEqual([1, 2, 3]);
+    await device.close();
+    expect(ended).toEqual([1, 2, 3]);
   });
 
   it('completes with ABORTED what may not be repeated', async () => {
