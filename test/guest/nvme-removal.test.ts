@@ -3,9 +3,10 @@
 import { describe, expect, it } from 'vitest';
 import { needGuest } from './available.js';
 import { device, nvme } from './devices.js';
-import { type Guest, startGuest } from './guest.js';
+import { type Guest, GuestError, startGuest } from './guest.js';
 
-const LIMIT_MS = 300_000;
+const LIMIT_MS = 200_000;
+const ATTEMPTS = 3;
 const SLOTS = { asked: 8, added: 9, pulled: 10 };
 
 function port(id: keyof typeof SLOTS, chassis: number): string[] {
@@ -58,37 +59,57 @@ async function serve(guest: Guest): Promise<void> {
   expect(await guest.message()).toBe('done');
 }
 
+/** Reports of the program in a guest. */
+async function run(): Promise<Record<string, unknown>> {
+  await using guest = await startGuest({
+    command: [
+      ...['node', 'dist/test/guest/programs/nvme-removal.js'],
+      ...[addressOf('asked'), addressOf('added'), addressOf('pulled')],
+    ],
+    disks: { a: {}, b: {}, c: {} },
+    devices: [
+      // The ports' own hotplug: what ACPI does has no surprises.
+      ...['-global', 'ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off'],
+      ...port('asked', 1),
+      ...port('added', 2),
+      ...port('pulled', 3),
+      ...nvme({ id: 'first', serial: 'first', bus: 'asked', namespaces: ['a'] }),
+      ...nvme({ id: 'last', serial: 'last', bus: 'pulled', namespaces: ['c'] }),
+    ],
+    timeoutMs: LIMIT_MS,
+  });
+  await serve(guest);
+  expect(guest.stderr).toBe('');
+  return guest.results;
+}
+
+/**
+ * QEMU 7.2 itself ends now and then (SIGSEGV) when a controller goes with commands in flight: a
+ * completion comes to what has been freed. Nothing is learned from such a run.
+ */
+async function runUntilQemuSurvives(): Promise<Record<string, unknown>> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await run();
+    } catch (error) {
+      const isQemu = error instanceof GuestError && error.message.includes('SIGSEGV');
+      if (!isQemu || attempt === ATTEMPTS) throw error;
+    }
+  }
+}
+
 describe('an NVMe controller', () => {
   it(
     'may be asked for, added, and pulled out, under load',
     async (context) => {
       await needGuest(context);
-      await using guest = await startGuest({
-        command: [
-          ...['node', 'dist/test/guest/programs/nvme-removal.js'],
-          ...[addressOf('asked'), addressOf('added'), addressOf('pulled')],
-        ],
-        disks: { a: {}, b: {}, c: {} },
-        devices: [
-          // The ports' own hotplug: what ACPI does has no surprises.
-          ...['-global', 'ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off'],
-          ...port('asked', 1),
-          ...port('added', 2),
-          ...port('pulled', 3),
-          ...nvme({ id: 'first', serial: 'first', bus: 'asked', namespaces: ['a'] }),
-          ...nvme({ id: 'last', serial: 'last', bus: 'pulled', namespaces: ['c'] }),
-        ],
-        timeoutMs: LIMIT_MS,
-      });
-      await serve(guest);
-      const { results } = guest;
+      const results = await runUntilQemuSurvives();
       expect(results['asked for']).toEqual(LOST);
       expect(results['open again']).toMatchObject({ code: 'NO_SUCH_DEVICE' });
       expect(results['files left open']).toEqual([]);
       expect(results['added']).toMatchObject({ wrong: 0, touched: 0, explained: {} });
       expect(results['pulled out']).toEqual(LOST);
-      expect(guest.stderr).toBe('');
     },
-    LIMIT_MS + 10_000,
+    ATTEMPTS * LIMIT_MS,
   );
 });
