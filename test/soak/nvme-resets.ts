@@ -1,5 +1,6 @@
-// Resets of an NVMe controller of QEMU in a guest, under a verified load of three threads: nothing may
-// be lost, and nothing may touch a buffer that has completed (test/guest/programs/nvme-resets.ts).
+// Resets of an NVMe controller of QEMU in a guest, under a verified load of three threads: nothing
+// may be lost, and nothing may touch a buffer that has completed
+// (test/guest/programs/nvme-resets.ts).
 
 import { nvme } from '../guest/devices.js';
 import { type Guest, startGuest } from '../guest/guest.js';
