@@ -11,7 +11,6 @@
 // 4. Rings and doorbells are touched only between `inside = 1` and `inside = 0`, after a look at
 //    the epoch (pairs.ts).
 
-import type { PenstockError } from '../../errors.js';
 import { Access, Cpl, Flag, Op, Req, Status, type QueueDriver } from '../../hpdi/index.js';
 import { native } from '../../native.js';
 import { fence } from '../../wire/index.js';
@@ -127,7 +126,7 @@ export class NvmeQueue implements QueueDriver {
   }
 
   /** Why memory could not be mapped for the device, when that happened. */
-  get mappingFailure(): PenstockError | null {
+  get mappingFailure(): Reach['failure'] {
     return this.reach.failure;
   }
 

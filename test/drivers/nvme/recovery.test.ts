@@ -150,7 +150,7 @@ describe('a reset', () => {
     expect(control.counters.resets).toBe(1);
   });
 
-  it('that is asked for, and a close, end the queues before that', async () => {
+  it('that is asked for, and a close, end the queues first', async () => {
     const { device, control, twin } = await openIt(DISK, { queues: '3' });
     const ended: number[] = [];
     const endsQueue = (sqe: Uint32Array): boolean => {
