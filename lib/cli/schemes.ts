@@ -4,5 +4,6 @@
 export const SCHEMES: Readonly<Record<string, string>> = Object.freeze({
   file: 'a file or a block device of the kernel',
   null: 'a device that forgets',
+  nvme: 'an NVMe namespace, driven from here',
   ram: 'a device in memory',
 });
