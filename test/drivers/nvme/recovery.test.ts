@@ -166,7 +166,7 @@ describe('a reset', () => {
 
   it('completes with ABORTED what may not be repeated', async () => {
     const { device, control, twin } = await openIt(DISK, { retries: '0' });
-    twin.faults.delay({ opcode: READ }, 1000);
+    twin.faults.delay({ opcode: READ }, 1e6);
     const read = readCode(device);
     await new Promise((resolve) => setTimeout(resolve, 5));
     await control.reset();
