@@ -16,6 +16,8 @@ export interface LoadOptions {
   firstLba: number;
   /** Differs between loads, so that blocks of one are not taken for those of another. */
   seed: number;
+  /** Ends by itself after as many. */
+  operations?: number;
 }
 
 export interface LoadResult {
@@ -81,6 +83,11 @@ export class VerifiedLoad {
     return this.result.reads + this.result.writes;
   }
 
+  private get goesOn(): boolean {
+    const { operations = Infinity } = this.options;
+    return !this.stopping && !this.gone && this.operations < operations;
+  }
+
   stop(): void {
     this.stopping = true;
   }
@@ -89,8 +96,8 @@ export class VerifiedLoad {
   async run(): Promise<LoadResult> {
     let inFlight = 0;
     let movedAt = performance.now();
-    while (inFlight > 0 || !(this.stopping || this.gone)) {
-      const go = !(this.stopping || this.gone);
+    while (inFlight > 0 || this.goesOn) {
+      const go = this.goesOn;
       while (go && this.idle.length > 0 && this.issue(this.idle.at(-1)!)) {
         this.idle.pop();
         inFlight++;

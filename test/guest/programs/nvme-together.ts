@@ -9,7 +9,7 @@ import { bindAll, refusal } from '../nvme-inside.js';
 import { VerifiedLoad } from '../nvme-load.js';
 
 const [, , spaces, many, few] = process.argv;
-const OPERATIONS = 200;
+const OPERATIONS = 120;
 
 async function after(load: VerifiedLoad, operations: number): Promise<void> {
   const until = load.operations + operations;
@@ -21,12 +21,16 @@ async function namespaces(): Promise<void> {
   const devices: BlockDevice[] = [];
   for (const nsid of [1, 2, 3]) devices.push(await open(`nvme:${spaces}/${nsid}`));
   const loads = devices.map(
-    (device, i) => new VerifiedLoad(device, { depth: 8, blocks: 8, firstLba: 0, seed: i }),
+    (device, i) =>
+      new VerifiedLoad(device, {
+        depth: 8,
+        blocks: 8,
+        firstLba: 0,
+        seed: i,
+        operations: OPERATIONS,
+      }),
   );
-  const runs = loads.map((load) => load.run());
-  for (const load of loads) await after(load, OPERATIONS);
-  for (const load of loads) load.stop();
-  await Promise.all(runs);
+  await Promise.all(loads.map((load) => load.run()));
   for (const load of loads) await load.verify();
   const results = [];
   for (const load of loads) results.push(await load.close());
@@ -63,13 +67,17 @@ async function queues(uri: string, pairs: number): Promise<void> {
   const device = await open(uri);
   const loads = Array.from(
     { length: pairs },
-    (_, i) => new VerifiedLoad(device, { depth: 2, blocks: 8, firstLba: i * 16, seed: i }),
+    (_, i) =>
+      new VerifiedLoad(device, {
+        depth: 2,
+        blocks: 8,
+        firstLba: i * 16,
+        seed: i,
+        operations: 8,
+      }),
   );
   const refused = await refusal(() => device.queue({ depth: 4 }));
-  const runs = loads.map((load) => load.run());
-  for (const load of loads) await after(load, 8);
-  for (const load of loads) load.stop();
-  const results = await Promise.all(runs);
+  const results = await Promise.all(loads.map((load) => load.run()));
   for (const load of loads) await load.close();
   const sum = (of: 'wrong' | 'touched') => results.reduce((total, each) => total + each[of], 0);
   const done = results.filter((each) => each.reads > 0 && Object.keys(each.codes).length === 1);
