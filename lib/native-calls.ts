@@ -335,7 +335,7 @@ export interface Native {
   park(fds: Int32Array, timeoutUs: number): number;
   /**
    * FUTEX_WAIT on a word of a live segment while it holds `expected`. 0 woken, 1 value differed, 2
-   * timed out.
+   * timed out. On a PCI resource only threads of this process can wake.
    */
   futexWait(address: number, expected: number, timeoutUs: number): number;
   futexWake(address: number, count: number): number;
