@@ -3,8 +3,8 @@
 // A folder has a reaper: a shell that reads a pipe of this process and removes the folder when the
 // pipe ends. A process is started by setpriv, so that the kernel kills it when the thread that
 // started it ends, and below a timeout of its own, which also ends it when this process is busy or
-// waits for it. Neither inherits a descriptor of this process that it is not given: nobody who waits
-// for the end of this process's output waits for them.
+// waits for it. Neither inherits a descriptor of this process that it is not given: nobody who
+// waits for the end of this process's output waits for them.
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
