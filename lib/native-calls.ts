@@ -110,6 +110,11 @@ export interface Native {
   memoryJoin(domain: number): void;
   memoryDomain(): number;
   /**
+   * What a report of a fault in domain `domain`'s slot calls it: at most 64 bytes, of which
+   * anything but printable ASCII shows as `?`; '' for its number alone.
+   */
+  memoryDomainName(domain: number, name: string): void;
+  /**
    * A memfd of `bytes` (a multiple of 2 MiB and of pageBytes, at most 2 GiB), mapped writable at
    * the lowest free aligned address of the process's slot. kind: 0 private, 1 shared, 2 device.
    * Hugepages are all allocated here, so that running out is ENOMEM now, not SIGBUS later.

@@ -6,10 +6,12 @@
 #include <fcntl.h>
 
 #include <cerrno>
+#include <string>
 #include <vector>
 
 #include "descriptor.h"
 #include "registry.h"
+#include "sigsegv.h"
 
 namespace penstock {
 
@@ -18,7 +20,7 @@ namespace {
 napi_value memoryJoin(napi_env env, napi_callback_info info) {
   Args args(env, info);
   int64_t wanted;
-  if (!args.integer(0, "domain", 1, 255, &wanted)) return nullptr;
+  if (!args.integer(0, "domain", 1, kDomains - 1, &wanted)) return nullptr;
   bool late;
   {
     std::lock_guard lock(tableLock);
@@ -35,6 +37,19 @@ napi_value memoryDomain(napi_env env, napi_callback_info) {
     domain = registry.domain;
   }
   return makeNumber(env, domain);
+}
+
+napi_value memoryDomainName(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  int64_t domain;
+  std::string name;
+  if (!args.integer(0, "domain", 1, kDomains - 1, &domain)) return nullptr;
+  if (!args.string(1, "name", kDomainNameBytes, &name)) return nullptr;
+  {
+    std::lock_guard lock(tableLock);
+    nameDomain(static_cast<uint32_t>(domain), name.data(), name.size());
+  }
+  return makeUndefined(env);
 }
 
 // The live segment of that id, or nullptr. Under tableLock.
@@ -221,6 +236,7 @@ bool initMemory(napi_env env, napi_value exports) {
   return openEnvironment(env) && initStatus(env, exports) && initSegment(env, exports) &&
          defineFunction(env, exports, "memoryJoin", memoryJoin) &&
          defineFunction(env, exports, "memoryDomain", memoryDomain) &&
+         defineFunction(env, exports, "memoryDomainName", memoryDomainName) &&
          defineFunction(env, exports, "segmentInfo", segmentInfo) &&
          defineFunction(env, exports, "segmentFind", segmentFind) &&
          defineFunction(env, exports, "segmentIds", segmentIds) &&

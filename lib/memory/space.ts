@@ -63,6 +63,11 @@ export class AddressSpace {
     }
   }
 
+  /** What reports of a store to a domain's memory call its owner; '' for its number alone. */
+  nameDomain(domain: number, name: string): void {
+    native.memoryDomainName(domain, name);
+  }
+
   /** A new segment of at least `bytes` (rounded up to whole pages and granules), at most 2 GiB. */
   create(bytes: number, options: SegmentOptions = {}): Segment {
     const kind = KIND_NUMBER[options.kind ?? 'private'] ?? 0;
