@@ -115,6 +115,12 @@ export interface Native {
    */
   memoryDomainName(domain: number, name: string): void;
   /**
+   * Whether this process holds addresses in domain `domain`'s slot: a live segment, or a closed one
+   * over which an ArrayBuffer is left in any environment, which a DMA domain still holds, or where
+   * a device may still write.
+   */
+  memorySlotHeld(domain: number): boolean;
+  /**
    * A memfd of `bytes` (a multiple of 2 MiB and of pageBytes, at most 2 GiB), mapped writable at
    * the lowest free aligned address of the process's slot. kind: 0 private, 1 shared, 2 device.
    * Hugepages are all allocated here, so that running out is ENOMEM now, not SIGBUS later.

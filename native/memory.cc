@@ -52,6 +52,24 @@ napi_value memoryDomainName(napi_env env, napi_callback_info info) {
   return makeUndefined(env);
 }
 
+// Whether a range within the domain's slot is held. Ranges of closed segments stay in the table as
+// long as an ArrayBuffer or a DMA domain is left over them, and for good where a device may still
+// write.
+bool slotHeld(uint32_t domain) {
+  std::lock_guard lock(tableLock);
+  const auto first = registry.ranges.lower_bound(domain * kSlotBytes);
+  return first != registry.ranges.end() && first->first < (domain + 1) * kSlotBytes;
+}
+
+napi_value memorySlotHeld(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  int64_t domain;
+  if (!args.integer(0, "domain", 1, kDomains - 1, &domain)) return nullptr;
+  napi_value result;
+  const bool held = slotHeld(static_cast<uint32_t>(domain));
+  return napi_get_boolean(env, held, &result) == napi_ok ? result : nullptr;
+}
+
 // The live segment of that id, or nullptr. Under tableLock.
 Mapping* findSegment(uint32_t id) {
   Mapping* mapping = findMapping(id);
@@ -237,6 +255,7 @@ bool initMemory(napi_env env, napi_value exports) {
          defineFunction(env, exports, "memoryJoin", memoryJoin) &&
          defineFunction(env, exports, "memoryDomain", memoryDomain) &&
          defineFunction(env, exports, "memoryDomainName", memoryDomainName) &&
+         defineFunction(env, exports, "memorySlotHeld", memorySlotHeld) &&
          defineFunction(env, exports, "segmentInfo", segmentInfo) &&
          defineFunction(env, exports, "segmentFind", segmentFind) &&
          defineFunction(env, exports, "segmentIds", segmentIds) &&
