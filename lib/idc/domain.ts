@@ -11,6 +11,7 @@ import { isName } from './fields.js';
 import { HubSession, type MemberInfo, type Sharing } from './hub-session.js';
 import type { HoldSummary } from './ledger.js';
 import { Link, type Incoming, type LinkChannel, type PeerInfo } from './link.js';
+import type { LinkWire } from './link-wire.js';
 import { LoanDesk } from './loan-desk.js';
 
 const CHANNEL_SIZE = 1024;
@@ -124,7 +125,7 @@ export class Domain {
           addressSpace().join(place.slot);
           this.place = place;
         },
-        onPeer: (peer, socket, pidfd) => this.onPeer(peer, socket, pidfd),
+        onPeer: (peer, wire) => this.onPeer(peer, wire),
         onGone: (slot, generation) => this.onGone(slot, generation),
         known: () => [...this.links.values()].map(({ peer }) => [peer.slot, peer.generation]),
         onRefused: (error) => this.onRefused(error),
@@ -328,14 +329,11 @@ export class Domain {
     for (const link of this.links.values()) if (link.error === null) link.announce(segment);
   }
 
-  private onPeer(peer: PeerInfo, socket: number, pidfd: number): void {
+  private onPeer(peer: PeerInfo, wire: LinkWire): void {
     this.links.get(peer.slot)?.dispose();
-    const known = this.segments.length;
-    const link = new Link(this, peer, socket, pidfd);
-    // Making its loan ring may have made the first segment, which it does not know of.
-    for (const segment of this.segments.slice(0, Math.max(known, this.segments.length))) {
-      link.announce(segment);
-    }
+    const link = new Link(this, peer, wire);
+    // After the link has made its loan ring, for which there may be a new segment.
+    for (const segment of this.segments) link.announce(segment);
     this.links.set(peer.slot, link);
     link.greet();
   }

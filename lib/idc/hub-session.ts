@@ -5,6 +5,7 @@ import { errnoCode, PenstockError } from '../errors.js';
 import { native } from '../native.js';
 import { integer, slot, text } from './fields.js';
 import type { PeerInfo } from './link.js';
+import { ProcessWire, type LinkWire } from './link-wire.js';
 import { closeAll, misbehaved, SocketTransport, type Transport } from './transport.js';
 
 export const HUB_VERSION = 1;
@@ -26,8 +27,7 @@ export interface Membership {
 export interface SessionHome {
   /** The hub has given a place, the first time; before anybody is introduced. May refuse it. */
   onPlace(place: Membership): void;
-  /** Descriptors: a socket to the peer, its pidfd; the handler's. */
-  onPeer(peer: PeerInfo, socket: number, pidfd: number): void;
+  onPeer(peer: PeerInfo, wire: LinkWire): void;
   /** A domain is gone: answer with `released` once nothing of its slot is held. */
   onGone(slot: number, generation: number): void;
   /** Slots and generations of the domains that this one has links with. */
@@ -41,7 +41,18 @@ export interface MemberInfo extends PeerInfo {
   readonly state: string;
 }
 
-export class HubSession {
+/** How a domain came to its place, and learns of others: by a hub, or by regions. */
+export interface Session {
+  readonly connected: boolean;
+  /** Gets a place (`onPlace`), or throws. */
+  join(timeoutMs: number): Promise<void>;
+  members(): Promise<MemberInfo[]>;
+  /** Nothing of that domain's slot is held here any more. */
+  released(gone: number, generation: number): void;
+  close(): void;
+}
+
+export class HubSession implements Session {
   readonly path: string;
   readonly name: string;
   private readonly sharing: Sharing;
@@ -217,7 +228,7 @@ export class HubSession {
       closeAll(fds);
       throw error;
     }
-    this.home.onPeer(info, fds[0]!, fds[1]!);
+    this.home.onPeer(info, new ProcessWire(fds[0]!, fds[1]!));
   }
 
   /** The hub is gone: links go on without it, and this domain comes back when it does. */
