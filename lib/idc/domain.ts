@@ -5,10 +5,22 @@
 // is fixed from then on. The thread that joined is the home of links, loans and friendly channels.
 
 import { PenstockError } from '../errors.js';
-import { addressSpace, Memory, type DmaBuffer, type Segment } from '../memory/index.js';
+import {
+  addressSpace,
+  Memory,
+  type DmaBuffer,
+  type MemoryOptions,
+  type Segment,
+} from '../memory/index.js';
 import { Channel } from './channel.js';
 import { isName } from './fields.js';
-import { HubSession, type MemberInfo, type Sharing } from './hub-session.js';
+import {
+  HubSession,
+  type MemberInfo,
+  type Session,
+  type SessionHome,
+  type Sharing,
+} from './hub-session.js';
 import type { HoldSummary } from './ledger.js';
 import { Link, type Incoming, type LinkChannel, type PeerInfo } from './link.js';
 import type { LinkWire } from './link-wire.js';
@@ -72,7 +84,20 @@ export async function joinDomain(hub: string, options: DomainOptions): Promise<D
       hint: 'a process joins one hub, once',
     });
   }
-  const domain = new Domain(hub, options);
+  const { share = {}, keepAlive = false, memory = {} } = options;
+  return startDomain(hub, options, { pageBytes: memory.pageBytes ?? 'auto' }, (home) => {
+    return new HubSession(hub, options.name, share, home, keepAlive);
+  });
+}
+
+/** Makes this process a domain, by a session of whatever kind. @internal */
+export async function startDomain(
+  hub: string,
+  options: { name: string; timeoutMs?: number },
+  memory: MemoryOptions,
+  connect: (home: SessionHome) => Session,
+): Promise<Domain> {
+  const domain = new Domain(hub, options.name, memory, connect);
   joined = domain;
   try {
     await domain.start(options.timeoutMs ?? JOIN_MS);
@@ -91,8 +116,8 @@ export class Domain {
   readonly desk: LoanDesk;
   /** Links by slot, until the process at the other end is dead or has left. */
   readonly links = new Map<number, Link>();
-  private readonly session: HubSession;
-  private place = { slot: 0, generation: 0, token: '' };
+  private readonly session: Session;
+  private place = { slot: 0, generation: 0 };
   private readonly segments: Segment[] = [];
   private readonly channels = new Set<Channel>();
   private readonly listeners = new Map<string, RawListener>();
@@ -106,33 +131,32 @@ export class Domain {
   onPeers: (() => void) | null = null;
 
   /** Use joinDomain. */
-  constructor(hub: string, options: DomainOptions) {
+  constructor(
+    hub: string,
+    name: string,
+    memory: MemoryOptions,
+    connect: (home: SessionHome) => Session,
+  ) {
     this.hub = hub;
-    this.name = options.name;
+    this.name = name;
     this.memory = new Memory({
+      ...memory,
       kind: 'shared',
-      pageBytes: options.memory?.pageBytes ?? 'auto',
       lasting: true,
       beforeGrowth: () => this.desk.service(),
       onSegment: (segment) => this.onSegment(segment),
     });
-    this.session = new HubSession(
-      hub,
-      options.name,
-      options.share ?? {},
-      {
-        onPlace: (place) => {
-          addressSpace().join(place.slot);
-          this.place = place;
-        },
-        onPeer: (peer, wire) => this.onPeer(peer, wire),
-        onGone: (slot, generation) => this.onGone(slot, generation),
-        known: () => [...this.links.values()].map(({ peer }) => [peer.slot, peer.generation]),
-        onRefused: (error) => this.onRefused(error),
-      },
-      options.keepAlive ?? false,
-    );
     this.desk = new LoanDesk(this);
+    this.session = connect({
+      onPlace: (place) => {
+        addressSpace().join(place.slot);
+        this.place = place;
+      },
+      onPeer: (peer, wire) => this.onPeer(peer, wire),
+      onGone: (slot, generation) => this.onGone(slot, generation),
+      known: () => [...this.links.values()].map(({ peer }) => [peer.slot, peer.generation]),
+      onRefused: (error) => this.onRefused(error),
+    });
   }
 
   /** @internal */
@@ -325,6 +349,7 @@ export class Domain {
   }
 
   private onSegment(segment: Segment): void {
+    if (this.segments.includes(segment)) return; // another pool in a region
     this.segments.push(segment);
     for (const link of this.links.values()) if (link.error === null) link.announce(segment);
   }
@@ -359,7 +384,7 @@ export class Domain {
   /** Whether anything of a slot is still held here. */
   private holds(slot: number): boolean {
     if (this.desk.hasFormer(slot) || this.desk.ledger.heldVia(slot).length > 0) return true;
-    return addressSpace().holds(slot);
+    return !this.session.lasting && addressSpace().holds(slot);
   }
 
   private tick(): void {

@@ -26,7 +26,7 @@ export interface Membership {
 
 export interface SessionHome {
   /** The hub has given a place, the first time; before anybody is introduced. May refuse it. */
-  onPlace(place: Membership): void;
+  onPlace(place: { slot: number; generation: number }): void;
   onPeer(peer: PeerInfo, wire: LinkWire): void;
   /** A domain is gone: answer with `released` once nothing of its slot is held. */
   onGone(slot: number, generation: number): void;
@@ -44,6 +44,8 @@ export interface MemberInfo extends PeerInfo {
 /** How a domain came to its place, and learns of others: by a hub, or by regions. */
 export interface Session {
   readonly connected: boolean;
+  /** What others have stays mapped for good: a slot is always the same domain's. */
+  readonly lasting: boolean;
   /** Gets a place (`onPlace`), or throws. */
   join(timeoutMs: number): Promise<void>;
   members(): Promise<MemberInfo[]>;
@@ -55,6 +57,7 @@ export interface Session {
 export class HubSession implements Session {
   readonly path: string;
   readonly name: string;
+  readonly lasting = false;
   private readonly sharing: Sharing;
   private readonly home: SessionHome;
   private transport: Transport | null = null;
