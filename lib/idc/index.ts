@@ -15,3 +15,12 @@ export type { HoldSummary } from './ledger.js';
 export type { Incoming, LinkChannel, PeerInfo } from './link.js';
 export { Loan, type ReadonlyBytes, type ReadonlyWords } from './loan.js';
 export { RecordChannel } from './record-channel.js';
+export { Mailbox, MESSAGE_BYTES_MAX } from './mailbox.js';
+export {
+  OwnRegion,
+  PeerRegion,
+  type Heap,
+  type OwnRegionOptions,
+  type PeerState,
+  type RegionMemory,
+} from './region.js';
