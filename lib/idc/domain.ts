@@ -73,17 +73,6 @@ export function currentDomain(): Domain | null {
  * DOMAIN_JOINED (this process has joined one), ADDRESS_SPACE_IN_USE (it has memory already).
  */
 export async function joinDomain(hub: string, options: DomainOptions): Promise<Domain> {
-  if (!isName(options.name)) {
-    throw new PenstockError('BAD_NAME', `'${options.name}' is no name of a domain`, {
-      hint: 'letters, digits, dot, underscore and hyphen, at most 64',
-      exitCode: 2,
-    });
-  }
-  if (joined !== null) {
-    throw new PenstockError('DOMAIN_JOINED', `this process is ${joined.name} of ${joined.hub}`, {
-      hint: 'a process joins one hub, once',
-    });
-  }
   const { share = {}, keepAlive = false, memory = {} } = options;
   return startDomain(hub, options, { pageBytes: memory.pageBytes ?? 'auto' }, (home) => {
     return new HubSession(hub, options.name, share, home, keepAlive);
@@ -97,6 +86,17 @@ export async function startDomain(
   memory: MemoryOptions,
   connect: (home: SessionHome) => Session,
 ): Promise<Domain> {
+  if (!isName(options.name)) {
+    throw new PenstockError('BAD_NAME', `'${options.name}' is no name of a domain`, {
+      hint: 'letters, digits, dot, underscore and hyphen, at most 64',
+      exitCode: 2,
+    });
+  }
+  if (joined !== null) {
+    throw new PenstockError('DOMAIN_JOINED', `this process is ${joined.name} of ${joined.hub}`, {
+      hint: 'a process joins one hub, once',
+    });
+  }
   const domain = new Domain(hub, options.name, memory, connect);
   joined = domain;
   try {
@@ -148,10 +148,7 @@ export class Domain {
     });
     this.desk = new LoanDesk(this);
     this.session = connect({
-      onPlace: (place) => {
-        addressSpace().join(place.slot);
-        this.place = place;
-      },
+      onPlace: (place) => (this.place = place),
       onPeer: (peer, wire) => this.onPeer(peer, wire),
       onGone: (slot, generation) => this.onGone(slot, generation),
       known: () => [...this.links.values()].map(({ peer }) => [peer.slot, peer.generation]),

@@ -2,6 +2,7 @@
 // the domain shows the slot, generation and token that it was given, and whom it knows.
 
 import { errnoCode, PenstockError } from '../errors.js';
+import { addressSpace } from '../memory/index.js';
 import { native } from '../native.js';
 import { integer, slot, text } from './fields.js';
 import type { PeerInfo } from './link.js';
@@ -25,7 +26,7 @@ export interface Membership {
 }
 
 export interface SessionHome {
-  /** The hub has given a place, the first time; before anybody is introduced. May refuse it. */
+  /** This process has its place; before anybody is introduced. Once. */
   onPlace(place: { slot: number; generation: number }): void;
   onPeer(peer: PeerInfo, wire: LinkWire): void;
   /** A domain is gone: answer with `released` once nothing of its slot is held. */
@@ -187,7 +188,10 @@ export class HubSession implements Session {
       throw misbehaved('(the hub) gave another slot to a domain that has one');
     }
     try {
-      if (membership === null) this.home.onPlace(given);
+      if (membership === null) {
+        addressSpace().join(given.slot);
+        this.home.onPlace(given);
+      }
     } catch (error) {
       this.answer?.(error as PenstockError);
       this.close();

@@ -180,8 +180,8 @@ export class Link {
 
   /** Asks the other side how many loans by the word of `via` it has: pairs of loan words. */
   audit(via: number, holds: readonly number[]): void {
-    for (let at = 0; at < holds.length; at += 1000) {
-      this.transport.send({ type: 'audit', via, holds: holds.slice(at, at + 1000) });
+    for (let at = 0; at < holds.length; at += 500) {
+      this.transport.send({ type: 'audit', via, holds: holds.slice(at, at + 500) });
     }
   }
 

@@ -88,6 +88,8 @@ export class BufferPool {
     this.count = count;
     this.control = new Int32Array(this.segment.u8.buffer, controlOffset, Control.links + 2 * count);
     this.states = Control.links + count;
+    // A region may hold what an earlier life left.
+    if (within !== undefined) this.control.fill(0);
     this.control[Control.magic] = MAGIC;
     this.control[Control.bufferBytes] = bufferBytes;
     this.control[Control.count] = count;
