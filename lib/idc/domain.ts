@@ -291,8 +291,15 @@ export class Domain {
   }
 
   /** @internal */
+  wantService(): void {
+    if (this.timer === null) this.tickSoon();
+  }
+
+  /** @internal */
   onChannelClosed(channel: Channel): void {
     this.channels.delete(channel);
+    // Its half is freed once the other side has closed, too.
+    this.wantService();
   }
 
   /** @internal */
@@ -392,9 +399,13 @@ export class Domain {
       this.leaving.delete(slot);
       this.session.released(slot, generation);
     }
-    for (const link of this.links.values()) link.sweep();
+    let lingers = false;
+    for (const link of this.links.values()) {
+      link.sweep();
+      lingers ||= link.lingers;
+    }
     this.tickMs = came ? TICK_MS : Math.min(TICK_MS_MAX, this.tickMs * 2);
-    if (this.leaving.size > 0 || this.desk.ledger.holds > 0) this.schedule();
+    if (this.leaving.size > 0 || lingers || this.desk.busy) this.schedule();
   }
 
   /** Something happened that the next look should find soon. */

@@ -185,6 +185,11 @@ export class Link {
     }
   }
 
+  /** Whether halves of closed channels are left. */
+  get lingers(): boolean {
+    return this.lingering.size > 0;
+  }
+
   /** Frees the halves of closed channels that the other side has closed, too. */
   sweep(): void {
     for (const half of this.lingering) {

@@ -127,7 +127,10 @@ export class RecordChannel {
 
   /** Records that `reserve` would grant. */
   get free(): number {
-    return this.error === null && !this.closed ? this.writer.free : 0;
+    if (this.error !== null || this.closed) return 0;
+    const { free } = this.writer;
+    if (this.writer.broken) this.misbehaved('its index of records taken');
+    return free;
   }
 
   /** The other side's header. */
