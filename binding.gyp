@@ -19,6 +19,7 @@
         "native/ring.cc",
         "native/segment.cc",
         "native/sigbus.cc",
+        "native/sigsegv.cc",
         "native/socket.cc",
         "native/status.cc",
         "native/stream.cc",

@@ -110,6 +110,17 @@ export interface Native {
   memoryJoin(domain: number): void;
   memoryDomain(): number;
   /**
+   * What a report of a fault in domain `domain`'s slot calls it: at most 64 bytes, of which
+   * anything but printable ASCII shows as `?`; '' for its number alone.
+   */
+  memoryDomainName(domain: number, name: string): void;
+  /**
+   * Whether this process holds addresses in domain `domain`'s slot: a live segment, or a closed one
+   * over which an ArrayBuffer is left in any environment, which a DMA domain still holds, or where
+   * a device may still write.
+   */
+  memorySlotHeld(domain: number): boolean;
+  /**
    * A memfd of `bytes` (a multiple of 2 MiB and of pageBytes, at most 2 GiB), mapped writable at
    * the lowest free aligned address of the process's slot. kind: 0 private, 1 shared, 2 device.
    * Hugepages are all allocated here, so that running out is ENOMEM now, not SIGBUS later.

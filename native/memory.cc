@@ -6,10 +6,12 @@
 #include <fcntl.h>
 
 #include <cerrno>
+#include <string>
 #include <vector>
 
 #include "descriptor.h"
 #include "registry.h"
+#include "sigsegv.h"
 
 namespace penstock {
 
@@ -18,7 +20,7 @@ namespace {
 napi_value memoryJoin(napi_env env, napi_callback_info info) {
   Args args(env, info);
   int64_t wanted;
-  if (!args.integer(0, "domain", 1, 255, &wanted)) return nullptr;
+  if (!args.integer(0, "domain", 1, kDomains - 1, &wanted)) return nullptr;
   bool late;
   {
     std::lock_guard lock(tableLock);
@@ -35,6 +37,37 @@ napi_value memoryDomain(napi_env env, napi_callback_info) {
     domain = registry.domain;
   }
   return makeNumber(env, domain);
+}
+
+napi_value memoryDomainName(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  int64_t domain;
+  std::string name;
+  if (!args.integer(0, "domain", 1, kDomains - 1, &domain)) return nullptr;
+  if (!args.string(1, "name", kDomainNameBytes, &name)) return nullptr;
+  {
+    std::lock_guard lock(tableLock);
+    nameDomain(static_cast<uint32_t>(domain), name.data(), name.size());
+  }
+  return makeUndefined(env);
+}
+
+// Whether a range within the domain's slot is held. Ranges of closed segments stay in the table as
+// long as an ArrayBuffer or a DMA domain is left over them, and for good where a device may still
+// write.
+bool slotHeld(uint32_t domain) {
+  std::lock_guard lock(tableLock);
+  const auto first = registry.ranges.lower_bound(domain * kSlotBytes);
+  return first != registry.ranges.end() && first->first < (domain + 1) * kSlotBytes;
+}
+
+napi_value memorySlotHeld(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  int64_t domain;
+  if (!args.integer(0, "domain", 1, kDomains - 1, &domain)) return nullptr;
+  napi_value result;
+  const bool held = slotHeld(static_cast<uint32_t>(domain));
+  return napi_get_boolean(env, held, &result) == napi_ok ? result : nullptr;
 }
 
 // The live segment of that id, or nullptr. Under tableLock.
@@ -222,6 +255,8 @@ bool initMemory(napi_env env, napi_value exports) {
          initSegment(env, exports) &&
          defineFunction(env, exports, "memoryJoin", memoryJoin) &&
          defineFunction(env, exports, "memoryDomain", memoryDomain) &&
+         defineFunction(env, exports, "memoryDomainName", memoryDomainName) &&
+         defineFunction(env, exports, "memorySlotHeld", memorySlotHeld) &&
          defineFunction(env, exports, "segmentInfo", segmentInfo) &&
          defineFunction(env, exports, "segmentFind", segmentFind) &&
          defineFunction(env, exports, "segmentIds", segmentIds) &&

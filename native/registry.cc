@@ -29,6 +29,7 @@
 #include "memory.h"
 #include "region.h"
 #include "sigbus.h"
+#include "sigsegv.h"
 
 namespace penstock {
 
@@ -141,6 +142,7 @@ int reserveSpace() {
   if (base == MAP_FAILED) return errno;
   int error = EEXIST;  // a kernel before 4.17 takes the address as a wish
   if (reinterpret_cast<uint64_t>(base) == kBase) error = installSigbus();
+  if (error == 0) error = installSigsegv();
   if (error != 0) {
     munmap(base, kSpaceBytes);
     return error;

@@ -1,13 +1,14 @@
 // Memory: buffers of any size for people, on pools by size class; and DmaBuffer, their handle.
 
 import { PenstockError } from '../errors.js';
-import { BufferPool, returnHome } from './pool.js';
-import { SEGMENT_BYTES_MAX } from './segment.js';
+import { BufferPool, poolBytes, returnHome, type Place } from './pool.js';
+import { GRANULE_BYTES, SEGMENT_BYTES_MAX, type Segment } from './segment.js';
 import type { SegmentOptions } from './space.js';
 
 const CLASS_BYTES_MIN = 512;
 /** A slab holds about this much, so that small classes share few segments. */
 const SLAB_BYTES = 2 ** 21 - 2 ** 16;
+const LASTING_BYTES_MAX = 2 ** 26;
 
 /**
  * A buffer that devices can reach, at `address` in every process that maps it. The handle knows
@@ -19,6 +20,7 @@ export class DmaBuffer {
   readonly bytes: number;
   private readonly pool: BufferPool;
   private readonly life: number;
+  private sent = false;
   private bytesView: Uint8Array | undefined;
   private wordsView: Uint32Array | undefined;
 
@@ -46,8 +48,23 @@ export class DmaBuffer {
     return this.wordsView;
   }
 
+  /** True too once it was surrendered: it is not this handle's any more. */
   get freed(): boolean {
-    return this.pool.segment.closed || this.pool.stamp(this.address) !== this.life;
+    return this.sent || this.pool.segment.closed || this.pool.stamp(this.address) !== this.life;
+  }
+
+  /**
+   * Gives up the handle, not the buffer: it now belongs to whoever knows its address, and goes home
+   * by `Memory.freeAddress`. Uses of the handle throw USE_AFTER_SEND. Returns the upper word of the
+   * buffer's loan: the address's high word | generation << 12 (20 bits).
+   */
+  surrender(): number {
+    this.assertLive();
+    const generation = (this.pool.stamp(this.address) >>> 2) & 0xfffff;
+    this.sent = true;
+    this.bytesView = undefined;
+    this.wordsView = undefined;
+    return (Math.floor(this.address / 2 ** 32) | (generation << 12)) >>> 0;
   }
 
   /** Gives the buffer back; a second free is DOUBLE_FREE. */
@@ -70,6 +87,15 @@ export class DmaBuffer {
 
   private assertLive(): void {
     if (!this.freed) return;
+    if (this.sent) {
+      throw new PenstockError(
+        'USE_AFTER_SEND',
+        `the buffer at 0x${this.address.toString(16)} was sent`,
+        {
+          hint: 'whoever got it has it now; take another buffer, or send a copy',
+        },
+      );
+    }
     throw new PenstockError(
       'USE_AFTER_FREE',
       `the buffer at 0x${this.address.toString(16)} was freed`,
@@ -80,13 +106,38 @@ export class DmaBuffer {
   }
 }
 
+export interface MemoryOptions extends SegmentOptions {
+  /**
+   * For memory that others map: each segment of a size class is as large as all before it (up to 64
+   * MiB), and none goes before `close`.
+   */
+  lasting?: boolean;
+  /**
+   * Where to make a pool of so many bytes, whose buffers are to be aligned so; undefined when there
+   * is no room (OUT_OF_MEMORY). Segments of its own when left out.
+   */
+  carve?: (bytes: number, align: number) => Place | undefined;
+  /** Called when all buffers of a class are out, before the memory grows: some may come home. */
+  beforeGrowth?: () => void;
+  /** Called with each new segment, before any buffer of it is given out. */
+  onSegment?: (segment: Segment) => void;
+}
+
 /** Buffers by size class (powers of two); grows by new segments, shrinks by `trim`. */
 export class Memory {
-  private readonly options: SegmentOptions;
+  private readonly options: MemoryOptions;
   private readonly classes = new Map<number, BufferPool[]>();
 
-  constructor(options: SegmentOptions = {}) {
+  constructor(options: MemoryOptions = {}) {
     this.options = options;
+  }
+
+  /** What it holds, in bytes of segments. */
+  get segmentBytes(): number {
+    let sum = 0;
+    for (const pools of this.classes.values())
+      for (const { segment } of pools) sum += segment.bytes;
+    return sum;
   }
 
   /**
@@ -100,32 +151,25 @@ export class Memory {
     const classBytes = Math.max(CLASS_BYTES_MIN, 2 ** Math.ceil(Math.log2(bytes)));
     let pools = this.classes.get(classBytes);
     if (pools === undefined) this.classes.set(classBytes, (pools = []));
-    const last = pools.length - 1;
-    for (let i = last; i >= 0; i--) {
-      const pool = pools[i]!;
-      const address = pool.take();
-      if (address === 0) continue;
-      if (i !== last) [pools[i], pools[last]] = [pools[last]!, pool];
-      return new DmaBuffer(pool, address, bytes);
+    let address = takeFrom(pools);
+    if (address === 0 && pools.length > 0 && this.options.beforeGrowth !== undefined) {
+      this.options.beforeGrowth();
+      address = takeFrom(pools);
     }
-    const count = Math.max(
-      1,
-      Math.floor(SLAB_BYTES / classBytes) || Math.min(8, Math.floor((16 * 2 ** 20) / classBytes)),
-    );
-    const pool = new BufferPool({ ...this.options, bufferBytes: classBytes, count });
-    pools.push(pool);
-    return new DmaBuffer(pool, pool.take(), bytes);
+    if (address === 0) {
+      pools.push(this.grow(classBytes, pools));
+      address = takeFrom(pools);
+    }
+    return new DmaBuffer(pools[pools.length - 1]!, address, bytes);
   }
 
   /** Frees by address, in whichever environment of the process the buffer's pool lives. */
   freeAddress(address: number): void {
     for (const pools of this.classes.values()) {
       for (const pool of pools) {
-        const { segment } = pool;
-        if (address >= segment.address && address < segment.address + segment.bytes) {
-          pool.put(address);
-          return;
-        }
+        if (!pool.covers(address)) continue;
+        pool.put(address);
+        return;
       }
     }
     returnHome(address);
@@ -138,8 +182,9 @@ export class Memory {
     return sum;
   }
 
-  /** Closes the segments none of whose buffers is out. */
+  /** Closes the segments none of whose buffers is out (lasting memory keeps them). */
   trim(): void {
+    if (this.options.lasting === true) return;
     for (const [classBytes, pools] of this.classes) {
       const kept = pools.filter((pool) => {
         if (pool.taken > 0) return true;
@@ -156,6 +201,47 @@ export class Memory {
     for (const pools of this.classes.values()) for (const pool of pools) pool.close();
     this.classes.clear();
   }
+
+  private grow(classBytes: number, pools: readonly BufferPool[]): BufferPool {
+    let count = Math.max(
+      1,
+      Math.floor(SLAB_BYTES / classBytes) || Math.min(8, Math.floor((16 * 2 ** 20) / classBytes)),
+    );
+    if (this.options.lasting === true) {
+      const have = pools.reduce((sum, pool) => sum + pool.count, 0);
+      count = Math.max(count, Math.min(have, Math.floor(LASTING_BYTES_MAX / classBytes)));
+    }
+    const { carve, onSegment, ...options } = this.options;
+    const place = carve === undefined ? {} : { within: carved(carve, classBytes, count) };
+    const pool = new BufferPool({ ...options, ...place, bufferBytes: classBytes, count });
+    onSegment?.(pool.segment);
+    return pool;
+  }
+}
+
+function carved(
+  carve: NonNullable<MemoryOptions['carve']>,
+  bufferBytes: number,
+  count: number,
+): Place {
+  const place = carve(poolBytes(bufferBytes, count), Math.min(bufferBytes, GRANULE_BYTES));
+  if (place !== undefined) return place;
+  throw new PenstockError('OUT_OF_MEMORY', 'the region has no room for more buffers', {
+    hint: 'give buffers back, or make the region larger',
+  });
+}
+
+/** Takes a buffer from the pools, whose last is then the one that it came from; or 0. */
+function takeFrom(pools: BufferPool[]): number {
+  const last = pools.length - 1;
+  for (let i = last; i >= 0; i--) {
+    const pool = pools[i]!;
+    const address = pool.take();
+    if (address === 0) continue;
+    if (i !== last) [pools[i], pools[last]] = [pools[last]!, pool];
+    return address;
+  }
+  return 0;
 }
 
 const instances: { private?: Memory; device?: Memory } = {};

@@ -63,6 +63,21 @@ export class AddressSpace {
     }
   }
 
+  /** What reports of a store to a domain's memory call its owner; '' for its number alone. */
+  nameDomain(domain: number, name: string): void {
+    native.memoryDomainName(domain, name);
+  }
+
+  /**
+   * Whether this process still has anything at a domain's addresses: admitted memory, views of it
+   * in any environment (until they are collected), or DMA mappings. The slot of a domain that is
+   * gone goes to another only when no member holds it.
+   */
+  holds(domain: number): boolean {
+    this.forgetClosed();
+    return native.memorySlotHeld(domain);
+  }
+
   /** A new segment of at least `bytes` (rounded up to whole pages and granules), at most 2 GiB. */
   create(bytes: number, options: SegmentOptions = {}): Segment {
     const kind = KIND_NUMBER[options.kind ?? 'private'] ?? 0;

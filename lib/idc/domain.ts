@@ -1,0 +1,446 @@
+// Domain: this process as a member of a hub. It has a slot of the address space, memory that the
+// other members map read-only at the same address, a link to each of them, and channels.
+//
+// One process is one domain, and joins before its first allocation: its place in the address space
+// is fixed from then on. The thread that joined is the home of links, loans and friendly channels.
+
+import { PenstockError } from '../errors.js';
+import {
+  addressSpace,
+  Memory,
+  type DmaBuffer,
+  type MemoryOptions,
+  type Segment,
+} from '../memory/index.js';
+import { Channel } from './channel.js';
+import { isName } from './fields.js';
+import {
+  HubSession,
+  type MemberInfo,
+  type Session,
+  type SessionHome,
+  type Sharing,
+} from './hub-session.js';
+import type { HoldSummary } from './ledger.js';
+import { Link, type Incoming, type LinkChannel, type PeerInfo } from './link.js';
+import type { LinkWire } from './link-wire.js';
+import { LoanDesk } from './loan-desk.js';
+
+const CHANNEL_SIZE = 1024;
+const JOIN_MS = 5000;
+const CONNECT_MS = 5000;
+/** How often slots of the gone are looked at, and loans taken home while nobody asks. */
+const TICK_MS = 10;
+const TICK_MS_MAX = 500;
+
+export interface DomainOptions {
+  /** Unique among the members: letters, digits, '.', '_' and '-', at most 64. */
+  name: string;
+  memory?: {
+    /** Page size of the shared memory, as AddressSpace.create has it. */
+    pageBytes?: number | 'auto';
+  };
+  /** Who may map this domain's memory, and so have channels with it. */
+  share?: Sharing;
+  /** How long the hub may take to answer (5 s). */
+  timeoutMs?: number;
+  /** Whether membership alone keeps the process alive (default false). */
+  keepAlive?: boolean;
+}
+
+/** What asks for a channel on a port that is listened on. */
+export type Listener = (channel: Channel) => void;
+
+/** A listener that decides by itself, and may take raw channels. */
+export type RawListener = (incoming: Incoming) => void;
+
+export interface LoanReport {
+  /** What others have of this domain's memory, by consumer. */
+  readonly lent: readonly HoldSummary[];
+  /** Loans that this domain has, by owner. */
+  readonly held: readonly { owner: number; name: string; loans: number }[];
+}
+
+let joined: Domain | null = null;
+
+/** The domain of this process and thread, if it joined a hub. */
+export function currentDomain(): Domain | null {
+  return joined;
+}
+
+/**
+ * Joins a hub. Errors: NO_HUB, HUB_SILENT, PERMISSION_DENIED, BAD_NAME, NAME_TAKEN, HUB_FULL,
+ * DOMAIN_JOINED (this process has joined one), ADDRESS_SPACE_IN_USE (it has memory already).
+ */
+export async function joinDomain(hub: string, options: DomainOptions): Promise<Domain> {
+  const { share = {}, keepAlive = false, memory = {} } = options;
+  return startDomain(hub, options, { pageBytes: memory.pageBytes ?? 'auto' }, (home) => {
+    return new HubSession(hub, options.name, share, home, keepAlive);
+  });
+}
+
+/** Makes this process a domain, by a session of whatever kind. @internal */
+export async function startDomain(
+  hub: string,
+  options: { name: string; timeoutMs?: number },
+  memory: MemoryOptions,
+  connect: (home: SessionHome) => Session,
+): Promise<Domain> {
+  if (!isName(options.name)) {
+    throw new PenstockError('BAD_NAME', `'${options.name}' is no name of a domain`, {
+      hint: 'letters, digits, dot, underscore and hyphen, at most 64',
+      exitCode: 2,
+    });
+  }
+  if (joined !== null) {
+    throw new PenstockError('DOMAIN_JOINED', `this process is ${joined.name} of ${joined.hub}`, {
+      hint: 'a process joins one hub, once',
+    });
+  }
+  const domain = new Domain(hub, options.name, memory, connect);
+  joined = domain;
+  try {
+    await domain.start(options.timeoutMs ?? JOIN_MS);
+    return domain;
+  } catch (error) {
+    joined = null;
+    throw error;
+  }
+}
+
+export class Domain {
+  readonly hub: string;
+  readonly name: string;
+  /** Shared with all members that may have a link with this one. */
+  readonly memory: Memory;
+  readonly desk: LoanDesk;
+  /** Links by slot, until the process at the other end is dead or has left. */
+  readonly links = new Map<number, Link>();
+  private readonly session: Session;
+  private place = { slot: 0, generation: 0 };
+  private readonly segments: Segment[] = [];
+  private readonly channels = new Set<Channel>();
+  private readonly listeners = new Map<string, RawListener>();
+  private readonly waiting = new Set<() => void>();
+  /** Generations of domains that are gone and whose slots are still held here. */
+  private readonly leaving = new Map<number, number>();
+  private timer: NodeJS.Timeout | null = null;
+  private tickMs = TICK_MS;
+  private closed = false;
+  /** Called when a member comes or goes. */
+  onPeers: (() => void) | null = null;
+
+  /** Use joinDomain. */
+  constructor(
+    hub: string,
+    name: string,
+    memory: MemoryOptions,
+    connect: (home: SessionHome) => Session,
+  ) {
+    this.hub = hub;
+    this.name = name;
+    this.memory = new Memory({
+      ...memory,
+      kind: 'shared',
+      lasting: true,
+      beforeGrowth: () => this.desk.service(),
+      onSegment: (segment) => this.onSegment(segment),
+    });
+    this.desk = new LoanDesk(this);
+    this.session = connect({
+      onPlace: (place) => (this.place = place),
+      onPeer: (peer, wire) => this.onPeer(peer, wire),
+      onGone: (slot, generation) => this.onGone(slot, generation),
+      known: () => [...this.links.values()].map(({ peer }) => [peer.slot, peer.generation]),
+      onRefused: (error) => this.onRefused(error),
+    });
+  }
+
+  /** @internal */
+  async start(timeoutMs: number): Promise<void> {
+    await this.session.join(timeoutMs);
+  }
+
+  /** Number of this domain: its memory is [slot · 2^36, (slot + 1) · 2^36). */
+  get slot(): number {
+    return this.place.slot;
+  }
+
+  get generation(): number {
+    return this.place.generation;
+  }
+
+  /** Members that this one has a link with. */
+  get peers(): PeerInfo[] {
+    return [...this.links.values()].filter((link) => link.isReady).map((link) => link.peer);
+  }
+
+  /** Whether the hub can be reached; links and channels go on without it. */
+  get hubConnected(): boolean {
+    return this.session.connected;
+  }
+
+  /** A buffer that other domains can read once it is sent to them. Errors: OUT_OF_MEMORY. */
+  alloc(bytes: number): DmaBuffer {
+    return this.memory.alloc(bytes);
+  }
+
+  /** Everybody in the hub, this domain included. */
+  members(): Promise<MemberInfo[]> {
+    return this.session.members();
+  }
+
+  /** Takes channels that others open on a port. */
+  listen(port: string, listener: Listener): void {
+    this.listenRaw(port, (incoming) => {
+      const link = this.links.get(incoming.peer.slot)!;
+      listener(this.adopt(link, incoming.accept(), port, incoming.meta));
+    });
+  }
+
+  /** The same, for who decides by itself and takes records. `null` stops listening. */
+  listenRaw(port: string, listener: RawListener | null): void {
+    if (listener === null) this.listeners.delete(port);
+    else this.listeners.set(port, listener);
+  }
+
+  /**
+   * Opens a channel to a port of another domain, which may still be about to come. `size`: records
+   * of each ring. Errors: TIMED_OUT, NO_SUCH_PORT, PEER_GONE, and what the other side says.
+   */
+  async connect(
+    peer: string,
+    port: string,
+    options: { size?: number; meta?: string; timeoutMs?: number } = {},
+  ): Promise<Channel> {
+    const link = await this.linkTo(peer, options.timeoutMs ?? CONNECT_MS);
+    const made = await link.connect(port, options.size ?? CHANNEL_SIZE, options.meta ?? '');
+    return this.adopt(link, made, port, made.meta);
+  }
+
+  /** The same, as raw records. */
+  async connectRaw(
+    peer: string,
+    port: string,
+    options: { size?: number; meta?: string; timeoutMs?: number } = {},
+  ): Promise<LinkChannel & { readonly link: Link }> {
+    const link = await this.linkTo(peer, options.timeoutMs ?? CONNECT_MS);
+    const made = await link.connect(port, options.size ?? CHANNEL_SIZE, options.meta ?? '');
+    return { ...made, link };
+  }
+
+  /** The link with a domain of that name, once there is one. Errors: TIMED_OUT. */
+  async linkTo(name: string, timeoutMs = CONNECT_MS): Promise<Link> {
+    const until = performance.now() + timeoutMs;
+    for (;;) {
+      for (const link of this.links.values()) {
+        if (link.peer.name === name && link.isReady) return link;
+      }
+      this.assertOpen();
+      const leftMs = until - performance.now();
+      if (leftMs <= 0) {
+        throw new PenstockError('TIMED_OUT', `no domain ${name} came within ${timeoutMs} ms`, {
+          hint: `penstock idc ls ${this.hub} shows who is there; it may not share with this domain`,
+        });
+      }
+      await this.somebody(leftMs);
+    }
+  }
+
+  /** Loans out and in, oldest first by age: what does not come back shows here. */
+  loans(): LoanReport {
+    this.desk.service();
+    const nameOf = (slot: number): string => this.links.get(slot)?.peer.name ?? `domain ${slot}`;
+    const owners = [...this.links.keys(), this.slot];
+    return {
+      lent: this.desk.ledger.summary(),
+      held: owners
+        .map((owner) => ({ owner, name: nameOf(owner), loans: this.desk.heldOf(owner) }))
+        .filter(({ loans }) => loans > 0),
+    };
+  }
+
+  /** Closes channels and links, leaves the hub, and gives the memory back. */
+  close(): void {
+    if (this.closed) return;
+    this.closed = true;
+    for (const channel of [...this.channels]) channel.close();
+    for (const link of this.links.values()) link.leave();
+    for (const link of this.links.values()) link.dispose();
+    this.links.clear();
+    this.session.close();
+    if (this.timer !== null) clearTimeout(this.timer);
+    this.wakeWaiting();
+    this.memory.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** @internal */
+  ownSegmentAt(address: number): Segment | undefined {
+    return this.segments.find(
+      (segment) => address >= segment.address && address < segment.address + segment.bytes,
+    );
+  }
+
+  /** @internal */
+  takeAll(slot: number): void {
+    for (const channel of this.channels) if (channel.peer.slot === slot) channel.takeAll();
+  }
+
+  /** @internal */
+  wantService(): void {
+    if (this.timer === null) this.tickSoon();
+  }
+
+  /** @internal */
+  onChannelClosed(channel: Channel): void {
+    this.channels.delete(channel);
+    // Its half is freed once the other side has closed, too.
+    this.wantService();
+  }
+
+  /** @internal */
+  onReady(): void {
+    this.wakeWaiting();
+    this.onPeers?.();
+  }
+
+  /** @internal */
+  onIncoming(_link: Link, incoming: Incoming): void {
+    const listener = this.listeners.get(incoming.port);
+    if (listener !== undefined) {
+      listener(incoming);
+      return;
+    }
+    const ports = [...this.listeners.keys()];
+    incoming.refuse(
+      'NO_SUCH_PORT',
+      `domain ${this.name} does not listen on port ${incoming.port}`,
+      ports.length === 0 ? 'it listens on none' : `it listens on ${ports.join(', ')}`,
+    );
+  }
+
+  /** @internal */
+  onAudit(link: Link, via: number, holds: readonly number[]): void {
+    this.desk.askedAudit(link, via, holds);
+  }
+
+  /** @internal */
+  onOver(): void {
+    this.onPeers?.();
+    this.wakeWaiting();
+  }
+
+  /** @internal What was sent before the death is taken, then what the dead one held. */
+  onDead(link: Link): void {
+    const { slot, generation } = link.peer;
+    this.takeAll(slot);
+    this.desk.gone(link);
+    this.links.delete(slot);
+    this.desk.keepFormer(link);
+    this.desk.answerAudits();
+    this.leaving.set(slot, generation);
+    this.tickSoon();
+  }
+
+  private adopt(link: Link, made: LinkChannel, port: string, meta: string): Channel {
+    const channel = new Channel(this, link, made.records, port, meta);
+    this.channels.add(channel);
+    return channel;
+  }
+
+  private onSegment(segment: Segment): void {
+    if (this.segments.includes(segment)) return; // another pool in a region
+    this.segments.push(segment);
+    for (const link of this.links.values()) if (link.error === null) link.announce(segment);
+  }
+
+  private onPeer(peer: PeerInfo, wire: LinkWire): void {
+    this.links.get(peer.slot)?.dispose();
+    const link = new Link(this, peer, wire);
+    // After the link has made its loan ring, for which there may be a new segment.
+    for (const segment of this.segments) link.announce(segment);
+    this.links.set(peer.slot, link);
+    link.greet();
+  }
+
+  /** The hub says so; the link's own pidfd does, too, before or after. */
+  private onGone(slot: number, generation: number): void {
+    const link = this.links.get(slot);
+    if (link !== undefined && link.peer.generation === generation) {
+      link.kicked();
+      return;
+    }
+    this.leaving.set(slot, generation);
+    this.tickSoon();
+  }
+
+  private onRefused(error: PenstockError): void {
+    process.emitWarning(`domain ${this.name} is no member of its hub any more: ${error.message}`, {
+      code: 'PENSTOCK_HUB_REFUSED',
+      detail: error.hint,
+    });
+  }
+
+  /** Whether anything of a slot is still held here. */
+  private holds(slot: number): boolean {
+    if (this.desk.hasFormer(slot) || this.desk.ledger.heldVia(slot).length > 0) return true;
+    return !this.session.lasting && addressSpace().holds(slot);
+  }
+
+  private tick(): void {
+    this.timer = null;
+    const came = this.desk.service();
+    for (const [slot, generation] of this.leaving) {
+      if (this.links.has(slot) || this.holds(slot)) continue;
+      this.leaving.delete(slot);
+      this.session.released(slot, generation);
+    }
+    let lingers = false;
+    for (const link of this.links.values()) {
+      link.sweep();
+      lingers ||= link.lingers;
+    }
+    this.tickMs = came ? TICK_MS : Math.min(TICK_MS_MAX, this.tickMs * 2);
+    if (this.leaving.size > 0 || lingers || this.desk.busy) this.schedule();
+  }
+
+  /** Something happened that the next look should find soon. */
+  private tickSoon(): void {
+    if (this.timer !== null) clearTimeout(this.timer);
+    this.timer = null;
+    this.tickMs = TICK_MS;
+    this.schedule();
+  }
+
+  private schedule(): void {
+    if (this.closed) return;
+    this.timer ??= setTimeout(() => this.tick(), this.tickMs).unref();
+  }
+
+  private somebody(leftMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const done = (): void => {
+        clearTimeout(timer);
+        this.waiting.delete(done);
+        resolve();
+      };
+      const timer = setTimeout(done, Math.min(leftMs, 2 ** 30));
+      this.waiting.add(done);
+    });
+  }
+
+  private wakeWaiting(): void {
+    for (const done of [...this.waiting]) done();
+  }
+
+  private assertOpen(): void {
+    if (!this.closed) return;
+    throw new PenstockError('DOMAIN_CLOSED', `domain ${this.name} was closed`, {
+      hint: 'a process joins once; keep the domain open as long as it is used',
+    });
+  }
+}

@@ -1,0 +1,309 @@
+// RecordChannel: two rings and a way to wake, as one thread of one domain sees them. The hot path.
+//
+//   const at = channel.tail;
+//   const n = channel.reserve(32);               // records granted; 0 is back-pressure
+//   for (let i = 0; i < n; i++) {
+//     const r = ((at + i) & channel.mask) * 8;   // fill channel.sq[r + …]; bit 31 of the first word
+//   }                                            // is the channel's own
+//   channel.submit();                            // the other side sees them
+//   const got = channel.poll(32);                // records stand in channel.rq from word 0 on
+//
+// A channel has no lock: one thread on each side. It ends when a side closes it (`ended` on the
+// other, after everything that was sent has been read), or breaks (`error`): the other side died or
+// wrote what no honest side writes. Broken or ended it grants nothing; what was sent before a death
+// is still delivered.
+
+import { PenstockError } from '../errors.js';
+import { native } from '../native.js';
+import { Half } from './layout.js';
+import type { RingReader, RingWriter } from './ring.js';
+import type { Wake } from './wake.js';
+
+/** How long park polls before it sleeps, in polls (some ns each), by how the last parks went. */
+const SPINS_MIN = 64;
+const SPINS_MAX = 1 << 15;
+/** The same for wait, which holds up an event loop; then turns of the loop, then sleep. */
+const WAIT_SPINS_MAX = 512;
+const TURNS_MAX = 16;
+/** Sleeps where nobody wakes: from, to (µs). */
+const BLIND_US_MIN = 50;
+const BLIND_US_TURNS = 2000;
+const BLIND_US_MAX = 10_000;
+const TIMER_MS_MAX = 2 ** 31 - 1;
+
+export interface ChannelEnds {
+  readonly writer: RingWriter;
+  readonly reader: RingReader;
+  /** Headers of this side's half and of the other's. */
+  readonly half: Uint32Array;
+  readonly peerHalf: Uint32Array;
+  readonly wake: Wake;
+}
+
+export class RecordChannel {
+  /** Records that fit into each ring; a power of two. */
+  readonly size: number;
+  readonly mask: number;
+  /** Records to be sent. */
+  readonly sq: Uint32Array;
+  /** Records received by the last poll. */
+  readonly rq: Uint32Array;
+  /** Why the channel broke; what was sent before is still delivered. */
+  error: PenstockError | null = null;
+  private readonly writer: RingWriter;
+  private readonly reader: RingReader;
+  private readonly half: Uint32Array;
+  private readonly peerHalf: Uint32Array;
+  private readonly waker: Wake;
+  private spins = 1024;
+  private waitSpins = 16;
+  private turns = 1;
+  private blindUs = BLIND_US_MIN;
+  private readonly parkFds = new Int32Array(1);
+  private watch = 0;
+  private wakeUp: (() => void) | null = null;
+  private waiting = false;
+  private closed = false;
+  private readonly onClose: () => void;
+
+  constructor(ends: ChannelEnds, onClose: () => void = () => {}) {
+    this.writer = ends.writer;
+    this.reader = ends.reader;
+    this.half = ends.half;
+    this.peerHalf = ends.peerHalf;
+    this.waker = ends.wake;
+    this.onClose = onClose;
+    this.size = ends.writer.size;
+    this.mask = ends.writer.mask;
+    this.sq = ends.writer.sq;
+    this.rq = ends.reader.rq;
+  }
+
+  /** Index of the next free record; `reserve` moves it on. */
+  get tail(): number {
+    return this.writer.tail;
+  }
+
+  // hot:begin
+
+  /** Grants up to `n` records from `tail` on; 0 is back-pressure, or the channel is over. */
+  reserve(n: number): number {
+    const granted = this.error === null ? this.writer.reserve(n) : 0;
+    if (granted === 0 && this.writer.broken) this.misbehaved('its index of records taken');
+    return granted;
+  }
+
+  /** Sends what was granted; wakes the other side if it sleeps. */
+  submit(): void {
+    if (this.closed) throw new TypeError('RecordChannel.submit: the channel is closed');
+    if (this.writer.submit()) this.signal();
+  }
+
+  /** Copies up to `max` received records to `rq` and returns how many. Never blocks. */
+  poll(max: number): number {
+    return this.closed ? 0 : this.reader.poll(max);
+  }
+
+  // hot:end
+
+  /** Whether records are there to be polled. */
+  get ready(): boolean {
+    return !this.closed && this.reader.ready;
+  }
+
+  /** The other side has closed its end in order, and all that it sent has been read. */
+  get ended(): boolean {
+    return this.closed || (this.peerHalf[Half.ended] !== 0 && !this.reader.ready);
+  }
+
+  /** Nothing more comes: ended, or broken and read to its end. */
+  get over(): boolean {
+    return this.ended || (this.error !== null && !this.reader.ready);
+  }
+
+  get isClosed(): boolean {
+    return this.closed;
+  }
+
+  /** Records that `reserve` would grant. */
+  get free(): number {
+    if (this.error !== null || this.closed) return 0;
+    const { free } = this.writer;
+    if (this.writer.broken) this.misbehaved('its index of records taken');
+    return free;
+  }
+
+  /** The other side's header. */
+  get peerHeader(): Uint32Array {
+    return this.peerHalf;
+  }
+
+  /** Records sent that the other side has not taken yet. */
+  get unread(): number {
+    return this.writer.unread;
+  }
+
+  /**
+   * Blocks this thread until records are there or `timeoutUs` passed (-1: no limit); polls them.
+   * 0 too when the channel is over, or somebody else's signal ended the sleep.
+   */
+  park(timeoutUs: number): number {
+    for (let spin = 0; spin < this.spins; spin++) {
+      const count = this.reader.poll(this.size);
+      if (count > 0) {
+        this.spins = Math.min(SPINS_MAX, this.spins * 2);
+        return count;
+      }
+    }
+    this.spins = Math.max(SPINS_MIN, this.spins >> 1);
+    if (this.closed || this.over || timeoutUs === 0) return this.poll(this.size);
+    if (!this.reader.arm()) return this.poll(this.size);
+    // Set before the peer looked for a sleeper, or seen here.
+    if (!this.over) this.sleepThread(timeoutUs);
+    this.reader.disarm();
+    return this.poll(this.size);
+  }
+
+  /**
+   * Waits in the event loop for records and polls them; 0 when `deadlineMs` milliseconds passed or
+   * the channel is over. Polls for a moment, goes through some turns of the loop, then sleeps on
+   * the channel's descriptor and costs nothing. One wait at a time.
+   */
+  async wait(deadlineMs = Infinity): Promise<number> {
+    if (this.waiting) throw new Error('RecordChannel.wait: another wait is under way');
+    if (Number.isNaN(deadlineMs)) throw new RangeError('wait: the deadline is not a number');
+    for (let spin = 0; spin < this.waitSpins; spin++) {
+      const count = this.poll(this.size);
+      if (count > 0) {
+        this.waitSpins = Math.min(WAIT_SPINS_MAX, this.waitSpins * 2);
+        return count;
+      }
+    }
+    this.waitSpins = Math.max(1, this.waitSpins >> 1);
+    this.waiting = true;
+    try {
+      return await this.waitLonger(performance.now() + deadlineMs);
+    } finally {
+      this.waiting = false;
+    }
+  }
+
+  /** Breaks the channel: nothing is sent any more; what was received can still be read. */
+  fail(error: PenstockError): void {
+    this.error ??= error;
+    this.half[Half.ended] = 1;
+    if (this.wakeUp !== null) this.wakeUp();
+    this.signal();
+  }
+
+  /** Copies what the other side sent to private memory: its own is about to go. */
+  detach(): void {
+    this.reader.detach();
+  }
+
+  /** Ends this side: the other reads what was sent, then finds the end. Received records are lost. */
+  close(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.half[Half.ended] = 1;
+    this.signal();
+    if (this.wakeUp !== null) this.wakeUp();
+    if (this.watch !== 0) native.watchClose(this.watch);
+    this.watch = 0;
+    this.waker.close();
+    this.onClose();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  private signal(): void {
+    this.half[Half.wakes] = this.half[Half.wakes]! + 1;
+    this.waker.wake();
+  }
+
+  private misbehaved(what: string): void {
+    this.fail(
+      new PenstockError('PEER_MISBEHAVED', `the other side of the channel wrote ${what} wrongly`, {
+        hint: 'that process is damaged or hostile; the channel is over',
+      }),
+    );
+  }
+
+  private async waitLonger(until: number): Promise<number> {
+    for (let turn = 0; turn < this.turns && !this.over; turn++) {
+      await new Promise((resolve) => setImmediate(resolve));
+      const count = this.poll(this.size);
+      if (count > 0) {
+        this.turns = Math.min(TURNS_MAX, this.turns * 2);
+        return count;
+      }
+    }
+    this.turns = Math.max(1, this.turns >> 1);
+    for (;;) {
+      if (this.closed || this.over) return 0;
+      const leftMs = until - performance.now();
+      if (leftMs <= 0) return 0;
+      // The other side may have ended after the look above: its signal comes after its word.
+      if (this.reader.arm() && !this.over) await this.sleepLoop(leftMs);
+      this.reader.disarm();
+      const count = this.poll(this.size);
+      if (count === 0) continue;
+      this.blindUs = BLIND_US_MIN;
+      return count;
+    }
+  }
+
+  private sleepThread(timeoutUs: number): void {
+    const { fd } = this.waker;
+    this.parkFds[0] = fd;
+    if (fd < 0) {
+      const most = timeoutUs < 0 ? this.blindUs : Math.min(timeoutUs, this.blindUs);
+      native.park(this.parkFds, most);
+      this.blindUs = this.ready ? BLIND_US_MIN : Math.min(BLIND_US_MAX, this.blindUs * 2);
+      return;
+    }
+    if (native.park(this.parkFds, timeoutUs) === 0 && !this.waker.drain()) this.gone();
+  }
+
+  private sleepLoop(leftMs: number): Promise<void> {
+    const { fd } = this.waker;
+    if (fd >= 0 && this.watch === 0) {
+      this.watch = native.watchOpen(fd, () => {
+        if (!this.waker.drain()) this.gone();
+        this.wakeUp?.();
+      });
+    }
+    if (fd < 0 && this.blindUs < BLIND_US_TURNS) {
+      // Nobody will wake us: turns of the loop first, then sleeps that become longer.
+      this.blindUs += BLIND_US_MIN / 4;
+      return new Promise((resolve) => setImmediate(resolve));
+    }
+    const sleepMs = fd < 0 ? Math.min(leftMs, this.blindUs / 1000) : leftMs;
+    if (fd < 0) this.blindUs = Math.min(BLIND_US_MAX, this.blindUs * 2);
+    return new Promise((resolve) => {
+      const timer =
+        sleepMs === Infinity
+          ? undefined
+          : setTimeout(() => this.wakeUp?.(), Math.min(Math.ceil(sleepMs), TIMER_MS_MAX));
+      this.wakeUp = () => {
+        this.wakeUp = null;
+        if (timer !== undefined) clearTimeout(timer);
+        if (this.watch !== 0) native.watchSet(this.watch, false);
+        resolve();
+      };
+      if (this.watch !== 0) native.watchSet(this.watch, true);
+    });
+  }
+
+  /** The other end of the wake is closed: in order, or by the death of its process. */
+  private gone(): void {
+    if (this.peerHalf[Half.ended] !== 0) return;
+    this.fail(
+      new PenstockError('PEER_GONE', 'the other side of the channel is gone', {
+        hint: 'connect again once it is back',
+      }),
+    );
+  }
+}
