@@ -158,8 +158,11 @@ it(
       });
     }
     expect(a.results).toMatchObject({
-      store: { status: null, signal: 'SIGSEGV', stdout: '47525350\n' },
-      mistake: { status: 0, signal: null, stdout: 'REGION_READ_ONLY\n' },
+      store: {
+        ...{ status: null, signal: 'SIGSEGV', stdout: '47525350\n' },
+        stderr: expect.stringMatching(/store to Address 0x3000001000, .* domain 3/) as string,
+      },
+      mistake: { status: 0, signal: null, stdout: 'REGION_READ_ONLY\n', stderr: '' },
     });
     expect(sums()).toEqual(sumsBefore);
     for (const { u32 } of [own, ...segments]) expect(u32[TARGET]).toBe(0);

@@ -62,12 +62,12 @@ function nativeStores(own: Segment, peer: Segment): number[] {
 
 /** The same program in another role; how it ended and what it said. */
 function run(other: string): unknown {
-  const { status, signal, stdout } = spawnSync(
+  const { status, signal, stdout, stderr } = spawnSync(
     process.execPath,
     [program, first, other, ...places],
-    { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] },
+    { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] },
   );
-  return { status, signal, stdout };
+  return { status, signal, stdout, stderr };
 }
 
 async function tryRefusals(own: Segment, peer: Segment): Promise<void> {
