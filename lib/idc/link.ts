@@ -76,7 +76,8 @@ interface Opening {
   readonly place: HalfPlace;
   readonly buffer: DmaBuffer;
   readonly wake: Wake;
-  readonly resolve: (channel: LinkChannel) => void;
+  readonly timer: NodeJS.Timeout;
+  resolve: (channel: LinkChannel) => void;
   readonly reject: (error: PenstockError) => void;
 }
 
@@ -147,9 +148,9 @@ export class Link {
 
   /**
    * Asks the other side for a channel on a port. Errors: what the other side refuses with,
-   * PEER_GONE.
+   * PEER_GONE, TIMED_OUT.
    */
-  connect(port: string, size: number, meta = ''): Promise<LinkChannel> {
+  connect(port: string, size: number, meta: string, timeoutMs: number): Promise<LinkChannel> {
     if (meta.length > META_MAX) throw new RangeError(`meta has ${META_MAX} characters at most`);
     if (this.error !== null) return Promise.reject(this.error);
     const { place, buffer } = makeHalf(this.home.memory, size);
@@ -158,7 +159,17 @@ export class Link {
     this.transport.send({ type: 'open', id, port, meta, ...place }, fds);
     closeAll(fds);
     return new Promise((resolve, reject) => {
-      this.openings.set(id, { place, buffer, wake, resolve, reject });
+      const timer = setTimeout(() => {
+        // An answer may still come: it is taken, and the channel closed at once.
+        opening.resolve = ({ records }) => records.close();
+        reject(
+          new PenstockError('TIMED_OUT', `${this.peer.name} opened no channel in ${timeoutMs} ms`, {
+            hint: 'it is stopped, or its event loop is held up',
+          }),
+        );
+      }, timeoutMs);
+      const opening: Opening = { place, buffer, wake, timer, resolve, reject };
+      this.openings.set(id, opening);
     });
   }
 
@@ -238,7 +249,8 @@ export class Link {
       channel.detach();
       channel.fail(error);
     }
-    for (const { wake, buffer, reject } of this.openings.values()) {
+    for (const { wake, buffer, timer, reject } of this.openings.values()) {
+      clearTimeout(timer);
       wake.close();
       if (!buffer.freed) buffer.free();
       reject(error);
@@ -411,6 +423,7 @@ export class Link {
     const opening = this.openings.get(id);
     if (opening === undefined) throw misbehaved('answered what was not asked');
     this.openings.delete(id);
+    clearTimeout(opening.timer);
     return opening;
   }
 
