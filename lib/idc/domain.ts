@@ -126,7 +126,7 @@ export class Domain {
         },
         onPeer: (peer, socket, pidfd) => this.onPeer(peer, socket, pidfd),
         onGone: (slot, generation) => this.onGone(slot, generation),
-        known: () => [...this.links.values()].map(({ peer }) => [peer.slot, peer.generation]),
+        known: () => this.known(),
         onRefused: (error) => this.onRefused(error),
       },
       options.keepAlive ?? false,
@@ -349,6 +349,13 @@ export class Domain {
     }
     this.leaving.set(slot, generation);
     this.tickSoon();
+  }
+
+  /** Slots and generations of whom it has links with, and of the gone that it still holds. */
+  private known(): [number, number][] {
+    const known = new Map(this.leaving);
+    for (const { peer } of this.links.values()) known.set(peer.slot, peer.generation);
+    return [...known];
   }
 
   private onRefused(error: PenstockError): void {
