@@ -13,7 +13,15 @@ import { errnoCode, PenstockError } from '../errors.js';
 import { native } from '../native.js';
 import { integer, integers, isName, slot as slotField, text } from './fields.js';
 import { Door, type Caller } from './hub-door.js';
-import { agree, describe, GENERATION_MAX, Members, SLOT_MAX, type Member } from './hub-members.js';
+import {
+  agree,
+  describe,
+  GENERATION_MAX,
+  Members,
+  SLOT_MAX,
+  type Credentials,
+  type Member,
+} from './hub-members.js';
 import { removeStale, takeLock, unlinkQuietly, wholePath } from './hub-path.js';
 import { HUB_VERSION, RETRY_MS_MAX, type MemberInfo } from './hub-session.js';
 import {
