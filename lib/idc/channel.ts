@@ -113,7 +113,7 @@ export class Channel implements AsyncIterable<Message> {
     this.meta = meta;
   }
 
-  /** Sends a buffer if it can be sent now; false is back-pressure, and the buffer is still yours. */
+  /** Sends a buffer if it can be sent now; false is back-pressure, and it is still yours. */
   trySend(body: DmaBuffer | Loan | Message, options: SendOptions = {}): boolean {
     return this.post(IdcOp.MESSAGE, 0, body, options);
   }

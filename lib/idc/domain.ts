@@ -13,41 +13,18 @@ import {
   type Segment,
 } from '../memory/index.js';
 import { Channel } from './channel.js';
-import { isName } from './fields.js';
-import {
-  HubSession,
-  type MemberInfo,
-  type Session,
-  type SessionHome,
-  type Sharing,
-} from './hub-session.js';
+import type { MemberInfo, Session, SessionHome } from './hub-session.js';
 import type { HoldSummary } from './ledger.js';
 import { Link, type Incoming, type LinkChannel, type PeerInfo } from './link.js';
 import type { LinkWire } from './link-wire.js';
 import { LoanDesk } from './loan-desk.js';
 
 const CHANNEL_SIZE = 1024;
-const JOIN_MS = 5000;
 const CONNECT_MS = 5000;
 /** How often slots of the gone are looked at, and loans taken home while nobody asks. */
 const TICK_MS = 10;
 const TICK_MS_MAX = 500;
 const TIMER_MS_MAX = 2 ** 31 - 1;
-
-export interface DomainOptions {
-  /** Unique among the members: letters, digits, '.', '_' and '-', at most 64. */
-  name: string;
-  memory?: {
-    /** Page size of the shared memory, as AddressSpace.create has it. */
-    pageBytes?: number | 'auto';
-  };
-  /** Who may map this domain's memory, and so have channels with it. */
-  share?: Sharing;
-  /** How long the hub may take to answer (5 s). */
-  timeoutMs?: number;
-  /** Whether membership alone keeps the process alive (default false). */
-  keepAlive?: boolean;
-}
 
 /** What asks for a channel on a port that is listened on. */
 export type Listener = (channel: Channel) => void;
@@ -60,53 +37,6 @@ export interface LoanReport {
   readonly lent: readonly HoldSummary[];
   /** Loans that this domain has, by owner. */
   readonly held: readonly { owner: number; name: string; loans: number }[];
-}
-
-let joined: Domain | null = null;
-
-/** The domain of this process and thread, if it joined a hub. */
-export function currentDomain(): Domain | null {
-  return joined;
-}
-
-/**
- * Joins a hub. Errors: NO_HUB, HUB_SILENT, PERMISSION_DENIED, BAD_NAME, NAME_TAKEN, HUB_FULL,
- * DOMAIN_JOINED (this process has joined one), ADDRESS_SPACE_IN_USE (it has memory already).
- */
-export async function joinDomain(hub: string, options: DomainOptions): Promise<Domain> {
-  const { share = {}, keepAlive = false, memory = {} } = options;
-  return startDomain(hub, options, { pageBytes: memory.pageBytes ?? 'auto' }, (home) => {
-    return new HubSession(hub, options.name, share, home, keepAlive);
-  });
-}
-
-/** Makes this process a domain, by a session of whatever kind. @internal */
-export async function startDomain(
-  hub: string,
-  options: { name: string; timeoutMs?: number },
-  memory: MemoryOptions,
-  connect: (home: SessionHome) => Session,
-): Promise<Domain> {
-  if (!isName(options.name)) {
-    throw new PenstockError('BAD_NAME', `'${options.name}' is no name of a domain`, {
-      hint: 'letters, digits, dot, underscore and hyphen, at most 64',
-      exitCode: 2,
-    });
-  }
-  if (joined !== null) {
-    throw new PenstockError('DOMAIN_JOINED', `this process is ${joined.name} of ${joined.hub}`, {
-      hint: 'a process joins one hub, once',
-    });
-  }
-  const domain = new Domain(hub, options.name, memory, connect);
-  joined = domain;
-  try {
-    await domain.start(options.timeoutMs ?? JOIN_MS);
-    return domain;
-  } catch (error) {
-    joined = null;
-    throw error;
-  }
 }
 
 export class Domain {
@@ -153,7 +83,7 @@ export class Domain {
       onPlace: (place) => (this.place = place),
       onPeer: (peer, wire) => this.onPeer(peer, wire),
       onGone: (slot, generation) => this.onGone(slot, generation),
-      known: () => [...this.links.values()].map(({ peer }) => [peer.slot, peer.generation]),
+      known: () => this.known(),
       onRefused: (error) => this.onRefused(error),
     });
   }
@@ -390,6 +320,13 @@ export class Domain {
     }
     this.leaving.set(slot, generation);
     this.tickSoon();
+  }
+
+  /** Slots and generations of whom it has links with, and of the gone that it still holds. */
+  private known(): [number, number][] {
+    const known = new Map(this.leaving);
+    for (const { peer } of this.links.values()) known.set(peer.slot, peer.generation);
+    return [...known];
   }
 
   private onRefused(error: PenstockError): void {

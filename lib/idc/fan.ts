@@ -61,7 +61,7 @@ export class FanIn implements AsyncIterable<Message> {
   }
 }
 
-/** Sends each message to the channel that has most room, or to the next one where they are equal. */
+/** Sends each message to the channel that has most room; where they are equal, to the next. */
 export class FanOut {
   private readonly channels: Channel[] = [];
   private next = 0;

@@ -1,16 +1,9 @@
 export { Channel, Message, type SendOptions } from './channel.js';
-export {
-  currentDomain,
-  Domain,
-  joinDomain,
-  type DomainOptions,
-  type Listener,
-  type LoanReport,
-  type RawListener,
-} from './domain.js';
+export { Domain, type Listener, type LoanReport, type RawListener } from './domain.js';
 export { FanIn, FanOut } from './fan.js';
 export { Hub, type HubOptions } from './hub.js';
 export type { MemberInfo, Sharing } from './hub-session.js';
+export { currentDomain, joinDomain, type DomainOptions } from './join.js';
 export type { HoldSummary } from './ledger.js';
 export type { Incoming, LinkChannel, PeerInfo } from './link.js';
 export { Loan, type ReadonlyBytes, type ReadonlyWords } from './loan.js';

@@ -337,7 +337,7 @@ export class Link {
     if (message['version'] !== VERSION) {
       throw new PenstockError(
         'VERSION_MISMATCH',
-        `domain ${this.peer.name} speaks version ${String(message['version'])}, this one ${VERSION}`,
+        `domain ${this.peer.name} does not speak version ${VERSION} as this one does`,
         { hint: 'run the same release in all domains of a hub' },
       );
     }

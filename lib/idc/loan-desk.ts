@@ -308,7 +308,7 @@ export class LoanDesk implements LoanHome {
     }
     for (const { link, via } of strays) {
       this.strays++;
-      // Its own word against our book; where it had the buffer by another's, that one may have lied.
+      // Its own word against our book; had it the buffer by another's word, that one may have lied.
       if (via === this.home.slot && link.error === null) {
         link.end(misbehaved('gave a buffer back that it does not hold'));
       }

@@ -3,8 +3,8 @@
 //   const at = channel.tail;
 //   const n = channel.reserve(32);               // records granted; 0 is back-pressure
 //   for (let i = 0; i < n; i++) {
-//     const r = ((at + i) & channel.mask) * 8;   // fill channel.sq[r + …]; bit 31 of the first word
-//   }                                            // is the channel's own
+//     const r = ((at + i) & channel.mask) * 8;   // fill channel.sq[r + …]; bit 31 of word 0
+//   }                                            // is the ring's own
 //   channel.submit();                            // the other side sees them
 //   const got = channel.poll(32);                // records stand in channel.rq from word 0 on
 //
@@ -201,7 +201,7 @@ export class RecordChannel {
     this.reader.detach();
   }
 
-  /** Ends this side: the other reads what was sent, then finds the end. Received records are lost. */
+  /** Ends this side: the other reads what was sent, then finds the end. What came is lost. */
   close(): void {
     if (this.closed) return;
     this.closed = true;

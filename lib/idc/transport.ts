@@ -96,6 +96,17 @@ export class SocketTransport implements Transport {
     }
   }
 
+  /** Does what a message asks for, as if it came now: a PenstockError ends the transport. */
+  attempt(work: () => void): void {
+    if (!this.open) return;
+    try {
+      work();
+    } catch (error) {
+      if (!(error instanceof PenstockError)) throw error;
+      this.end(error);
+    }
+  }
+
   close(): void {
     if (!this.open) return;
     this.open = false;
@@ -118,12 +129,7 @@ export class SocketTransport implements Transport {
       this.end(misbehaved('sent a message that is no JSON object'));
       return;
     }
-    try {
-      this.events.onMessage(message as Record<string, unknown>, fds);
-    } catch (error) {
-      if (!(error instanceof PenstockError)) throw error;
-      this.end(error);
-    }
+    this.attempt(() => this.events.onMessage(message as Record<string, unknown>, fds));
   }
 
   private sendNow(data: Uint8Array, fds: readonly number[]): boolean {
