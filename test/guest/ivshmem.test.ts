@@ -26,7 +26,7 @@ afterAll(() => {
 /** A region's place on the bus says whose it is. */
 const place = (domain: number) => `${(0x10 + domain).toString(16)}.0`;
 
-/** A guest with every domain's region: its own by a writable descriptor, others by read-only ones. */
+/** A guest with every domain's region: its own by a writable descriptor, others to be read. */
 async function startDomain(
   domain: number,
   regions: ReadonlyMap<number, { writable?: number; readOnly: number }>,

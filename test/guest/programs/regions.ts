@@ -1,6 +1,6 @@
-// A domain in a guest: maps its own region and those of its peers, talks to them, and tries to write
-// where it may not. `regions.js DOMAIN ROLE PCI=DOMAIN…`; other roles than `talk` are run by it, as
-// processes that may die.
+// A domain in a guest: maps its own region and those of its peers, talks to them, and tries to
+// write where it may not. `regions.js DOMAIN ROLE PCI=DOMAIN…`; other roles than `talk` are run by
+// it, as processes that may die.
 
 import { spawnSync } from 'node:child_process';
 import { Mailbox, OwnRegion, type PeerRegion, type PeerState } from '../../../lib/idc/index.js';
