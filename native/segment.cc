@@ -4,6 +4,9 @@
 // Every segment starts at a granule (2 MiB) and fills whole granules; where the backing object is
 // shorter (imported memory) anonymous pages fill the last granule. What may block or take long
 // (making the object, allocating its pages) happens before the locks are taken.
+//
+// Processes that map the same hugepages of 2 MiB in the same way share the kernel's page tables of
+// every whole, aligned gibibyte (docs/page-tables.md). So a segment that large begins at one.
 
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -24,8 +27,16 @@ namespace penstock {
 
 namespace {
 
-constexpr uint64_t kMaxSegmentBytes = 2ull << 30;
+constexpr uint64_t kGibibyte = 1ull << 30;
+constexpr uint64_t kMaxSegmentBytes = 2 * kGibibyte;
 constexpr int kSharedSeals = F_SEAL_FUTURE_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
+
+// Where the segment is to lie in the process's slot: an address, or 0. Under tableLock.
+uint64_t findPlace(uint64_t bytes, uint64_t pageBytes) {
+  const bool large = pageBytes == kGranuleBytes && bytes >= kGibibyte;
+  const uint64_t place = large ? findRange(bytes, kGibibyte) : 0;
+  return place != 0 ? place : findRange(bytes, std::max(kGranuleBytes, pageBytes));
+}
 
 // A descriptor on its way into the registry; closed unless it got there.
 class Descriptor {
@@ -138,7 +149,7 @@ napi_value segmentCreate(napi_env env, napi_callback_info info) {
     } else if (int error = reserveSpace()) {
       failure = {"mmap", error};
     } else {
-      const uint64_t address = findRange(bytes, std::max<uint64_t>(kGranuleBytes, pageBytes));
+      const uint64_t address = findPlace(bytes, pageBytes);
       id = mapSegment(spec, address, 0, &fd, &readOnlyFd, "segmentCreate", &failure);
     }
   }
@@ -181,8 +192,7 @@ napi_value segmentImport(napi_env env, napi_callback_info info) {
     if (int error = reserveSpace()) {
       failure = {"mmap", error};
     } else {
-      const uint64_t align = std::max<uint64_t>(kGranuleBytes, pageBytes);
-      const uint64_t address = findRange(spec.bytes, align);
+      const uint64_t address = findPlace(spec.bytes, pageBytes);
       id = mapSegment(spec, address, offset, &fd, &none, "segmentImport", &failure);
     }
   }

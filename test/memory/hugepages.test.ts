@@ -14,6 +14,8 @@ import {
 } from './peer.js';
 import { RootPeer, successes } from './root-peer.js';
 
+const GIBIBYTE = 2 ** 30;
+
 const cleanups: (() => void)[] = [];
 let rootPeer: RootPeer;
 
@@ -77,6 +79,25 @@ describe('a shared segment on hugepages', () => {
     expect(refusal(fd, { ...claim, pageBytes: 4096 })).toBe('segmentAdmit(page size)');
     expect(refusal(empty, claim)).toBe('segmentAdmit(holes)');
     expect(refusal(fd, claim)).toBe('admitted');
+  });
+});
+
+describe('a segment of hugepages', () => {
+  // What processes share the page tables of: see docs/page-tables.md.
+  it('begins at a whole GiB when it is as large, and leaves the gap before it to others', (context) => {
+    const space = addressSpace();
+    const create = (bytes: number, pageBytes: number): Segment => {
+      const segment = space.create(bytes, { kind: 'shared', pageBytes });
+      cleanups.push(() => segment.close());
+      return segment;
+    };
+    cleanups.push(allowHugepages(context, GIBIBYTE / GRANULE_BYTES));
+    const first = create(1, 4096);
+    const large = create(GIBIBYTE, GRANULE_BYTES);
+    expect(large.address % GIBIBYTE).toBe(0);
+    expect(large.address).toBeGreaterThan(first.address);
+    const next = create(1, 4096);
+    expect(next.address).toBeLessThan(large.address);
   });
 });
 
