@@ -84,7 +84,7 @@ describe('a shared segment on hugepages', () => {
 
 describe('a segment of hugepages', () => {
   // What processes share the page tables of: see docs/page-tables.md.
-  it('begins at a whole GiB when it is as large, and leaves the gap before it to others', (context) => {
+  it('begins at a whole GiB when it is as large; others fill the gap before it', (context) => {
     const space = addressSpace();
     const create = (bytes: number, pageBytes: number): Segment => {
       const segment = space.create(bytes, { kind: 'shared', pageBytes });
