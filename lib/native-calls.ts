@@ -122,7 +122,8 @@ export interface Native {
   memorySlotHeld(domain: number): boolean;
   /**
    * A memfd of `bytes` (a multiple of 2 MiB and of pageBytes, at most 2 GiB), mapped writable at
-   * the lowest free aligned address of the process's slot. kind: 0 private, 1 shared, 2 device.
+   * the lowest free aligned address of the process's slot: aligned to 1 GiB, where it is that large
+   * and of hugepages, as far as there is such room. kind: 0 private, 1 shared, 2 device.
    * Hugepages are all allocated here, so that running out is ENOMEM now, not SIGBUS later.
    * `liveness`: it belongs to the environment that holds this liveness word (ESRCH when gone), not
    * the caller.
