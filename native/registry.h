@@ -1,6 +1,6 @@
 // The process-wide registry of mappings, for the files that fill it and read it: memory.cc,
-// object.cc, segment.cc, status.cc, sigbus.cc, sigsegv.cc. What the rest of the addon may use stands
-// in memory.h. See registry.cc for the rules.
+// object.cc, segment.cc, status.cc, sigbus.cc, sigsegv.cc. What the rest of the addon may use
+// stands in memory.h. See registry.cc for the rules.
 
 #pragma once
 
