@@ -23,7 +23,7 @@ const CHANNEL_SIZE = 1024;
 const CONNECT_MS = 5000;
 /** How often slots of the gone are looked at, and loans taken home while nobody asks. */
 const TICK_MS = 10;
-const TICK_MS_MAX = 500;
+const TICK_MS_MAX = 50;
 const TIMER_MS_MAX = 2 ** 31 - 1;
 
 /** What asks for a channel on a port that is listened on. */
@@ -55,6 +55,8 @@ export class Domain {
   private readonly waiting = new Set<() => void>();
   /** Generations of domains that are gone and whose slots are still held here. */
   private readonly leaving = new Map<number, number>();
+  /** The last life of each slot that is known to be over. */
+  private readonly over = new Map<number, number>();
   private timer: NodeJS.Timeout | null = null;
   private listening: NodeJS.Timeout | null = null;
   private tickMs = TICK_MS;
@@ -96,6 +98,10 @@ export class Domain {
   /** Number of this domain: its memory is [slot · 2^36, (slot + 1) · 2^36). */
   get slot(): number {
     return this.place.slot;
+  }
+
+  get isClosed(): boolean {
+    return this.closed;
   }
 
   get generation(): number {
@@ -155,8 +161,9 @@ export class Domain {
     port: string,
     options: { size?: number; meta?: string; timeoutMs?: number } = {},
   ): Promise<Channel> {
-    const { link, ...made } = await this.connectRaw(peer, port, options);
-    return this.adopt(link, made, port, made.meta);
+    return this.connectWith(peer, port, options, (made, link) => {
+      return this.adopt(link, made, port, made.meta);
+    });
   }
 
   /** The same, as raw records. */
@@ -165,11 +172,21 @@ export class Domain {
     port: string,
     options: { size?: number; meta?: string; timeoutMs?: number } = {},
   ): Promise<LinkChannel & { readonly link: Link }> {
+    return this.connectWith(peer, port, options, (made, link) => ({ ...made, link }));
+  }
+
+  private async connectWith<T>(
+    peer: string,
+    port: string,
+    options: { size?: number; meta?: string; timeoutMs?: number },
+    wrap: (made: LinkChannel, link: Link) => T,
+  ): Promise<T> {
     const { size = CHANNEL_SIZE, meta = '', timeoutMs = CONNECT_MS } = options;
     const until = performance.now() + timeoutMs;
     const link = await this.linkTo(peer, timeoutMs);
-    const leftMs = Math.max(1, until - performance.now());
-    return { ...(await link.connect(port, size, meta, leftMs)), link };
+    const leftMs = Math.max(1, Math.round(until - performance.now()));
+    const asked = { size, meta, timeoutMs: leftMs };
+    return link.connectAs(port, asked, (made) => wrap(made, link));
   }
 
   /** The link with a domain of that name, once there is one. Errors: TIMED_OUT. */
@@ -230,6 +247,15 @@ export class Domain {
   }
 
   /** @internal */
+  isGone(slot: number, generation: number): boolean {
+    const last = this.over.get(slot) ?? 0;
+    if (last === generation) return true;
+    // Where a hub counts generations, those below one that was seen are over.
+    const now = this.links.get(slot)?.peer.generation ?? 0;
+    return !this.session.lasting && (last > generation || now > generation);
+  }
+
+  /** @internal */
   takeAll(slot: number): void {
     for (const channel of this.channels) if (channel.peer.slot === slot) channel.takeAll();
   }
@@ -247,7 +273,8 @@ export class Domain {
   }
 
   /** @internal */
-  onReady(): void {
+  onReady(link: Link): void {
+    this.desk.greeted(link);
     this.wakeWaiting();
     this.onPeers?.();
   }
@@ -281,6 +308,7 @@ export class Domain {
   /** @internal What was sent before the death is taken, then what the dead one held. */
   onDead(link: Link): void {
     const { slot, generation } = link.peer;
+    this.over.set(slot, generation);
     this.takeAll(slot);
     this.desk.gone(link);
     this.links.delete(slot);
@@ -318,6 +346,7 @@ export class Domain {
       link.kicked();
       return;
     }
+    this.over.set(slot, generation);
     this.leaving.set(slot, generation);
     this.tickSoon();
   }
@@ -338,7 +367,9 @@ export class Domain {
 
   /** Whether anything of a slot is still held here. */
   private holds(slot: number): boolean {
-    if (this.desk.hasFormer(slot) || this.desk.ledger.heldVia(slot).length > 0) return true;
+    const { desk } = this;
+    if (desk.hasFormer(slot) || desk.ledger.holdsOf(slot) > 0) return true;
+    if (desk.ledger.heldVia(slot).length > 0) return true;
     return !this.session.lasting && addressSpace().holds(slot);
   }
 

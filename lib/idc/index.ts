@@ -1,4 +1,4 @@
-export { Channel, Message, type SendOptions } from './channel.js';
+export { Channel } from './channel.js';
 export { Domain, type Listener, type LoanReport, type RawListener } from './domain.js';
 export { FanIn, FanOut } from './fan.js';
 export { Hub, type HubOptions } from './hub.js';
@@ -7,6 +7,7 @@ export { currentDomain, joinDomain, type DomainOptions } from './join.js';
 export type { HoldSummary } from './ledger.js';
 export type { Incoming, LinkChannel, PeerInfo } from './link.js';
 export { Loan, type ReadonlyBytes, type ReadonlyWords } from './loan.js';
+export { Message, type SendOptions } from './message.js';
 export { RecordChannel } from './record-channel.js';
 export { Mailbox, MESSAGE_BYTES_MAX } from './mailbox.js';
 export {

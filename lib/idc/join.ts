@@ -27,7 +27,7 @@ let joined: Domain | null = null;
 
 /** The domain of this process and thread, if it joined a hub. */
 export function currentDomain(): Domain | null {
-  return joined;
+  return joined?.isClosed === true ? null : joined;
 }
 
 /**

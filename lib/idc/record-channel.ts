@@ -15,7 +15,7 @@
 
 import { PenstockError } from '../errors.js';
 import { native } from '../native.js';
-import { Half } from './layout.js';
+import { Half, Rec } from './layout.js';
 import type { RingReader, RingWriter } from './ring.js';
 import type { Wake } from './wake.js';
 
@@ -50,6 +50,8 @@ export class RecordChannel {
   readonly rq: Uint32Array;
   /** Why the channel broke; what was sent before is still delivered. */
   error: PenstockError | null = null;
+  /** Gets the records that come when this side has closed, until the other does, too. */
+  late: ((rq: Uint32Array, at: number) => void) | null = null;
   private readonly writer: RingWriter;
   private readonly reader: RingReader;
   private readonly half: Uint32Array;
@@ -64,6 +66,8 @@ export class RecordChannel {
   private wakeUp: (() => void) | null = null;
   private waiting = false;
   private closed = false;
+  /** What the other side's word said when its memory went. */
+  private endedBefore = false;
   private readonly onClose: () => void;
 
   constructor(ends: ChannelEnds, onClose: () => void = () => {}) {
@@ -113,7 +117,12 @@ export class RecordChannel {
 
   /** The other side has closed its end in order, and all that it sent has been read. */
   get ended(): boolean {
-    return this.closed || (this.peerHalf[Half.ended] !== 0 && !this.reader.ready);
+    return this.closed || (this.peerEnded && !this.reader.ready);
+  }
+
+  /** The other side sends nothing any more, by its own word; there may be something to be read. */
+  get peerEnded(): boolean {
+    return this.endedBefore || this.peerHalf[Half.ended] !== 0;
   }
 
   /** Nothing more comes: ended, or broken and read to its end. */
@@ -170,19 +179,23 @@ export class RecordChannel {
    * the channel's descriptor and costs nothing. One wait at a time.
    */
   async wait(deadlineMs = Infinity): Promise<number> {
+    await this.arrival(deadlineMs);
+    return this.poll(this.size);
+  }
+
+  /** As `wait`, but polls nothing: for who shares the channel with others of its thread. */
+  async arrival(deadlineMs = Infinity): Promise<void> {
     if (this.waiting) throw new Error('RecordChannel.wait: another wait is under way');
     if (Number.isNaN(deadlineMs)) throw new RangeError('wait: the deadline is not a number');
     for (let spin = 0; spin < this.waitSpins; spin++) {
-      const count = this.poll(this.size);
-      if (count > 0) {
-        this.waitSpins = Math.min(WAIT_SPINS_MAX, this.waitSpins * 2);
-        return count;
-      }
+      if (!this.ready) continue;
+      this.waitSpins = Math.min(WAIT_SPINS_MAX, this.waitSpins * 2);
+      return;
     }
     this.waitSpins = Math.max(1, this.waitSpins >> 1);
     this.waiting = true;
     try {
-      return await this.waitLonger(performance.now() + deadlineMs);
+      await this.waitLonger(performance.now() + deadlineMs);
     } finally {
       this.waiting = false;
     }
@@ -198,7 +211,16 @@ export class RecordChannel {
 
   /** Copies what the other side sent to private memory: its own is about to go. */
   detach(): void {
+    this.endedBefore ||= this.peerHalf[Half.ended] !== 0;
     this.reader.detach();
+  }
+
+  /** After `close`: hands what still came to `late`. */
+  drain(): void {
+    const { late } = this;
+    if (late === null) return;
+    const count = this.reader.poll(this.size);
+    for (let i = 0; i < count; i++) late(this.rq, i << Rec.shift);
   }
 
   /** Ends this side: the other reads what was sent, then finds the end. What came is lost. */
@@ -231,27 +253,24 @@ export class RecordChannel {
     );
   }
 
-  private async waitLonger(until: number): Promise<number> {
+  private async waitLonger(until: number): Promise<void> {
     for (let turn = 0; turn < this.turns && !this.over; turn++) {
       await new Promise((resolve) => setImmediate(resolve));
-      const count = this.poll(this.size);
-      if (count > 0) {
-        this.turns = Math.min(TURNS_MAX, this.turns * 2);
-        return count;
-      }
+      if (!this.ready) continue;
+      this.turns = Math.min(TURNS_MAX, this.turns * 2);
+      return;
     }
     this.turns = Math.max(1, this.turns >> 1);
     for (;;) {
-      if (this.closed || this.over) return 0;
+      if (this.closed || this.over) return;
       const leftMs = until - performance.now();
-      if (leftMs <= 0) return 0;
+      if (leftMs <= 0) return;
       // The other side may have ended after the look above: its signal comes after its word.
       if (this.reader.arm() && !this.over) await this.sleepLoop(leftMs);
       this.reader.disarm();
-      const count = this.poll(this.size);
-      if (count === 0) continue;
+      if (!this.ready) continue;
       this.blindUs = BLIND_US_MIN;
-      return count;
+      return;
     }
   }
 

@@ -242,6 +242,10 @@ class MailTransport implements Transport {
     if (this.queue.length > QUEUE_MAX) this.end(misbehaved('takes no messages'));
   }
 
+  get unsent(): number {
+    return this.queue.length;
+  }
+
   receive(): void {
     while (this.open) {
       let text: string | null;

@@ -15,8 +15,10 @@ const TURN_MAX = 64;
 export interface Transport {
   /** Never blocks. Throws nothing when the other side is gone: that is told by `onEnd`. */
   send(message: object, fds?: readonly number[]): void;
-  /** Handles messages that are there by now, without waiting. */
-  receive(): void;
+  /** Handles up to `most` messages that are there by now, without waiting. */
+  receive(most?: number): void;
+  /** Messages that the other side's socket did not take yet. */
+  readonly unsent: number;
   close(): void;
 }
 
@@ -73,8 +75,12 @@ export class SocketTransport implements Transport {
     this.retryLater();
   }
 
-  receive(): void {
-    for (let turn = 0; turn < TURN_MAX && this.open; turn++) {
+  get unsent(): number {
+    return this.queue.length;
+  }
+
+  receive(most = TURN_MAX): void {
+    for (let turn = 0; turn < most && this.open; turn++) {
       let received;
       try {
         received = native.unixReceive(this.fd, this.buffer);
@@ -85,6 +91,7 @@ export class SocketTransport implements Transport {
       }
       if (received === null) return;
       if (received.bytes === 0) {
+        closeAll(received.fds); // an empty message may carry some
         this.end(null);
         return;
       }
