@@ -5,12 +5,19 @@
 // is fixed from then on. The thread that joined is the home of links, loans and friendly channels.
 
 import { PenstockError } from '../errors.js';
-import { addressSpace, Memory, type DmaBuffer, type Segment } from '../memory/index.js';
+import {
+  addressSpace,
+  GRANULE_BYTES,
+  Memory,
+  type DmaBuffer,
+  type Segment,
+} from '../memory/index.js';
 import { Channel } from './channel.js';
 import { isName } from './fields.js';
 import { HubSession, type MemberInfo, type Sharing } from './hub-session.js';
+import type { Lease } from './leases.js';
 import type { HoldSummary } from './ledger.js';
-import { Link, type Incoming, type LinkChannel, type PeerInfo } from './link.js';
+import { Link, type Incoming, type LinkChannel, type LinkWatcher, type PeerInfo } from './link.js';
 import { LoanDesk } from './loan-desk.js';
 
 const CHANNEL_SIZE = 1024;
@@ -47,6 +54,9 @@ export interface LoanReport {
   /** Loans that this domain has, by owner. */
   readonly held: readonly { owner: number; name: string; loans: number }[];
 }
+
+/** Granules of a slot. */
+const SLOT_GRANULES = 2 ** 36 / GRANULE_BYTES;
 
 let joined: Domain | null = null;
 
@@ -88,14 +98,22 @@ export class Domain {
   /** Shared with all members that may have a link with this one. */
   readonly memory: Memory;
   readonly desk: LoanDesk;
+  /**
+   * One byte per granule of this domain's slot, which all threads can be given: 1 where the memory
+   * is shared and has been told of to those that have a link.
+   */
+  readonly sharedGranules = new Uint8Array(new SharedArrayBuffer(SLOT_GRANULES));
   /** Links by slot, until the process at the other end is dead or has left. */
   readonly links = new Map<number, Link>();
+  /** @internal Segments that other threads of this process have. */
+  readonly leases: Lease[] = [];
   private readonly session: HubSession;
   private place = { slot: 0, generation: 0, token: '' };
   private readonly segments: Segment[] = [];
   private readonly channels = new Set<Channel>();
   private readonly listeners = new Map<string, RawListener>();
   private readonly waiting = new Set<() => void>();
+  private readonly watchers = new Set<LinkWatcher>();
   /** Generations of domains that are gone and whose slots are still held here. */
   private readonly leaving = new Map<number, number>();
   private timer: NodeJS.Timeout | null = null;
@@ -225,6 +243,12 @@ export class Domain {
     }
   }
 
+  /** The function that it gives ends the watch. */
+  watchLinks(watcher: LinkWatcher): () => void {
+    this.watchers.add(watcher);
+    return () => void this.watchers.delete(watcher);
+  }
+
   /** Loans out and in, oldest first by age: what does not come back shows here. */
   loans(): LoanReport {
     this.desk.service();
@@ -250,6 +274,7 @@ export class Domain {
     if (this.timer !== null) clearTimeout(this.timer);
     this.wakeWaiting();
     this.memory.close();
+    for (const { segment } of this.leases) segment.close();
   }
 
   [Symbol.dispose](): void {
@@ -300,7 +325,14 @@ export class Domain {
   }
 
   /** @internal */
-  onOver(): void {
+  usesMemoryOf(slot: number): boolean {
+    for (const watcher of this.watchers) if (watcher.usesMemoryOf?.(slot) === true) return true;
+    return false;
+  }
+
+  /** @internal */
+  onOver(link: Link): void {
+    for (const watcher of [...this.watchers]) watcher.onOver?.(link);
     this.onPeers?.();
     this.wakeWaiting();
   }
@@ -311,6 +343,7 @@ export class Domain {
     this.takeAll(slot);
     this.desk.gone(link);
     this.links.delete(slot);
+    for (const watcher of [...this.watchers]) watcher.onDead?.(link);
     this.desk.keepFormer(link);
     this.desk.answerAudits();
     this.leaving.set(slot, generation);
@@ -323,9 +356,18 @@ export class Domain {
     return channel;
   }
 
+  /** @internal Memory for another thread, told of as all shared memory is. */
+  makeSegment(bytes: number): Segment {
+    const segment = addressSpace().create(bytes, { kind: 'shared' });
+    this.onSegment(segment);
+    return segment;
+  }
+
   private onSegment(segment: Segment): void {
     this.segments.push(segment);
     for (const link of this.links.values()) if (link.error === null) link.announce(segment);
+    const first = (segment.address % 2 ** 36) / GRANULE_BYTES;
+    this.sharedGranules.fill(1, first, first + segment.bytes / GRANULE_BYTES);
   }
 
   private onPeer(peer: PeerInfo, socket: number, pidfd: number): void {
@@ -368,6 +410,7 @@ export class Domain {
     this.timer = null;
     const came = this.desk.service();
     for (const [slot, generation] of this.leaving) {
+      this.desk.unmapFormer(slot);
       if (this.links.has(slot) || this.holds(slot)) continue;
       this.leaving.delete(slot);
       this.session.released(slot, generation);

@@ -8,6 +8,13 @@ export {
   type LoanReport,
   type RawListener,
 } from './domain.js';
+export { driver } from './device-driver.js';
+export {
+  DeviceServer,
+  type DeviceServerOptions,
+  type DeviceServerStats,
+} from './device-server.js';
+export type { ClientStats } from './device-client.js';
 export { FanIn, FanOut } from './fan.js';
 export { Hub, type HubOptions } from './hub.js';
 export type { MemberInfo, Sharing } from './hub-session.js';

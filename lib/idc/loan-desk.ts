@@ -47,6 +47,8 @@ export interface DeskHome {
   ownSegmentAt(address: number): Segment | undefined;
   /** Takes all messages that have come from a domain. */
   takeAll(slot: number): void;
+  /** Whether somebody here still uses a domain's memory, beside who has loans of it. */
+  usesMemoryOf(slot: number): boolean;
 }
 
 export class LoanDesk implements LoanHome {
@@ -345,9 +347,10 @@ export class LoanDesk implements LoanHome {
     this.held.get(loan.owner)?.delete(loan);
   }
 
-  private unmapFormer(slot: number): void {
+  /** Unmaps the memory of a domain whose link is over, once nothing of it is used here. */
+  unmapFormer(slot: number): void {
     const link = this.former.get(slot);
-    if (link === undefined || this.heldOf(slot) > 0) return;
+    if (link === undefined || this.heldOf(slot) > 0 || this.home.usesMemoryOf(slot)) return;
     this.former.delete(slot);
     link.unmap();
   }

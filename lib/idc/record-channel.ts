@@ -139,6 +139,47 @@ export class RecordChannel {
     return this.writer.unread;
   }
 
+  /** Records that `reserve` would grant, when `n` are wanted; looks at the other side only then. */
+  room(n: number): number {
+    if (this.error !== null) return 0;
+    const room = this.writer.room(n);
+    if (this.writer.broken) this.misbehaved('its index of records taken');
+    return room;
+  }
+
+  /** Index of the next record that poll gives. */
+  get taken(): number {
+    return this.reader.head;
+  }
+
+  /** This side's header. */
+  get header(): Uint32Array {
+    return this.half;
+  }
+
+  /**
+   * For who waits on many channels at once: says that this side is about to sleep on `wakeFd`.
+   * False: there is something to be seen, and it stays awake. `disarm` must follow a true.
+   */
+  arm(): boolean {
+    if (this.closed || !this.reader.arm()) return false;
+    // Set before the peer looked for a sleeper, or seen here.
+    if (!this.over) return true;
+    this.reader.disarm();
+    return false;
+  }
+
+  /** Ends a sleep that `arm` began, and takes the signals. False: the other end is closed. */
+  disarm(): boolean {
+    this.reader.disarm();
+    return this.waker.drain();
+  }
+
+  /** Becomes readable when this side is woken, or the other is gone; -1: nobody wakes. */
+  get wakeFd(): number {
+    return this.waker.fd;
+  }
+
   /**
    * Blocks this thread until records are there or `timeoutUs` passed (-1: no limit); polls them.
    * 0 too when the channel is over, or somebody else's signal ended the sleep.
@@ -208,6 +249,14 @@ export class RecordChannel {
     this.watch = 0;
     this.waker.close();
     this.onClose();
+  }
+
+  /** Lets go of this side without an end: another thread goes on with it. */
+  leave(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.reader.disarm();
+    this.waker.close();
   }
 
   [Symbol.dispose](): void {

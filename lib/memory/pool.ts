@@ -44,6 +44,8 @@ export interface PoolOptions extends SegmentOptions {
    * Fill free buffers with a pattern and check it at the next take (default: PENSTOCK_POISON=1).
    */
   poison?: boolean;
+  /** Where the segment comes from (default: a new one). Its bytes are zero. */
+  makeSegment?: (bytes: number) => Segment;
 }
 
 export class BufferPool {
@@ -68,10 +70,13 @@ export class BufferPool {
       throw new RangeError(`count is from 1 on, not ${count}`);
     const controlOffset = roundUp(bufferBytes * count, 4096);
     const controlBytes = (Control.links + 2 * count) * 4;
-    this.segment = addressSpace().create(controlOffset + controlBytes, options);
+    const bytes = controlOffset + controlBytes;
+    this.segment = options.makeSegment?.(bytes) ?? addressSpace().create(bytes, options);
     this.bufferBytes = bufferBytes;
     this.count = count;
     this.control = new Int32Array(this.segment.u8.buffer, controlOffset, Control.links + 2 * count);
+    // What another pool left in a segment that is used again.
+    if (options.makeSegment !== undefined) this.control.fill(0);
     this.states = Control.links + count;
     this.control[Control.magic] = MAGIC;
     this.control[Control.bufferBytes] = bufferBytes;
