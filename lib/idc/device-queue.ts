@@ -72,6 +72,7 @@ const enum Copy {
 const CHANGING = (1 << Op.WRITE) | (1 << Op.DISCARD) | (1 << Op.WRITE_ZEROES);
 const SPINS_MIN = 64;
 const SPINS_MAX = 1 << 15;
+const SHORT_MS = 0.2;
 const PARK_US_MAX = 100_000;
 /** Loans that may wait to be given back while operations are in flight. */
 const BACK_BATCH = 16;
@@ -423,7 +424,11 @@ export class DeviceQueue implements QueueDriver {
     if (this.spin(channel)) return;
     if (channel.arm()) {
       this.parkFds[0] = channel.wakeFd;
+      const before = performance.now();
       native.park(this.parkFds, mostUs);
+      // Who slept for a moment only should have looked for longer.
+      const short = performance.now() - before < SHORT_MS;
+      this.spins = short ? Math.min(SPINS_MAX, this.spins * 2) : Math.max(SPINS_MIN, this.spins >> 1);
       if (!channel.disarm() && !channel.ready) this.cutOff(false);
     } else if (channel.over) {
       this.cutOff(false);
@@ -462,14 +467,11 @@ export class DeviceQueue implements QueueDriver {
     this.options.onClose(this);
   }
 
-  /** True: something came. How long it looks depends on how the last looks went. */
+  /** True: something came. How long it looks depends on how long the last sleeps were. */
   private spin(channel: RecordChannel): boolean {
     for (let spin = 0; spin < this.spins; spin++) {
-      if (!channel.ready && this.words[this.epochAt] === this.epoch) continue;
-      this.spins = Math.min(SPINS_MAX, this.spins * 2);
-      return true;
+      if (channel.ready || this.words[this.epochAt] !== this.epoch) return true;
     }
-    this.spins = Math.max(SPINS_MIN, this.spins >> 1);
     return false;
   }
 

@@ -19,9 +19,10 @@ import { Half } from './layout.js';
 import type { RingReader, RingWriter } from './ring.js';
 import type { Wake } from './wake.js';
 
-/** How long park polls before it sleeps, in polls (some ns each), by how the last parks went. */
+/** How long park polls before it sleeps, in polls (some ns each), by how long it slept then. */
 const SPINS_MIN = 64;
 const SPINS_MAX = 1 << 15;
+const SHORT_MS = 0.2;
 /** The same for wait, which holds up an event loop; then turns of the loop, then sleep. */
 const WAIT_SPINS_MAX = 512;
 const TURNS_MAX = 16;
@@ -187,16 +188,18 @@ export class RecordChannel {
   park(timeoutUs: number): number {
     for (let spin = 0; spin < this.spins; spin++) {
       const count = this.reader.poll(this.size);
-      if (count > 0) {
-        this.spins = Math.min(SPINS_MAX, this.spins * 2);
-        return count;
-      }
+      if (count > 0) return count;
     }
-    this.spins = Math.max(SPINS_MIN, this.spins >> 1);
     if (this.closed || this.over || timeoutUs === 0) return this.poll(this.size);
     if (!this.reader.arm()) return this.poll(this.size);
     // Set before the peer looked for a sleeper, or seen here.
-    if (!this.over) this.sleepThread(timeoutUs);
+    if (!this.over) {
+      const before = performance.now();
+      this.sleepThread(timeoutUs);
+      // Who slept for a moment only should have looked for longer.
+      const short = performance.now() - before < SHORT_MS;
+      this.spins = short ? Math.min(SPINS_MAX, this.spins * 2) : Math.max(SPINS_MIN, this.spins >> 1);
+    }
     this.reader.disarm();
     return this.poll(this.size);
   }
