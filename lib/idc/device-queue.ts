@@ -103,6 +103,7 @@ export class DeviceQueue implements QueueDriver {
   private copies = 0;
   private readonly depth: number;
   private readonly blockSize: number;
+  private readonly alignMask: number;
   private readonly sharedGranules: Uint8Array;
   private readonly slot: number;
   private readonly readOnly: boolean;
@@ -144,6 +145,7 @@ export class DeviceQueue implements QueueDriver {
     this.freeCount = slots;
     this.check = new RequestCheck({ ...info, blocks: table.blocks });
     this.blockSize = info.blockSize;
+    this.alignMask = info.addressAlign - 1;
     this.readOnly = info.readOnly;
     this.operations = info.operations;
     this.done = new CompletionRing(depth * 2);
@@ -233,9 +235,13 @@ export class DeviceQueue implements QueueDriver {
       if (status === Status.BAD_RANGE) status = this.rangeAgain(sq, record);
       if (status !== Status.OK) return status;
       if (sq[record + Req.blocks]! > check.maxBlocks) return Status.TOO_LARGE;
-      if (op === Op.WRITE) status = this.sendable(sq, record);
-      else if (op === Op.READ) status = this.writable(sq, record);
-      else if (op === Op.READ_LOAN && ++this.loans > this.loansMax) {
+      if (op === Op.WRITE || op === Op.READ) {
+        status = op === Op.WRITE ? this.sendable(sq, record) : this.writable(sq, record);
+        if (status === Status.OK && (sq[record + Req.addressLo]! & this.alignMask) !== 0) {
+          status = Status.MISALIGNED;
+        }
+      }
+      if (op === Op.READ_LOAN && ++this.loans > this.loansMax) {
         this.loans--;
         status = Status.NO_MEMORY;
       }
