@@ -7,6 +7,7 @@
 import { PenstockError } from '../errors.js';
 import {
   addressSpace,
+  GRANULE_BYTES,
   Memory,
   type DmaBuffer,
   type MemoryOptions,
@@ -14,8 +15,9 @@ import {
 } from '../memory/index.js';
 import { Channel } from './channel.js';
 import type { MemberInfo, Session, SessionHome } from './hub-session.js';
+import type { Lease } from './leases.js';
 import type { HoldSummary } from './ledger.js';
-import { Link, type Incoming, type LinkChannel, type PeerInfo } from './link.js';
+import { Link, type Incoming, type LinkChannel, type LinkWatcher, type PeerInfo } from './link.js';
 import type { LinkWire } from './link-wire.js';
 import { LoanDesk } from './loan-desk.js';
 
@@ -39,20 +41,31 @@ export interface LoanReport {
   readonly held: readonly { owner: number; name: string; loans: number }[];
 }
 
+/** Granules of a slot. */
+const SLOT_GRANULES = 2 ** 36 / GRANULE_BYTES;
+
 export class Domain {
   readonly hub: string;
   readonly name: string;
   /** Shared with all members that may have a link with this one. */
   readonly memory: Memory;
   readonly desk: LoanDesk;
+  /**
+   * One byte per granule of this domain's slot, which all threads can be given: 1 where the memory
+   * is shared and has been told of to those that have a link.
+   */
+  readonly sharedGranules = new Uint8Array(new SharedArrayBuffer(SLOT_GRANULES));
   /** Links by slot, until the process at the other end is dead or has left. */
   readonly links = new Map<number, Link>();
+  /** @internal Segments that other threads of this process have. */
+  readonly leases: Lease[] = [];
   private readonly session: Session;
   private place = { slot: 0, generation: 0 };
   private readonly segments: Segment[] = [];
   private readonly channels = new Set<Channel>();
   private readonly listeners = new Map<string, RawListener>();
   private readonly waiting = new Set<() => void>();
+  private readonly watchers = new Set<LinkWatcher>();
   /** Generations of domains that are gone and whose slots are still held here. */
   private readonly leaving = new Map<number, number>();
   /** The last life of each slot that is known to be over. */
@@ -207,6 +220,12 @@ export class Domain {
     }
   }
 
+  /** The function that it gives ends the watch. */
+  watchLinks(watcher: LinkWatcher): () => void {
+    this.watchers.add(watcher);
+    return () => void this.watchers.delete(watcher);
+  }
+
   /** Loans out and in, oldest first by age: what does not come back shows here. */
   loans(): LoanReport {
     this.desk.service();
@@ -233,6 +252,7 @@ export class Domain {
     if (this.timer !== null) clearTimeout(this.timer);
     this.wakeWaiting();
     this.memory.close();
+    for (const { segment } of this.leases) segment.close();
   }
 
   [Symbol.dispose](): void {
@@ -300,7 +320,14 @@ export class Domain {
   }
 
   /** @internal */
-  onOver(): void {
+  usesMemoryOf(slot: number): boolean {
+    for (const watcher of this.watchers) if (watcher.usesMemoryOf?.(slot) === true) return true;
+    return false;
+  }
+
+  /** @internal */
+  onOver(link: Link): void {
+    for (const watcher of [...this.watchers]) watcher.onOver?.(link);
     this.onPeers?.();
     this.wakeWaiting();
   }
@@ -312,6 +339,7 @@ export class Domain {
     this.takeAll(slot);
     this.desk.gone(link);
     this.links.delete(slot);
+    for (const watcher of [...this.watchers]) watcher.onDead?.(link);
     this.desk.keepFormer(link);
     this.desk.answerAudits();
     this.leaving.set(slot, generation);
@@ -324,10 +352,19 @@ export class Domain {
     return channel;
   }
 
+  /** @internal Memory for another thread, told of as all shared memory is. */
+  makeSegment(bytes: number): Segment {
+    const segment = addressSpace().create(bytes, { kind: 'shared' });
+    this.onSegment(segment);
+    return segment;
+  }
+
   private onSegment(segment: Segment): void {
     if (this.segments.includes(segment)) return; // another pool in a region
     this.segments.push(segment);
     for (const link of this.links.values()) if (link.error === null) link.announce(segment);
+    const first = (segment.address % 2 ** 36) / GRANULE_BYTES;
+    this.sharedGranules.fill(1, first, first + segment.bytes / GRANULE_BYTES);
   }
 
   private onPeer(peer: PeerInfo, wire: LinkWire): void {
@@ -377,6 +414,7 @@ export class Domain {
     this.timer = null;
     const came = this.desk.service();
     for (const [slot, generation] of this.leaving) {
+      this.desk.unmapFormer(slot);
       if (this.links.has(slot) || this.holds(slot)) continue;
       this.leaving.delete(slot);
       this.session.released(slot, generation);

@@ -1,3 +1,6 @@
+export { driver } from './device-driver.js';
+export { DeviceServer, type DeviceServerOptions, type DeviceServerStats } from './device-server.js';
+export type { ClientStats } from './device-client.js';
 export { Channel } from './channel.js';
 export { Domain, type Listener, type LoanReport, type RawListener } from './domain.js';
 export { FanIn, FanOut } from './fan.js';
