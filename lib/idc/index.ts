@@ -14,4 +14,5 @@ export type { MemberInfo, Sharing } from './hub-session.js';
 export type { HoldSummary } from './ledger.js';
 export type { Incoming, LinkChannel, PeerInfo } from './link.js';
 export { Loan, type ReadonlyBytes, type ReadonlyWords } from './loan.js';
-export { RecordChannel } from './record-channel.js';
+export { IdcOp, Msg, Rec } from './layout.js';
+export { RecordChannel, type ChannelCounters } from './record-channel.js';

@@ -1,0 +1,174 @@
+// The two processes of `bench idc`: this one, with a hub of its own in a temporary folder, and a
+// child. Both are domains. Everything is closed and removed in the end, also half-way.
+
+import { fork, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { setImmediate as turn } from 'node:timers/promises';
+import {
+  Hub,
+  joinDomain,
+  type Channel,
+  type Domain,
+  type RecordChannel,
+} from '../idc/index.js';
+import { PenstockError } from '../errors.js';
+import { native } from '../native.js';
+import { Ask, Asker } from './idc-records.js';
+import type { Clock } from './loop.js';
+
+/** How the child is to answer from now on. */
+export type ChildOrder =
+  | { readonly phase: 'spin' | 'wait' | 'park' | 'loans' | 'cpu' }
+  | { readonly phase: 'socket'; readonly path: string; readonly bytes: number };
+
+/** The child is about to do what it was told; CPU time that its process has used so far. */
+export interface ChildAnswer {
+  readonly ready: ChildOrder['phase'] | 'join';
+  readonly cpuUs: number;
+}
+
+const JOIN_MS = 20_000;
+const ANSWER_MS = 20_000;
+const END_MS = 5000;
+const NAME = 'bench-asker';
+
+export class IdcCrew {
+  readonly domain: Domain;
+  readonly records: RecordChannel;
+  readonly loans: Channel;
+  readonly asker: Asker;
+  readonly clock: Clock;
+  readonly folder: string;
+  private readonly hub: Hub;
+  private readonly child: ChildProcess;
+
+  private constructor(
+    folder: string,
+    hub: Hub,
+    domain: Domain,
+    child: ChildProcess,
+    records: RecordChannel,
+    loans: Channel,
+  ) {
+    this.folder = folder;
+    this.hub = hub;
+    this.domain = domain;
+    this.child = child;
+    this.records = records;
+    this.loans = loans;
+    const { words, read } = native.tscClock();
+    this.clock = { words: new Uint32Array(words), read, hertz: native.tscHertz() };
+    this.asker = new Asker(records, this.clock);
+  }
+
+  /** Errors: ADDRESS_SPACE_IN_USE (this process has memory already), BENCH_CHILD. */
+  static async start(): Promise<IdcCrew> {
+    const undo: (() => void)[] = [];
+    try {
+      const folder = mkdtempSync(join(tmpdir(), 'penstock-idc-'));
+      undo.push(() => rmSync(folder, { recursive: true, force: true }));
+      const path = join(folder, 'hub');
+      const hub = Hub.listen(path);
+      undo.push(() => hub.close());
+      const domain = await joinDomain(path, { name: NAME });
+      undo.push(() => domain.close());
+      const records = new Promise<RecordChannel>((resolve) => {
+        domain.listenRaw('records', (incoming) => resolve(incoming.accept().records));
+      });
+      const loans = new Promise<Channel>((resolve) => domain.listen('loans', resolve));
+      const child = fork(fileURLToPath(new URL('./idc-child.js', import.meta.url)), [path, NAME], {
+        stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+        execArgv: [],
+      });
+      undo.push(() => child.kill('SIGKILL'));
+      await answered(child, 'join', JOIN_MS);
+      return new IdcCrew(folder, hub, domain, child, await records, await loans);
+    } catch (error) {
+      for (const step of undo.reverse()) step();
+      throw error;
+    }
+  }
+
+  /** Has the child answer in another way; resolves, when it does, with its CPU time so far. */
+  async order(order: ChildOrder): Promise<number> {
+    const answer = answered(this.child, order.phase, ANSWER_MS);
+    this.child.send(order);
+    return answer;
+  }
+
+  /** Ends a phase of records: the child looks at its parent's messages again. */
+  async stop(): Promise<void> {
+    this.asker.order(Ask.STOP);
+    for (let polls = 0; this.records.poll(1) === 0; polls++) {
+      if (this.records.over) throw this.records.error ?? childFailed('it closed its channel');
+      if (polls % 1000 === 999) await turn();
+    }
+  }
+
+  /** Throws when the child is no more. */
+  assertAlive(): void {
+    if (this.records.error !== null) throw this.records.error;
+  }
+
+  async close(): Promise<void> {
+    const { child } = this;
+    if (child.exitCode === null && child.signalCode === null) {
+      const ended = once(child, 'exit');
+      if (child.connected) child.disconnect();
+      const timer = setTimeout(() => child.kill('SIGKILL'), END_MS);
+      await ended;
+      clearTimeout(timer);
+    }
+    this.domain.close();
+    this.hub.close();
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  /** The child's end at once: it may be in the middle of a phase. */
+  kill(): void {
+    this.child.kill('SIGKILL');
+  }
+}
+
+/** The child's answer to an order. Errors: BENCH_CHILD. */
+function answered(
+  child: ChildProcess,
+  phase: ChildAnswer['ready'],
+  timeoutMs: number,
+): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const done = (): void => {
+      clearTimeout(timer);
+      child.off('message', onMessage);
+      child.off('exit', onExit);
+      child.off('error', onExit);
+    };
+    const onMessage = (message: unknown): void => {
+      const { ready, cpuUs } = message as ChildAnswer;
+      if (ready !== phase) return;
+      done();
+      resolve(cpuUs);
+    };
+    const onExit = (): void => {
+      done();
+      reject(childFailed(`it ended before it was ready to ${phase}`));
+    };
+    const timer = setTimeout(() => {
+      done();
+      reject(childFailed(`it was not ready to ${phase} within ${timeoutMs} ms`));
+    }, timeoutMs);
+    child.on('message', onMessage);
+    child.on('exit', onExit);
+    child.on('error', onExit);
+  });
+}
+
+function childFailed(why: string): PenstockError {
+  return new PenstockError('BENCH_CHILD', `the other process of the benchmark failed: ${why}`, {
+    hint: 'its words stand above, if it had any',
+  });
+}
