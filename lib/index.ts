@@ -53,11 +53,21 @@ export {
   type ZoneInfo,
 } from './hpdi/index.js';
 export {
+  Mailbox,
+  OwnRegion,
+  PeerRegion,
+  type Heap,
+  type OwnRegionOptions,
+  type PeerState,
+  type RegionMemory,
+} from './idc/index.js';
+export {
   AddressSpace,
   addressSpace,
   BufferPool,
   DmaBuffer,
   Memory,
+  MemoryObject,
   Segment,
   type PoolOptions,
   type SegmentKind,
@@ -66,6 +76,7 @@ export {
 export { attach, open, SCHEMES } from './open.js';
 export {
   attachFunction,
+  mapIvshmem,
   openVfio,
   openVfioUser,
   type Bar,
@@ -74,6 +85,7 @@ export {
   type PciCapability,
   type PciFunction,
   type PciIdentity,
+  type RegionPlace,
   type VfioUserOptions,
 } from './pci/index.js';
 export { probeUring, Ring, type RingOptions, type UringProbe } from './uring/index.js';

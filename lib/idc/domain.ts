@@ -5,12 +5,25 @@
 // is fixed from then on. The thread that joined is the home of links, loans and friendly channels.
 
 import { PenstockError } from '../errors.js';
-import { addressSpace, Memory, type DmaBuffer, type Segment } from '../memory/index.js';
+import {
+  addressSpace,
+  Memory,
+  type DmaBuffer,
+  type MemoryOptions,
+  type Segment,
+} from '../memory/index.js';
 import { Channel } from './channel.js';
 import { isName } from './fields.js';
-import { HubSession, type MemberInfo, type Sharing } from './hub-session.js';
+import {
+  HubSession,
+  type MemberInfo,
+  type Session,
+  type SessionHome,
+  type Sharing,
+} from './hub-session.js';
 import type { HoldSummary } from './ledger.js';
 import { Link, type Incoming, type LinkChannel, type PeerInfo } from './link.js';
+import type { LinkWire } from './link-wire.js';
 import { LoanDesk } from './loan-desk.js';
 
 const CHANNEL_SIZE = 1024;
@@ -60,6 +73,19 @@ export function currentDomain(): Domain | null {
  * DOMAIN_JOINED (this process has joined one), ADDRESS_SPACE_IN_USE (it has memory already).
  */
 export async function joinDomain(hub: string, options: DomainOptions): Promise<Domain> {
+  const { share = {}, keepAlive = false, memory = {} } = options;
+  return startDomain(hub, options, { pageBytes: memory.pageBytes ?? 'auto' }, (home) => {
+    return new HubSession(hub, options.name, share, home, keepAlive);
+  });
+}
+
+/** Makes this process a domain, by a session of whatever kind. @internal */
+export async function startDomain(
+  hub: string,
+  options: { name: string; timeoutMs?: number },
+  memory: MemoryOptions,
+  connect: (home: SessionHome) => Session,
+): Promise<Domain> {
   if (!isName(options.name)) {
     throw new PenstockError('BAD_NAME', `'${options.name}' is no name of a domain`, {
       hint: 'letters, digits, dot, underscore and hyphen, at most 64',
@@ -71,7 +97,7 @@ export async function joinDomain(hub: string, options: DomainOptions): Promise<D
       hint: 'a process joins one hub, once',
     });
   }
-  const domain = new Domain(hub, options);
+  const domain = new Domain(hub, options.name, memory, connect);
   joined = domain;
   try {
     await domain.start(options.timeoutMs ?? JOIN_MS);
@@ -90,8 +116,8 @@ export class Domain {
   readonly desk: LoanDesk;
   /** Links by slot, until the process at the other end is dead or has left. */
   readonly links = new Map<number, Link>();
-  private readonly session: HubSession;
-  private place = { slot: 0, generation: 0, token: '' };
+  private readonly session: Session;
+  private place = { slot: 0, generation: 0 };
   private readonly segments: Segment[] = [];
   private readonly channels = new Set<Channel>();
   private readonly listeners = new Map<string, RawListener>();
@@ -105,33 +131,29 @@ export class Domain {
   onPeers: (() => void) | null = null;
 
   /** Use joinDomain. */
-  constructor(hub: string, options: DomainOptions) {
+  constructor(
+    hub: string,
+    name: string,
+    memory: MemoryOptions,
+    connect: (home: SessionHome) => Session,
+  ) {
     this.hub = hub;
-    this.name = options.name;
+    this.name = name;
     this.memory = new Memory({
+      ...memory,
       kind: 'shared',
-      pageBytes: options.memory?.pageBytes ?? 'auto',
       lasting: true,
       beforeGrowth: () => this.desk.service(),
       onSegment: (segment) => this.onSegment(segment),
     });
-    this.session = new HubSession(
-      hub,
-      options.name,
-      options.share ?? {},
-      {
-        onPlace: (place) => {
-          addressSpace().join(place.slot);
-          this.place = place;
-        },
-        onPeer: (peer, socket, pidfd) => this.onPeer(peer, socket, pidfd),
-        onGone: (slot, generation) => this.onGone(slot, generation),
-        known: () => [...this.links.values()].map(({ peer }) => [peer.slot, peer.generation]),
-        onRefused: (error) => this.onRefused(error),
-      },
-      options.keepAlive ?? false,
-    );
     this.desk = new LoanDesk(this);
+    this.session = connect({
+      onPlace: (place) => (this.place = place),
+      onPeer: (peer, wire) => this.onPeer(peer, wire),
+      onGone: (slot, generation) => this.onGone(slot, generation),
+      known: () => [...this.links.values()].map(({ peer }) => [peer.slot, peer.generation]),
+      onRefused: (error) => this.onRefused(error),
+    });
   }
 
   /** @internal */
@@ -191,8 +213,7 @@ export class Domain {
     port: string,
     options: { size?: number; meta?: string; timeoutMs?: number } = {},
   ): Promise<Channel> {
-    const link = await this.linkTo(peer, options.timeoutMs ?? CONNECT_MS);
-    const made = await link.connect(port, options.size ?? CHANNEL_SIZE, options.meta ?? '');
+    const { link, ...made } = await this.connectRaw(peer, port, options);
     return this.adopt(link, made, port, made.meta);
   }
 
@@ -202,8 +223,11 @@ export class Domain {
     port: string,
     options: { size?: number; meta?: string; timeoutMs?: number } = {},
   ): Promise<LinkChannel & { readonly link: Link }> {
-    const link = await this.linkTo(peer, options.timeoutMs ?? CONNECT_MS);
-    const made = await link.connect(port, options.size ?? CHANNEL_SIZE, options.meta ?? '');
+    const { size = CHANNEL_SIZE, meta = '', timeoutMs = CONNECT_MS } = options;
+    const until = performance.now() + timeoutMs;
+    const link = await this.linkTo(peer, timeoutMs);
+    const leftMs = Math.max(1, Math.ceil(until - performance.now()));
+    const made = await link.connect(port, size, meta, leftMs);
     return { ...made, link };
   }
 
@@ -269,8 +293,15 @@ export class Domain {
   }
 
   /** @internal */
+  wantService(): void {
+    if (this.timer === null) this.tickSoon();
+  }
+
+  /** @internal */
   onChannelClosed(channel: Channel): void {
     this.channels.delete(channel);
+    // Its half is freed once the other side has closed, too.
+    this.wantService();
   }
 
   /** @internal */
@@ -324,18 +355,16 @@ export class Domain {
   }
 
   private onSegment(segment: Segment): void {
+    if (this.segments.includes(segment)) return; // another pool in a region
     this.segments.push(segment);
     for (const link of this.links.values()) if (link.error === null) link.announce(segment);
   }
 
-  private onPeer(peer: PeerInfo, socket: number, pidfd: number): void {
+  private onPeer(peer: PeerInfo, wire: LinkWire): void {
     this.links.get(peer.slot)?.dispose();
-    const known = this.segments.length;
-    const link = new Link(this, peer, socket, pidfd);
-    // Making its loan ring may have made the first segment, which it does not know of.
-    for (const segment of this.segments.slice(0, Math.max(known, this.segments.length))) {
-      link.announce(segment);
-    }
+    const link = new Link(this, peer, wire);
+    // After the link has made its loan ring, for which there may be a new segment.
+    for (const segment of this.segments) link.announce(segment);
     this.links.set(peer.slot, link);
     link.greet();
   }
@@ -361,7 +390,7 @@ export class Domain {
   /** Whether anything of a slot is still held here. */
   private holds(slot: number): boolean {
     if (this.desk.hasFormer(slot) || this.desk.ledger.heldVia(slot).length > 0) return true;
-    return addressSpace().holds(slot);
+    return !this.session.lasting && addressSpace().holds(slot);
   }
 
   private tick(): void {
@@ -372,9 +401,13 @@ export class Domain {
       this.leaving.delete(slot);
       this.session.released(slot, generation);
     }
-    for (const link of this.links.values()) link.sweep();
+    let lingers = false;
+    for (const link of this.links.values()) {
+      link.sweep();
+      lingers ||= link.lingers;
+    }
     this.tickMs = came ? TICK_MS : Math.min(TICK_MS_MAX, this.tickMs * 2);
-    if (this.leaving.size > 0 || this.desk.ledger.holds > 0) this.schedule();
+    if (this.leaving.size > 0 || lingers || this.desk.busy) this.schedule();
   }
 
   /** Something happened that the next look should find soon. */

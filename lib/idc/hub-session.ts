@@ -2,9 +2,11 @@
 // the domain shows the slot, generation and token that it was given, and whom it knows.
 
 import { errnoCode, PenstockError } from '../errors.js';
+import { addressSpace } from '../memory/index.js';
 import { native } from '../native.js';
 import { integer, slot, text } from './fields.js';
 import type { PeerInfo } from './link.js';
+import { ProcessWire, type LinkWire } from './link-wire.js';
 import { closeAll, misbehaved, SocketTransport, type Transport } from './transport.js';
 
 export const HUB_VERSION = 1;
@@ -24,10 +26,9 @@ export interface Membership {
 }
 
 export interface SessionHome {
-  /** The hub has given a place, the first time; before anybody is introduced. May refuse it. */
-  onPlace(place: Membership): void;
-  /** Descriptors: a socket to the peer, its pidfd; the handler's. */
-  onPeer(peer: PeerInfo, socket: number, pidfd: number): void;
+  /** This process has its place; before anybody is introduced. Once. */
+  onPlace(place: { slot: number; generation: number }): void;
+  onPeer(peer: PeerInfo, wire: LinkWire): void;
   /** A domain is gone: answer with `released` once nothing of its slot is held. */
   onGone(slot: number, generation: number): void;
   /** Slots and generations of the domains that this one has links with. */
@@ -41,9 +42,23 @@ export interface MemberInfo extends PeerInfo {
   readonly state: string;
 }
 
-export class HubSession {
+/** How a domain came to its place, and learns of others: by a hub, or by regions. */
+export interface Session {
+  readonly connected: boolean;
+  /** What others have stays mapped for good: a slot is always the same domain's. */
+  readonly lasting: boolean;
+  /** Gets a place (`onPlace`), or throws. */
+  join(timeoutMs: number): Promise<void>;
+  members(): Promise<MemberInfo[]>;
+  /** Nothing of that domain's slot is held here any more. */
+  released(gone: number, generation: number): void;
+  close(): void;
+}
+
+export class HubSession implements Session {
   readonly path: string;
   readonly name: string;
+  readonly lasting = false;
   private readonly sharing: Sharing;
   private readonly home: SessionHome;
   private transport: Transport | null = null;
@@ -173,7 +188,10 @@ export class HubSession {
       throw misbehaved('(the hub) gave another slot to a domain that has one');
     }
     try {
-      if (membership === null) this.home.onPlace(given);
+      if (membership === null) {
+        addressSpace().join(given.slot);
+        this.home.onPlace(given);
+      }
     } catch (error) {
       this.answer?.(error as PenstockError);
       this.close();
@@ -217,7 +235,7 @@ export class HubSession {
       closeAll(fds);
       throw error;
     }
-    this.home.onPeer(info, fds[0]!, fds[1]!);
+    this.home.onPeer(info, new ProcessWire(fds[0]!, fds[1]!));
   }
 
   /** The hub is gone: links go on without it, and this domain comes back when it does. */

@@ -16,3 +16,13 @@ export type { Incoming, LinkChannel, PeerInfo } from './link.js';
 export { Loan, type ReadonlyBytes, type ReadonlyWords } from './loan.js';
 export { IdcOp, Msg, Rec } from './layout.js';
 export { RecordChannel, type ChannelCounters } from './record-channel.js';
+export { Mailbox, MESSAGE_BYTES_MAX } from './mailbox.js';
+export {
+  OwnRegion,
+  PeerRegion,
+  type Heap,
+  type OwnRegionOptions,
+  type PeerState,
+  type RegionMemory,
+} from './region.js';
+export { joinRegions, type RegionsOptions } from './region-session.js';

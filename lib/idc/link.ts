@@ -16,8 +16,9 @@ import { isReadable, makeHalf, openChannel, readPlace, slotOf, type HalfPlace } 
 import { Half } from './layout.js';
 import { LoanRing } from './loan-ring.js';
 import type { RecordChannel } from './record-channel.js';
-import { closeAll, misbehaved, SocketTransport, type Transport } from './transport.js';
-import { NO_WAKE, SocketWake, type Wake } from './wake.js';
+import type { LinkWire } from './link-wire.js';
+import { closeAll, misbehaved, type Transport } from './transport.js';
+import { NO_WAKE, type Wake } from './wake.js';
 
 /** Who is at the other end, as the hub vouches for it. */
 export interface PeerInfo {
@@ -77,6 +78,9 @@ interface Opening {
   readonly wake: Wake;
   readonly resolve: (channel: LinkChannel) => void;
   readonly reject: (error: PenstockError) => void;
+  /** Keeps the process alive, and is over when nobody waits for the answer any more. */
+  readonly timer: NodeJS.Timeout;
+  isLate: boolean;
 }
 
 /** A half that the other side may still read: freed once it ends too. */
@@ -94,8 +98,8 @@ export class Link {
   dead = false;
   private readonly home: LinkHome;
   private readonly transport: Transport;
-  private readonly pidfd: number;
-  private watch = 0;
+  private readonly wire: LinkWire;
+  private readonly forgetDeath: () => void;
   private ready = false;
   private readonly segments = new Map<number, Segment>();
   private readonly channels = new Set<RecordChannel>();
@@ -104,24 +108,19 @@ export class Link {
   private readonly loanHalf: { place: HalfPlace; buffer: DmaBuffer };
   private openingId = 0;
 
-  /** Both descriptors belong to the link. */
-  constructor(home: LinkHome, peer: PeerInfo, socket: number, pidfd: number) {
+  constructor(home: LinkHome, peer: PeerInfo, wire: LinkWire) {
     this.home = home;
     this.peer = peer;
-    this.pidfd = pidfd;
+    this.wire = wire;
     this.loanHalf = makeHalf(home.memory, LOAN_RECORDS);
     this.loans = new LoanRing();
+    if (wire.memory !== null) this.segments.set(wire.memory.address, wire.memory);
     addressSpace().nameDomain(peer.slot, peer.name);
-    this.watch = native.watchOpen(pidfd, () => this.died());
-    native.watchSet(this.watch, true, false);
-    this.transport = new SocketTransport(
-      socket,
-      {
-        onMessage: (message, fds) => this.handle(message, fds),
-        onEnd: (error) => this.end(error ?? this.goneError()),
-      },
-      false,
-    );
+    this.forgetDeath = wire.onDeath(() => this.died());
+    this.transport = wire.open({
+      onMessage: (message, fds) => this.handle(message, fds),
+      onEnd: (error) => this.end(error ?? this.goneError()),
+    });
   }
 
   /** Tells the other side of this one: once, after all own segments were announced. */
@@ -131,6 +130,7 @@ export class Link {
 
   /** Lets the other side map one of this domain's segments. */
   announce(segment: Segment): void {
+    if (this.wire.memory !== null) return; // the other side has it all
     const fd = segment.descriptor();
     const { address, bytes, pageBytes } = segment;
     this.transport.send({ type: 'segment', address, bytes, pageBytes }, [fd]);
@@ -150,18 +150,23 @@ export class Link {
 
   /**
    * Asks the other side for a channel on a port. Errors: what the other side refuses with,
-   * PEER_GONE.
+   * PEER_GONE, TIMED_OUT.
    */
-  connect(port: string, size: number, meta = ''): Promise<LinkChannel> {
+  connect(port: string, size: number, meta: string, timeoutMs: number): Promise<LinkChannel> {
     if (meta.length > META_MAX) throw new RangeError(`meta has ${META_MAX} characters at most`);
     if (this.error !== null) return Promise.reject(this.error);
     const { place, buffer } = makeHalf(this.home.memory, size);
-    const [mine, theirs] = native.unixPair();
+    const { wake, fds } = this.wire.pair();
     const id = ++this.openingId;
-    this.transport.send({ type: 'open', id, port, meta, ...place }, [theirs]);
-    native.fileClose(theirs);
+    this.transport.send({ type: 'open', id, port, meta, ...place }, fds);
+    closeAll(fds);
     return new Promise((resolve, reject) => {
-      this.openings.set(id, { place, buffer, wake: new SocketWake(mine), resolve, reject });
+      const timer = setTimeout(() => {
+        opening.isLate = true;
+        reject(this.silentError(port, timeoutMs));
+      }, timeoutMs);
+      const opening = { place, buffer, wake, resolve, reject, timer, isLate: false };
+      this.openings.set(id, opening);
     });
   }
 
@@ -183,9 +188,14 @@ export class Link {
 
   /** Asks the other side how many loans by the word of `via` it has: pairs of loan words. */
   audit(via: number, holds: readonly number[]): void {
-    for (let at = 0; at < holds.length; at += 1000) {
-      this.transport.send({ type: 'audit', via, holds: holds.slice(at, at + 1000) });
+    for (let at = 0; at < holds.length; at += 500) {
+      this.transport.send({ type: 'audit', via, holds: holds.slice(at, at + 500) });
     }
+  }
+
+  /** Whether halves of closed channels are left. */
+  get lingers(): boolean {
+    return this.lingering.size > 0;
   }
 
   /** Frees the halves of closed channels that the other side has closed, too. */
@@ -199,6 +209,7 @@ export class Link {
 
   /** Unmaps the other's memory: nothing of it is held here any more. */
   unmap(): void {
+    if (this.wire.memory !== null) return; // the next life of that domain has the same
     for (const segment of this.segments.values()) segment.close();
     this.segments.clear();
   }
@@ -214,10 +225,7 @@ export class Link {
   dispose(): void {
     if (this.error === null) this.end(this.goneError());
     this.unmap();
-    if (this.watch === 0) return;
-    native.watchClose(this.watch);
-    native.fileClose(this.pidfd);
-    this.watch = 0;
+    this.forgetDeath();
   }
 
   /**
@@ -238,7 +246,8 @@ export class Link {
       channel.detach();
       channel.fail(error);
     }
-    for (const { wake, buffer, reject } of this.openings.values()) {
+    for (const { wake, buffer, reject, timer } of this.openings.values()) {
+      clearTimeout(timer);
       wake.close();
       if (!buffer.freed) buffer.free();
       reject(error);
@@ -250,9 +259,6 @@ export class Link {
   }
 
   private died(): void {
-    native.watchClose(this.watch);
-    native.fileClose(this.pidfd);
-    this.watch = 0;
     const first = !this.dead;
     this.dead = true;
     // Messages that were sent before the death: channels may stand in them.
@@ -272,6 +278,15 @@ export class Link {
     return new PenstockError('PEER_GONE', `domain ${this.peer.name} is gone`, {
       hint: 'start it again; who waits for it can connect once it is back',
     });
+  }
+
+  private silentError(port: string, timeoutMs: number): PenstockError {
+    const { name, pid } = this.peer;
+    return new PenstockError(
+      'TIMED_OUT',
+      `domain ${name} did not answer for port ${port} in ${timeoutMs} ms`,
+      { hint: `process ${pid} is stopped or busy, or leaves the asker waiting` },
+    );
   }
 
   private handle(message: Record<string, unknown>, fds: number[]): void {
@@ -312,7 +327,12 @@ export class Link {
     const address = integer(message, 'address', 0, Number.MAX_SAFE_INTEGER);
     const bytes = integer(message, 'bytes', 1, 2 ** 31);
     const pageBytes = integer(message, 'pageBytes', 4096, 2 ** 30);
-    if (fds.length !== 1 || slotOf(address) !== slot || this.segments.size >= SEGMENTS_MAX) {
+    if (
+      this.wire.memory !== null ||
+      fds.length !== 1 ||
+      slotOf(address) !== slot ||
+      this.segments.size >= SEGMENTS_MAX
+    ) {
       throw misbehaved('told of a segment that is none of its own');
     }
     this.segments.set(address, addressSpace().admit(fds[0]!, { address, bytes, pageBytes }));
@@ -338,12 +358,15 @@ export class Link {
     const port = text(message, 'port', 64);
     const meta = text(message, 'meta', META_MAX);
     const theirs = readPlace(message, this.peer.slot);
-    if (fds.length !== 1 || !this.ready) throw misbehaved('asked for a channel in a wrong way');
-    let wakeFd = native.fileDuplicate(fds[0]!);
+    if (fds.length !== this.wire.wakeFds || !this.ready) {
+      throw misbehaved('asked for a channel in a wrong way');
+    }
+    const wake = this.wire.adopt(fds);
+    let answered = false;
     const refuse = (code: string, why: string, hint = ''): void => {
-      if (wakeFd < 0) throw new Error('a channel is accepted or refused once');
-      native.fileClose(wakeFd);
-      wakeFd = -1;
+      if (answered) throw new Error('a channel is accepted or refused once');
+      answered = true;
+      wake.close();
       this.transport.send({ type: 'refuse', id, code, message: why, hint });
     };
     if (this.channels.size >= CHANNELS_MAX) {
@@ -351,10 +374,9 @@ export class Link {
       return;
     }
     const accept = (answer = ''): LinkChannel => {
-      if (wakeFd < 0) throw new Error('a channel is accepted or refused once');
+      if (answered) throw new Error('a channel is accepted or refused once');
+      answered = true;
       const { place, buffer } = makeHalf(this.home.memory, theirs.size);
-      const wake = new SocketWake(wakeFd);
-      wakeFd = -1;
       try {
         const channel = this.adopt(place, buffer, theirs, wake, answer);
         this.transport.send({ type: 'accept', id, meta: answer, ...place });
@@ -374,7 +396,10 @@ export class Link {
     try {
       const theirs = readPlace(message, this.peer.slot);
       const meta = text(message, 'meta', META_MAX);
-      opening.resolve(this.adopt(opening.place, opening.buffer, theirs, opening.wake, meta));
+      const channel = this.adopt(opening.place, opening.buffer, theirs, opening.wake, meta);
+      // The other side may have used the halves already: they go as those of any channel do.
+      if (opening.isLate) channel.records.close();
+      else opening.resolve(channel);
     } catch (error) {
       opening.wake.close();
       opening.buffer.free();
@@ -407,6 +432,7 @@ export class Link {
     const opening = this.openings.get(id);
     if (opening === undefined) throw misbehaved('answered what was not asked');
     this.openings.delete(id);
+    clearTimeout(opening.timer);
     return opening;
   }
 

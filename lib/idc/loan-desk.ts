@@ -47,6 +47,8 @@ export interface DeskHome {
   ownSegmentAt(address: number): Segment | undefined;
   /** Takes all messages that have come from a domain. */
   takeAll(slot: number): void;
+  /** Something is out, or waits: `service` is to be called again before long. */
+  wantService(): void;
 }
 
 export class LoanDesk implements LoanHome {
@@ -89,6 +91,7 @@ export class LoanDesk implements LoanHome {
   lend(buffer: DmaBuffer, to: number): number {
     const hi = buffer.surrender();
     this.ledger.add(buffer.address >>> 0, hi, buffer.bytes, to, this.home.slot);
+    this.home.wantService();
     return hi;
   }
 
@@ -122,6 +125,7 @@ export class LoanDesk implements LoanHome {
     const link = this.home.links.get(loan.owner);
     if (link !== undefined && link.error === null) {
       link.loans.release(loan.lo, loan.hi, loan.via);
+      if (link.loans.waiting > 0) this.home.wantService();
       return;
     }
     this.unmapFormer(loan.owner);
@@ -159,6 +163,13 @@ export class LoanDesk implements LoanHome {
     const owner = slotOf(address);
     if (owner === this.home.slot) return this.home.ownSegmentAt(address);
     return (this.home.links.get(owner) ?? this.former.get(owner))?.segmentAt(address);
+  }
+
+  /** Whether something is out, or waits to be told. */
+  get busy(): boolean {
+    if (this.ledger.holds > 0 || this.waitingAudits.length > 0) return true;
+    for (const { loans } of this.home.links.values()) if (loans.waiting > 0) return true;
+    return false;
   }
 
   /** Takes what came on all loan rings; true when something did. */

@@ -27,6 +27,7 @@ const WAIT_SPINS_MAX = 512;
 const TURNS_MAX = 16;
 /** Sleeps where nobody wakes: from, to (µs). */
 const BLIND_US_MIN = 50;
+const BLIND_US_TURNS = 2000;
 const BLIND_US_MAX = 10_000;
 const TIMER_MS_MAX = 2 ** 31 - 1;
 
@@ -136,7 +137,10 @@ export class RecordChannel {
 
   /** Records that `reserve` would grant. */
   get free(): number {
-    return this.error === null && !this.closed ? this.writer.free : 0;
+    if (this.error !== null || this.closed) return 0;
+    const { free } = this.writer;
+    if (this.writer.broken) this.misbehaved('its index of records taken');
+    return free;
   }
 
   /** The other side's header. */
@@ -271,7 +275,9 @@ export class RecordChannel {
       if (this.reader.arm() && !this.over) await this.sleepLoop(leftMs);
       this.reader.disarm();
       const count = this.poll(this.size);
-      if (count > 0) return count;
+      if (count === 0) continue;
+      this.blindUs = BLIND_US_MIN;
+      return count;
     }
   }
 
@@ -295,8 +301,12 @@ export class RecordChannel {
         this.wakeUp?.();
       });
     }
-    const blindMs = fd < 0 ? Math.max(1, this.blindUs / 1000) : Infinity;
-    const sleepMs = Math.min(leftMs, blindMs);
+    if (fd < 0 && this.blindUs < BLIND_US_TURNS) {
+      // Nobody will wake us: turns of the loop first, then sleeps that become longer.
+      this.blindUs += BLIND_US_MIN / 4;
+      return new Promise((resolve) => setImmediate(resolve));
+    }
+    const sleepMs = fd < 0 ? Math.min(leftMs, this.blindUs / 1000) : leftMs;
     if (fd < 0) this.blindUs = Math.min(BLIND_US_MAX, this.blindUs * 2);
     return new Promise((resolve) => {
       const timer =
@@ -307,7 +317,6 @@ export class RecordChannel {
         this.wakeUp = null;
         if (timer !== undefined) clearTimeout(timer);
         if (this.watch !== 0) native.watchSet(this.watch, false);
-        if (this.ready) this.blindUs = BLIND_US_MIN;
         resolve();
       };
       if (this.watch !== 0) native.watchSet(this.watch, true);
