@@ -128,5 +128,6 @@ async function nextOrder(): Promise<ChildOrder> {
   return message;
 }
 
-const [hub = '', parent = ''] = process.argv.slice(2);
+const [hub = '', parent = '', cpu = ''] = process.argv.slice(2);
+if (cpu !== '') native.setCpuAffinity([Number(cpu)]);
 await main(hub, parent);

@@ -8,13 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { setImmediate as turn } from 'node:timers/promises';
-import {
-  Hub,
-  joinDomain,
-  type Channel,
-  type Domain,
-  type RecordChannel,
-} from '../idc/index.js';
+import { Hub, joinDomain, type Channel, type Domain, type RecordChannel } from '../idc/index.js';
 import { PenstockError } from '../errors.js';
 import { native } from '../native.js';
 import { Ask, Asker } from './idc-records.js';
@@ -43,30 +37,34 @@ export class IdcCrew {
   readonly asker: Asker;
   readonly clock: Clock;
   readonly folder: string;
-  private readonly hub: Hub;
   private readonly child: ChildProcess;
+  /** What is left to be undone, in reverse. */
+  private readonly undo: (() => void)[];
 
   private constructor(
     folder: string,
-    hub: Hub,
     domain: Domain,
     child: ChildProcess,
     records: RecordChannel,
     loans: Channel,
+    undo: (() => void)[],
   ) {
     this.folder = folder;
-    this.hub = hub;
     this.domain = domain;
     this.child = child;
     this.records = records;
     this.loans = loans;
+    this.undo = undo;
     const { words, read } = native.tscClock();
     this.clock = { words: new Uint32Array(words), read, hertz: native.tscHertz() };
     this.asker = new Asker(records, this.clock);
   }
 
-  /** Errors: ADDRESS_SPACE_IN_USE (this process has memory already), BENCH_CHILD. */
-  static async start(): Promise<IdcCrew> {
+  /**
+   * `cpus`: where this thread and the child's are to run. Errors: ADDRESS_SPACE_IN_USE (this
+   * process has memory already), BENCH_CHILD.
+   */
+  static async start(cpus: readonly [number, number] | null): Promise<IdcCrew> {
     const undo: (() => void)[] = [];
     try {
       const folder = mkdtempSync(join(tmpdir(), 'penstock-idc-'));
@@ -80,13 +78,19 @@ export class IdcCrew {
         domain.listenRaw('records', (incoming) => resolve(incoming.accept().records));
       });
       const loans = new Promise<Channel>((resolve) => domain.listen('loans', resolve));
-      const child = fork(fileURLToPath(new URL('./idc-child.js', import.meta.url)), [path, NAME], {
+      const program = fileURLToPath(new URL('./idc-child.js', import.meta.url));
+      const child = fork(program, [path, NAME, String(cpus?.[1] ?? '')], {
         stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
         execArgv: [],
       });
       undo.push(() => child.kill('SIGKILL'));
       await answered(child, 'join', JOIN_MS);
-      return new IdcCrew(folder, hub, domain, child, await records, await loans);
+      if (cpus !== null) {
+        const before = native.cpuAffinity();
+        undo.push(() => native.setCpuAffinity(before));
+        native.setCpuAffinity([cpus[0]]);
+      }
+      return new IdcCrew(folder, domain, child, await records, await loans, undo);
     } catch (error) {
       for (const step of undo.reverse()) step();
       throw error;
@@ -102,9 +106,11 @@ export class IdcCrew {
 
   /** Ends a phase of records: the child looks at its parent's messages again. */
   async stop(): Promise<void> {
+    const { records } = this;
     this.asker.order(Ask.STOP);
-    for (let polls = 0; this.records.poll(1) === 0; polls++) {
-      if (this.records.over) throw this.records.error ?? childFailed('it closed its channel');
+    // Answers that were late for their slice come before it.
+    for (let polls = 0; records.poll(1) === 0 || records.rq[0] !== Ask.STOP; polls++) {
+      if (records.over) throw records.error ?? childFailed('it closed its channel');
       if (polls % 1000 === 999) await turn();
     }
   }
@@ -123,9 +129,7 @@ export class IdcCrew {
       await ended;
       clearTimeout(timer);
     }
-    this.domain.close();
-    this.hub.close();
-    rmSync(this.folder, { recursive: true, force: true });
+    for (const step of this.undo.splice(0).reverse()) step();
   }
 
   /** The child's end at once: it may be in the middle of a phase. */

@@ -3,6 +3,7 @@
 // to a worker, which clones.
 
 import { once } from 'node:events';
+import { unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
@@ -30,7 +31,7 @@ export class SocketPeer {
   }
 
   static async open(crew: IdcCrew, bytes: number): Promise<SocketPeer> {
-    const path = join(crew.folder, `socket-${bytes}`);
+    const path = join(crew.folder, 'socket');
     const listener = native.streamListen(path, 0o600);
     try {
       await crew.order({ phase: 'socket', path, bytes });
@@ -44,6 +45,7 @@ export class SocketPeer {
       return new SocketPeer(fd, crew.clock);
     } finally {
       native.fileClose(listener);
+      unlinkSync(path);
     }
   }
 
@@ -84,8 +86,9 @@ export class WorkerPeer {
   private readonly clock: Clock;
   private failure: Error | null = null;
 
-  constructor(clock: Clock) {
-    this.clock = clock;
+  constructor() {
+    const { words, read } = native.tscClock();
+    this.clock = { words: new Uint32Array(words), read, hertz: native.tscHertz() };
     this.worker = new Worker(new URL('./idc-echo.js', import.meta.url), { execArgv: [] });
     this.worker.on('error', (error) => (this.failure = error as Error));
   }

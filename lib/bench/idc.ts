@@ -4,6 +4,7 @@
 import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises';
 import { PenstockError } from '../errors.js';
 import { Histogram } from './histogram.js';
+import { twoCpus } from './idc-cpus.js';
 import { IdcCrew } from './idc-crew.js';
 import { LoanLoop } from './idc-loans.js';
 import { Ask, sumOf, type Payload } from './idc-records.js';
@@ -37,6 +38,8 @@ export interface PayloadResult {
 }
 
 export interface IdcResult {
+  /** Processors that the two threads were bound to; null: there is one only. */
+  readonly cpus: readonly [number, number] | null;
   readonly rtt: Histogram;
   /** Records a second one way: the median of calm windows of 1 ms, and the best of them. */
   readonly rate: {
@@ -82,16 +85,21 @@ const SMALL = 64;
 
 /** Errors: ADDRESS_SPACE_IN_USE, BENCH_CHILD, PEER_GONE, INTERRUPTED. */
 export async function runIdc(options: IdcOptions): Promise<IdcResult> {
-  const crew = await IdcCrew.start();
-  const run = new IdcRun(crew, options);
+  // Before this thread is bound to a processor: a worker would be bound to the same.
+  const worker = new WorkerPeer();
   try {
-    return await run.all();
-  } catch (error) {
-    crew.kill();
-    throw error;
+    const cpus = twoCpus();
+    const crew = await IdcCrew.start(cpus);
+    try {
+      return { ...(await new IdcRun(crew, worker, options).all()), cpus };
+    } catch (error) {
+      crew.kill();
+      throw error;
+    } finally {
+      await crew.close();
+    }
   } finally {
-    await run.close();
-    await crew.close();
+    await worker.close();
   }
 }
 
@@ -100,13 +108,13 @@ class IdcRun {
   private readonly options: IdcOptions;
   private readonly worker: WorkerPeer;
 
-  constructor(crew: IdcCrew, options: IdcOptions) {
+  constructor(crew: IdcCrew, worker: WorkerPeer, options: IdcOptions) {
     this.crew = crew;
+    this.worker = worker;
     this.options = options;
-    this.worker = new WorkerPeer(crew.clock);
   }
 
-  async all(): Promise<IdcResult> {
+  async all(): Promise<Omit<IdcResult, 'cpus'>> {
     const { rounds, runtime, payloads } = this.options;
     await this.warmUp();
     const rtt = new Histogram();
@@ -135,10 +143,6 @@ class IdcRun {
       });
     }
     return { rtt, rate: this.rate(), postMessage, payloads: results, wake, idle };
-  }
-
-  close(): Promise<void> {
-    return this.worker.close();
   }
 
   /** Once through everything, so that it is compiled. */
