@@ -32,6 +32,7 @@ const CONNECT_MS = 5000;
 /** How often slots of the gone are looked at, and loans taken home while nobody asks. */
 const TICK_MS = 10;
 const TICK_MS_MAX = 500;
+const TIMER_MS_MAX = 2 ** 31 - 1;
 
 export interface DomainOptions {
   /** Unique among the members: letters, digits, '.', '_' and '-', at most 64. */
@@ -125,6 +126,7 @@ export class Domain {
   /** Generations of domains that are gone and whose slots are still held here. */
   private readonly leaving = new Map<number, number>();
   private timer: NodeJS.Timeout | null = null;
+  private listening: NodeJS.Timeout | null = null;
   private tickMs = TICK_MS;
   private closed = false;
   /** Called when a member comes or goes. */
@@ -198,10 +200,20 @@ export class Domain {
     });
   }
 
-  /** The same, for who decides by itself and takes records. `null` stops listening. */
+  /**
+   * The same, for who decides by itself and takes records. `null` stops listening. A domain that
+   * listens keeps its process alive.
+   */
   listenRaw(port: string, listener: RawListener | null): void {
     if (listener === null) this.listeners.delete(port);
     else this.listeners.set(port, listener);
+    // As a server's socket does: who listens is not done.
+    if (this.listeners.size > 0 && !this.closed) {
+      this.listening ??= setInterval(() => {}, TIMER_MS_MAX);
+    } else if (this.listening !== null) {
+      clearInterval(this.listening);
+      this.listening = null;
+    }
   }
 
   /**
@@ -226,9 +238,8 @@ export class Domain {
     const { size = CHANNEL_SIZE, meta = '', timeoutMs = CONNECT_MS } = options;
     const until = performance.now() + timeoutMs;
     const link = await this.linkTo(peer, timeoutMs);
-    const leftMs = Math.max(1, Math.ceil(until - performance.now()));
-    const made = await link.connect(port, size, meta, leftMs);
-    return { ...made, link };
+    const leftMs = Math.max(1, until - performance.now());
+    return { ...(await link.connect(port, size, meta, leftMs)), link };
   }
 
   /** The link with a domain of that name, once there is one. Errors: TIMED_OUT. */
@@ -271,6 +282,7 @@ export class Domain {
     for (const link of this.links.values()) link.dispose();
     this.links.clear();
     this.session.close();
+    if (this.listening !== null) clearInterval(this.listening);
     if (this.timer !== null) clearTimeout(this.timer);
     this.wakeWaiting();
     this.memory.close();

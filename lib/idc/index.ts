@@ -25,4 +25,4 @@ export {
   type PeerState,
   type RegionMemory,
 } from './region.js';
-export { joinRegions, type RegionsOptions } from './region-session.js';
+export { joinRegions, type Mapped, type RegionsOptions } from './region-session.js';

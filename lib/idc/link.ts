@@ -76,11 +76,9 @@ interface Opening {
   readonly place: HalfPlace;
   readonly buffer: DmaBuffer;
   readonly wake: Wake;
-  readonly resolve: (channel: LinkChannel) => void;
-  readonly reject: (error: PenstockError) => void;
-  /** Keeps the process alive, and is over when nobody waits for the answer any more. */
   readonly timer: NodeJS.Timeout;
-  isLate: boolean;
+  resolve: (channel: LinkChannel) => void;
+  readonly reject: (error: PenstockError) => void;
 }
 
 /** A half that the other side may still read: freed once it ends too. */
@@ -162,10 +160,15 @@ export class Link {
     closeAll(fds);
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
-        opening.isLate = true;
-        reject(this.silentError(port, timeoutMs));
+        // An answer may still come: it is taken, and the channel closed at once.
+        opening.resolve = ({ records }) => records.close();
+        reject(
+          new PenstockError('TIMED_OUT', `${this.peer.name} opened no channel in ${timeoutMs} ms`, {
+            hint: 'it is stopped, or its event loop is held up',
+          }),
+        );
       }, timeoutMs);
-      const opening = { place, buffer, wake, resolve, reject, timer, isLate: false };
+      const opening: Opening = { place, buffer, wake, timer, resolve, reject };
       this.openings.set(id, opening);
     });
   }
@@ -246,7 +249,7 @@ export class Link {
       channel.detach();
       channel.fail(error);
     }
-    for (const { wake, buffer, reject, timer } of this.openings.values()) {
+    for (const { wake, buffer, timer, reject } of this.openings.values()) {
       clearTimeout(timer);
       wake.close();
       if (!buffer.freed) buffer.free();
@@ -278,15 +281,6 @@ export class Link {
     return new PenstockError('PEER_GONE', `domain ${this.peer.name} is gone`, {
       hint: 'start it again; who waits for it can connect once it is back',
     });
-  }
-
-  private silentError(port: string, timeoutMs: number): PenstockError {
-    const { name, pid } = this.peer;
-    return new PenstockError(
-      'TIMED_OUT',
-      `domain ${name} did not answer for port ${port} in ${timeoutMs} ms`,
-      { hint: `process ${pid} is stopped or busy, or leaves the asker waiting` },
-    );
   }
 
   private handle(message: Record<string, unknown>, fds: number[]): void {
@@ -396,10 +390,7 @@ export class Link {
     try {
       const theirs = readPlace(message, this.peer.slot);
       const meta = text(message, 'meta', META_MAX);
-      const channel = this.adopt(opening.place, opening.buffer, theirs, opening.wake, meta);
-      // The other side may have used the halves already: they go as those of any channel do.
-      if (opening.isLate) channel.records.close();
-      else opening.resolve(channel);
+      opening.resolve(this.adopt(opening.place, opening.buffer, theirs, opening.wake, meta));
     } catch (error) {
       opening.wake.close();
       opening.buffer.free();

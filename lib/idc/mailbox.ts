@@ -2,8 +2,9 @@
 // records and data go by channels.
 //
 // A region has 16 slots; a domain's mailbox with domain p is slot p modulo 16 of its own region,
-// and in p's region the slot of its own number modulo 16. A slot has control words and a ring of bytes that
-// its owner writes and the peer reads; the owner's words also say how far it has read the peer's.
+// and in p's region the slot of its own number modulo 16. A slot has control words and a ring of
+// bytes that its owner writes and the peer reads; the owner's words also say how far it has read
+// the peer's.
 //
 // Invariants
 // 1. Only the owner of a region writes it. Its words here are: whom the slot is for, the peer's
