@@ -1,16 +1,17 @@
 // Two processes that share one mapping: the peer of bench/idc.ts.
-// Usage: idc-loop [--runtime SECONDS] [--batch N] [--size N]
+// Usage: idc-loop [--runtime SECONDS] [--batch N] [--size N] [--cpu N --other-cpu N]
 //
 // The rings are those of lib/idc (layout.ts, ring.ts), statement by statement: records of 32 bytes
 // with a lap bit, filled in private memory, stored with the first word last, copied out by the
 // reader; a header per side with the index read and the word of a sleeper, which the writer looks
 // at after a fence. Both processes spin. First round trips of one record, then records one way.
 
+#define _GNU_SOURCE
 #include <sched.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include "common.h"
@@ -172,7 +173,7 @@ static struct rate stream(struct writer *w, double runtimeS, double ticksPerNs, 
     longest = sent = 0;
   }
   while (refresh(w) != w->size) continue;
-  if (calm == 0) fail("the two processes never ran at the same time");
+  if (calm == 0) return (struct rate){0, 1};
   qsort(windows, calm, sizeof *windows, byValue);
   return (struct rate){windows[calm / 2], 1 - (double)calm / all};
 }
@@ -185,6 +186,16 @@ static void openEnds(uint8_t *own, uint8_t *peer, uint32_t size, struct writer *
   if (sq == NULL || rq == NULL) fail("out of memory");
   *w = (struct writer){half + HALF_WORDS, half, other, sq, size, size - 1, shift, 0, 0, 0};
   *r = (struct reader){other + HALF_WORDS, half, rq, size, size - 1, shift, 0};
+}
+
+// Binds this process to the processor that an option names, if it does.
+static void bind(int argc, char **argv, const char *option) {
+  double cpu = numberOption(argc, argv, option, CPU_SETSIZE);
+  if (cpu >= CPU_SETSIZE) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET((int)cpu, &set);
+  if (sched_setaffinity(0, sizeof set, &set) != 0) fail("%s: no such processor", option);
 }
 
 int main(int argc, char **argv) {
@@ -203,9 +214,11 @@ int main(int argc, char **argv) {
   if (child == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(1);
+    bind(argc, argv, "--other-cpu");
     openEnds(memory + bytes, memory, size, &w, &r);
     answer(&r, &w, batch);
   }
+  bind(argc, argv, "--cpu");
   openEnds(memory, memory + bytes, size, &w, &r);
   double ticksPerNs = tscTicksPerNs();
   static struct histogram histogram;

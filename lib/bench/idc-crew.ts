@@ -28,6 +28,7 @@ export interface ChildAnswer {
 const JOIN_MS = 20_000;
 const ANSWER_MS = 20_000;
 const END_MS = 5000;
+const POLLS_PER_TURN = 1000;
 const NAME = 'bench-asker';
 
 export class IdcCrew {
@@ -82,6 +83,8 @@ export class IdcCrew {
       const child = fork(program, [path, NAME, String(cpus?.[1] ?? '')], {
         stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
         execArgv: [],
+        // What it would warn of, this process has said.
+        env: { ...process.env, PENSTOCK_QUIET: '1' },
       });
       undo.push(() => child.kill('SIGKILL'));
       await answered(child, 'join', JOIN_MS);
@@ -106,18 +109,21 @@ export class IdcCrew {
 
   /** Ends a phase of records: the child looks at its parent's messages again. */
   async stop(): Promise<void> {
-    const { records } = this;
-    this.asker.order(Ask.STOP);
+    const { records, asker } = this;
+    while (!asker.order(Ask.STOP)) await this.turn();
     // Answers that were late for their slice come before it.
     for (let polls = 0; records.poll(1) === 0 || records.rq[0] !== Ask.STOP; polls++) {
-      if (records.over) throw records.error ?? childFailed('it closed its channel');
-      if (polls % 1000 === 999) await turn();
+      if (polls % POLLS_PER_TURN === POLLS_PER_TURN - 1) await this.turn();
     }
   }
 
-  /** Throws when the child is no more. */
-  assertAlive(): void {
-    if (this.records.error !== null) throw this.records.error;
+  /** A turn of the event loop. Throws when the child is no more. */
+  async turn(): Promise<void> {
+    await turn();
+    const { records, loans } = this;
+    const error = records.error ?? loans.records.error;
+    if (error !== null) throw error;
+    if (records.over) throw childFailed('it closed its channel');
   }
 
   async close(): Promise<void> {

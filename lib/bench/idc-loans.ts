@@ -1,7 +1,6 @@
 // Round trips of loans by the friendly path, as `bench idc` times them: a buffer is allocated, lent
 // to the other process, comes back as a loan of our own memory, and is released.
 
-import { setImmediate as turn } from 'node:timers/promises';
 import type { Message } from '../idc/index.js';
 import type { Histogram } from './histogram.js';
 import type { IdcCrew } from './idc-crew.js';
@@ -47,7 +46,7 @@ export class LoanLoop {
     const { domain, loans } = this.crew;
     if (this.isOut) (await loans.receive())?.release();
     const last = domain.alloc(this.bytes);
-    while (!loans.trySend(last, { aux: 1 })) await turn();
+    while (!loans.trySend(last, { aux: 1 })) await this.crew.turn();
     (await loans.receive())?.release();
   }
 

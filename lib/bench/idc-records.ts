@@ -202,12 +202,12 @@ export class Asker {
     state[State.calm] = count + 1;
   }
 
-  /** Sends one record, with the next buffer of the payload. */
-  private put(op: Ask, payload: Payload | null): void {
+  /** Sends one record, with the next buffer of the payload; false: there is no room. */
+  private put(op: Ask, payload: Payload | null): boolean {
     const { channel, state } = this;
     const { sq, mask } = channel;
     const r = (channel.tail & mask) << Rec.shift;
-    if (channel.reserve(1) === 0) return;
+    if (channel.reserve(1) === 0) return false;
     const number = (state[State.number]! + 1) >>> 0;
     state[State.number] = number;
     sq[r + Word.op] = op;
@@ -221,6 +221,7 @@ export class Asker {
     }
     state[State.isOut] = 1;
     channel.submit();
+    return true;
   }
 
   /** Holds the answer in `rq` to the record that was sent. */
@@ -238,10 +239,11 @@ export class Asker {
 
   // hot:end
 
-  /** Sends a record that is answered, without waiting for the answer. */
-  order(op: Ask): void {
-    this.put(op, null);
+  /** Sends a record whose answer somebody else awaits; false: there is no room. */
+  order(op: Ask): boolean {
+    const sent = this.put(op, null);
     this.state[State.isOut] = 0;
+    return sent;
   }
 }
 
