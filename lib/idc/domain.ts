@@ -7,47 +7,26 @@
 import { PenstockError } from '../errors.js';
 import {
   addressSpace,
+  GRANULE_BYTES,
   Memory,
   type DmaBuffer,
   type MemoryOptions,
   type Segment,
 } from '../memory/index.js';
 import { Channel } from './channel.js';
-import { isName } from './fields.js';
-import {
-  HubSession,
-  type MemberInfo,
-  type Session,
-  type SessionHome,
-  type Sharing,
-} from './hub-session.js';
+import type { MemberInfo, Session, SessionHome } from './hub-session.js';
+import type { Lease } from './leases.js';
 import type { HoldSummary } from './ledger.js';
-import { Link, type Incoming, type LinkChannel, type PeerInfo } from './link.js';
+import { Link, type Incoming, type LinkChannel, type LinkWatcher, type PeerInfo } from './link.js';
 import type { LinkWire } from './link-wire.js';
 import { LoanDesk } from './loan-desk.js';
 
 const CHANNEL_SIZE = 1024;
-const JOIN_MS = 5000;
 const CONNECT_MS = 5000;
 /** How often slots of the gone are looked at, and loans taken home while nobody asks. */
 const TICK_MS = 10;
-const TICK_MS_MAX = 500;
+const TICK_MS_MAX = 50;
 const TIMER_MS_MAX = 2 ** 31 - 1;
-
-export interface DomainOptions {
-  /** Unique among the members: letters, digits, '.', '_' and '-', at most 64. */
-  name: string;
-  memory?: {
-    /** Page size of the shared memory, as AddressSpace.create has it. */
-    pageBytes?: number | 'auto';
-  };
-  /** Who may map this domain's memory, and so have channels with it. */
-  share?: Sharing;
-  /** How long the hub may take to answer (5 s). */
-  timeoutMs?: number;
-  /** Whether membership alone keeps the process alive (default false). */
-  keepAlive?: boolean;
-}
 
 /** What asks for a channel on a port that is listened on. */
 export type Listener = (channel: Channel) => void;
@@ -62,52 +41,8 @@ export interface LoanReport {
   readonly held: readonly { owner: number; name: string; loans: number }[];
 }
 
-let joined: Domain | null = null;
-
-/** The domain of this process and thread, if it joined a hub. */
-export function currentDomain(): Domain | null {
-  return joined;
-}
-
-/**
- * Joins a hub. Errors: NO_HUB, HUB_SILENT, PERMISSION_DENIED, BAD_NAME, NAME_TAKEN, HUB_FULL,
- * DOMAIN_JOINED (this process has joined one), ADDRESS_SPACE_IN_USE (it has memory already).
- */
-export async function joinDomain(hub: string, options: DomainOptions): Promise<Domain> {
-  const { share = {}, keepAlive = false, memory = {} } = options;
-  return startDomain(hub, options, { pageBytes: memory.pageBytes ?? 'auto' }, (home) => {
-    return new HubSession(hub, options.name, share, home, keepAlive);
-  });
-}
-
-/** Makes this process a domain, by a session of whatever kind. @internal */
-export async function startDomain(
-  hub: string,
-  options: { name: string; timeoutMs?: number },
-  memory: MemoryOptions,
-  connect: (home: SessionHome) => Session,
-): Promise<Domain> {
-  if (!isName(options.name)) {
-    throw new PenstockError('BAD_NAME', `'${options.name}' is no name of a domain`, {
-      hint: 'letters, digits, dot, underscore and hyphen, at most 64',
-      exitCode: 2,
-    });
-  }
-  if (joined !== null) {
-    throw new PenstockError('DOMAIN_JOINED', `this process is ${joined.name} of ${joined.hub}`, {
-      hint: 'a process joins one hub, once',
-    });
-  }
-  const domain = new Domain(hub, options.name, memory, connect);
-  joined = domain;
-  try {
-    await domain.start(options.timeoutMs ?? JOIN_MS);
-    return domain;
-  } catch (error) {
-    joined = null;
-    throw error;
-  }
-}
+/** Granules of a slot. */
+const SLOT_GRANULES = 2 ** 36 / GRANULE_BYTES;
 
 export class Domain {
   readonly hub: string;
@@ -115,16 +50,26 @@ export class Domain {
   /** Shared with all members that may have a link with this one. */
   readonly memory: Memory;
   readonly desk: LoanDesk;
+  /**
+   * One byte per granule of this domain's slot, which all threads can be given: 1 where the memory
+   * is shared and has been told of to those that have a link.
+   */
+  readonly sharedGranules = new Uint8Array(new SharedArrayBuffer(SLOT_GRANULES));
   /** Links by slot, until the process at the other end is dead or has left. */
   readonly links = new Map<number, Link>();
+  /** @internal Segments that other threads of this process have. */
+  readonly leases: Lease[] = [];
   private readonly session: Session;
   private place = { slot: 0, generation: 0 };
   private readonly segments: Segment[] = [];
   private readonly channels = new Set<Channel>();
   private readonly listeners = new Map<string, RawListener>();
   private readonly waiting = new Set<() => void>();
+  private readonly watchers = new Set<LinkWatcher>();
   /** Generations of domains that are gone and whose slots are still held here. */
   private readonly leaving = new Map<number, number>();
+  /** The last life of each slot that is known to be over. */
+  private readonly over = new Map<number, number>();
   private timer: NodeJS.Timeout | null = null;
   private listening: NodeJS.Timeout | null = null;
   private tickMs = TICK_MS;
@@ -153,7 +98,7 @@ export class Domain {
       onPlace: (place) => (this.place = place),
       onPeer: (peer, wire) => this.onPeer(peer, wire),
       onGone: (slot, generation) => this.onGone(slot, generation),
-      known: () => [...this.links.values()].map(({ peer }) => [peer.slot, peer.generation]),
+      known: () => this.known(),
       onRefused: (error) => this.onRefused(error),
     });
   }
@@ -166,6 +111,10 @@ export class Domain {
   /** Number of this domain: its memory is [slot · 2^36, (slot + 1) · 2^36). */
   get slot(): number {
     return this.place.slot;
+  }
+
+  get isClosed(): boolean {
+    return this.closed;
   }
 
   get generation(): number {
@@ -225,8 +174,9 @@ export class Domain {
     port: string,
     options: { size?: number; meta?: string; timeoutMs?: number } = {},
   ): Promise<Channel> {
-    const { link, ...made } = await this.connectRaw(peer, port, options);
-    return this.adopt(link, made, port, made.meta);
+    return this.connectWith(peer, port, options, (made, link) => {
+      return this.adopt(link, made, port, made.meta);
+    });
   }
 
   /** The same, as raw records. */
@@ -235,11 +185,21 @@ export class Domain {
     port: string,
     options: { size?: number; meta?: string; timeoutMs?: number } = {},
   ): Promise<LinkChannel & { readonly link: Link }> {
+    return this.connectWith(peer, port, options, (made, link) => ({ ...made, link }));
+  }
+
+  private async connectWith<T>(
+    peer: string,
+    port: string,
+    options: { size?: number; meta?: string; timeoutMs?: number },
+    wrap: (made: LinkChannel, link: Link) => T,
+  ): Promise<T> {
     const { size = CHANNEL_SIZE, meta = '', timeoutMs = CONNECT_MS } = options;
     const until = performance.now() + timeoutMs;
     const link = await this.linkTo(peer, timeoutMs);
-    const leftMs = Math.max(1, until - performance.now());
-    return { ...(await link.connect(port, size, meta, leftMs)), link };
+    const leftMs = Math.max(1, Math.round(until - performance.now()));
+    const asked = { size, meta, timeoutMs: leftMs };
+    return link.connectAs(port, asked, (made) => wrap(made, link));
   }
 
   /** The link with a domain of that name, once there is one. Errors: TIMED_OUT. */
@@ -258,6 +218,12 @@ export class Domain {
       }
       await this.somebody(leftMs);
     }
+  }
+
+  /** The function that it gives ends the watch. */
+  watchLinks(watcher: LinkWatcher): () => void {
+    this.watchers.add(watcher);
+    return () => void this.watchers.delete(watcher);
   }
 
   /** Loans out and in, oldest first by age: what does not come back shows here. */
@@ -286,6 +252,7 @@ export class Domain {
     if (this.timer !== null) clearTimeout(this.timer);
     this.wakeWaiting();
     this.memory.close();
+    for (const { segment } of this.leases) segment.close();
   }
 
   [Symbol.dispose](): void {
@@ -297,6 +264,15 @@ export class Domain {
     return this.segments.find(
       (segment) => address >= segment.address && address < segment.address + segment.bytes,
     );
+  }
+
+  /** @internal */
+  isGone(slot: number, generation: number): boolean {
+    const last = this.over.get(slot) ?? 0;
+    if (last === generation) return true;
+    // Where a hub counts generations, those below one that was seen are over.
+    const now = this.links.get(slot)?.peer.generation ?? 0;
+    return !this.session.lasting && (last > generation || now > generation);
   }
 
   /** @internal */
@@ -317,7 +293,8 @@ export class Domain {
   }
 
   /** @internal */
-  onReady(): void {
+  onReady(link: Link): void {
+    this.desk.greeted(link);
     this.wakeWaiting();
     this.onPeers?.();
   }
@@ -343,7 +320,14 @@ export class Domain {
   }
 
   /** @internal */
-  onOver(): void {
+  usesMemoryOf(slot: number): boolean {
+    for (const watcher of this.watchers) if (watcher.usesMemoryOf?.(slot) === true) return true;
+    return false;
+  }
+
+  /** @internal */
+  onOver(link: Link): void {
+    for (const watcher of [...this.watchers]) watcher.onOver?.(link);
     this.onPeers?.();
     this.wakeWaiting();
   }
@@ -351,9 +335,11 @@ export class Domain {
   /** @internal What was sent before the death is taken, then what the dead one held. */
   onDead(link: Link): void {
     const { slot, generation } = link.peer;
+    this.over.set(slot, generation);
     this.takeAll(slot);
     this.desk.gone(link);
     this.links.delete(slot);
+    for (const watcher of [...this.watchers]) watcher.onDead?.(link);
     this.desk.keepFormer(link);
     this.desk.answerAudits();
     this.leaving.set(slot, generation);
@@ -366,10 +352,19 @@ export class Domain {
     return channel;
   }
 
+  /** @internal Memory for another thread, told of as all shared memory is. */
+  makeSegment(bytes: number): Segment {
+    const segment = addressSpace().create(bytes, { kind: 'shared' });
+    this.onSegment(segment);
+    return segment;
+  }
+
   private onSegment(segment: Segment): void {
     if (this.segments.includes(segment)) return; // another pool in a region
     this.segments.push(segment);
     for (const link of this.links.values()) if (link.error === null) link.announce(segment);
+    const first = (segment.address % 2 ** 36) / GRANULE_BYTES;
+    this.sharedGranules.fill(1, first, first + segment.bytes / GRANULE_BYTES);
   }
 
   private onPeer(peer: PeerInfo, wire: LinkWire): void {
@@ -388,8 +383,16 @@ export class Domain {
       link.kicked();
       return;
     }
+    this.over.set(slot, generation);
     this.leaving.set(slot, generation);
     this.tickSoon();
+  }
+
+  /** Slots and generations of whom it has links with, and of the gone that it still holds. */
+  private known(): [number, number][] {
+    const known = new Map(this.leaving);
+    for (const { peer } of this.links.values()) known.set(peer.slot, peer.generation);
+    return [...known];
   }
 
   private onRefused(error: PenstockError): void {
@@ -401,7 +404,9 @@ export class Domain {
 
   /** Whether anything of a slot is still held here. */
   private holds(slot: number): boolean {
-    if (this.desk.hasFormer(slot) || this.desk.ledger.heldVia(slot).length > 0) return true;
+    const { desk } = this;
+    if (desk.hasFormer(slot) || desk.ledger.holdsOf(slot) > 0) return true;
+    if (desk.ledger.heldVia(slot).length > 0) return true;
     return !this.session.lasting && addressSpace().holds(slot);
   }
 
@@ -409,6 +414,7 @@ export class Domain {
     this.timer = null;
     const came = this.desk.service();
     for (const [slot, generation] of this.leaving) {
+      this.desk.unmapFormer(slot);
       if (this.links.has(slot) || this.holds(slot)) continue;
       this.leaving.delete(slot);
       this.session.released(slot, generation);

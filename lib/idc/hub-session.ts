@@ -10,8 +10,10 @@ import { ProcessWire, type LinkWire } from './link-wire.js';
 import { closeAll, misbehaved, SocketTransport, type Transport } from './transport.js';
 
 export const HUB_VERSION = 1;
+const LIST_MAX = 1024;
 const RETRY_MS = 100;
-const RETRY_MS_MAX = 2000;
+/** A domain looks for its hub at least this often. */
+export const RETRY_MS_MAX = 2000;
 
 /** Who may have a link with a domain, and so read its memory; all members when left out. */
 export interface Sharing {
@@ -38,7 +40,7 @@ export interface SessionHome {
 }
 
 export interface MemberInfo extends PeerInfo {
-  /** member, missing (not back since the hub was restarted), or leaving (its slot is not free yet) */
+  /** member, missing (not back since the hub's restart), or leaving (its slot is not free yet) */
   readonly state: string;
 }
 
@@ -65,6 +67,8 @@ export class HubSession implements Session {
   private membership: Membership | null = null;
   private answer: ((error: PenstockError | null) => void) | null = null;
   private lists: ((members: MemberInfo[]) => void)[] = [];
+  /** What came of a list that comes in parts. */
+  private part: MemberInfo[] = [];
   private retry: NodeJS.Timeout | null = null;
   private retryMs = RETRY_MS;
   private closed = false;
@@ -169,12 +173,20 @@ export class HubSession implements Session {
         return;
       case 'members':
         closeAll(fds);
-        this.lists.shift()?.(Array.isArray(message['members']) ? message['members'] : []);
+        this.listed(message);
         return;
       default:
         closeAll(fds);
         throw misbehaved('(the hub) sent a message of no known type');
     }
+  }
+
+  private listed(message: Record<string, unknown>): void {
+    const { members, more } = message;
+    if (Array.isArray(members)) this.part.push(...(members as MemberInfo[]));
+    if (more === true && this.part.length < LIST_MAX) return;
+    this.lists.shift()?.(this.part);
+    this.part = [];
   }
 
   private welcome(message: Record<string, unknown>): void {
@@ -242,6 +254,7 @@ export class HubSession implements Session {
   private lost(error: PenstockError | null): void {
     this.transport = null;
     this.lists = [];
+    this.part = [];
     if (this.closed) return;
     if (this.answer !== null && this.membership === null) {
       this.answer(error ?? noHub(this.path, undefined));

@@ -3,8 +3,8 @@
 //   const at = channel.tail;
 //   const n = channel.reserve(32);               // records granted; 0 is back-pressure
 //   for (let i = 0; i < n; i++) {
-//     const r = ((at + i) & channel.mask) * 8;   // fill channel.sq[r + …]; bit 31 of the first word
-//   }                                            // is the channel's own
+//     const r = ((at + i) & channel.mask) * 8;   // fill channel.sq[r + …]; bit 31 of word 0
+//   }                                            // is the ring's own
 //   channel.submit();                            // the other side sees them
 //   const got = channel.poll(32);                // records stand in channel.rq from word 0 on
 //
@@ -15,13 +15,14 @@
 
 import { PenstockError } from '../errors.js';
 import { native } from '../native.js';
-import { Half } from './layout.js';
+import { Half, Rec } from './layout.js';
 import type { RingReader, RingWriter } from './ring.js';
 import type { Wake } from './wake.js';
 
-/** How long park polls before it sleeps, in polls (some ns each), by how the last parks went. */
+/** How long park polls before it sleeps, in polls (some ns each), by how long it slept then. */
 const SPINS_MIN = 64;
 const SPINS_MAX = 1 << 15;
+const SHORT_MS = 0.2;
 /** The same for wait, which holds up an event loop; then turns of the loop, then sleep. */
 const WAIT_SPINS_MAX = 512;
 const TURNS_MAX = 16;
@@ -60,6 +61,8 @@ export class RecordChannel {
   readonly rq: Uint32Array;
   /** Why the channel broke; what was sent before is still delivered. */
   error: PenstockError | null = null;
+  /** Gets the records that come when this side has closed, until the other does, too. */
+  late: ((rq: Uint32Array, at: number) => void) | null = null;
   private readonly writer: RingWriter;
   private readonly reader: RingReader;
   private readonly half: Uint32Array;
@@ -74,6 +77,8 @@ export class RecordChannel {
   private wakeUp: (() => void) | null = null;
   private waiting = false;
   private closed = false;
+  /** What the other side's word said when its memory went. */
+  private endedBefore = false;
   private readonly onClose: () => void;
 
   constructor(ends: ChannelEnds, onClose: () => void = () => {}) {
@@ -123,7 +128,12 @@ export class RecordChannel {
 
   /** The other side has closed its end in order, and all that it sent has been read. */
   get ended(): boolean {
-    return this.closed || (this.peerHalf[Half.ended] !== 0 && !this.reader.ready);
+    return this.closed || (this.peerEnded && !this.reader.ready);
+  }
+
+  /** The other side sends nothing any more, by its own word; there may be something to be read. */
+  get peerEnded(): boolean {
+    return this.endedBefore || this.peerHalf[Half.ended] !== 0;
   }
 
   /** Nothing more comes: ended, or broken and read to its end. */
@@ -169,6 +179,47 @@ export class RecordChannel {
     };
   }
 
+  /** Records that `reserve` would grant, when `n` are wanted; looks at the other side only then. */
+  room(n: number): number {
+    if (this.error !== null) return 0;
+    const room = this.writer.room(n);
+    if (this.writer.broken) this.misbehaved('its index of records taken');
+    return room;
+  }
+
+  /** Index of the next record that poll gives. */
+  get taken(): number {
+    return this.reader.head;
+  }
+
+  /** This side's header. */
+  get header(): Uint32Array {
+    return this.half;
+  }
+
+  /**
+   * For who waits on many channels at once: says that this side is about to sleep on `wakeFd`.
+   * False: there is something to be seen, and it stays awake. `disarm` must follow a true.
+   */
+  arm(): boolean {
+    if (this.closed || !this.reader.arm()) return false;
+    // Set before the peer looked for a sleeper, or seen here.
+    if (!this.over) return true;
+    this.reader.disarm();
+    return false;
+  }
+
+  /** Ends a sleep that `arm` began, and takes the signals. False: the other end is closed. */
+  disarm(): boolean {
+    this.reader.disarm();
+    return this.waker.drain();
+  }
+
+  /** Becomes readable when this side is woken, or the other is gone; -1: nobody wakes. */
+  get wakeFd(): number {
+    return this.waker.fd;
+  }
+
   /**
    * Blocks this thread until records are there or `timeoutUs` passed (-1: no limit); polls them.
    * 0 too when the channel is over, or somebody else's signal ended the sleep.
@@ -176,16 +227,20 @@ export class RecordChannel {
   park(timeoutUs: number): number {
     for (let spin = 0; spin < this.spins; spin++) {
       const count = this.reader.poll(this.size);
-      if (count > 0) {
-        this.spins = Math.min(SPINS_MAX, this.spins * 2);
-        return count;
-      }
+      if (count > 0) return count;
     }
-    this.spins = Math.max(SPINS_MIN, this.spins >> 1);
     if (this.closed || this.over || timeoutUs === 0) return this.poll(this.size);
     if (!this.reader.arm()) return this.poll(this.size);
     // Set before the peer looked for a sleeper, or seen here.
-    if (!this.over) this.sleepThread(timeoutUs);
+    if (!this.over) {
+      const before = performance.now();
+      this.sleepThread(timeoutUs);
+      // Who slept for a moment only should have looked for longer.
+      const short = performance.now() - before < SHORT_MS;
+      this.spins = short
+        ? Math.min(SPINS_MAX, this.spins * 2)
+        : Math.max(SPINS_MIN, this.spins >> 1);
+    }
     this.reader.disarm();
     return this.poll(this.size);
   }
@@ -196,19 +251,23 @@ export class RecordChannel {
    * the channel's descriptor and costs nothing. One wait at a time.
    */
   async wait(deadlineMs = Infinity): Promise<number> {
+    await this.arrival(deadlineMs);
+    return this.poll(this.size);
+  }
+
+  /** As `wait`, but polls nothing: for who shares the channel with others of its thread. */
+  async arrival(deadlineMs = Infinity): Promise<void> {
     if (this.waiting) throw new Error('RecordChannel.wait: another wait is under way');
     if (Number.isNaN(deadlineMs)) throw new RangeError('wait: the deadline is not a number');
     for (let spin = 0; spin < this.waitSpins; spin++) {
-      const count = this.poll(this.size);
-      if (count > 0) {
-        this.waitSpins = Math.min(WAIT_SPINS_MAX, this.waitSpins * 2);
-        return count;
-      }
+      if (!this.ready) continue;
+      this.waitSpins = Math.min(WAIT_SPINS_MAX, this.waitSpins * 2);
+      return;
     }
     this.waitSpins = Math.max(1, this.waitSpins >> 1);
     this.waiting = true;
     try {
-      return await this.waitLonger(performance.now() + deadlineMs);
+      await this.waitLonger(performance.now() + deadlineMs);
     } finally {
       this.waiting = false;
     }
@@ -224,10 +283,19 @@ export class RecordChannel {
 
   /** Copies what the other side sent to private memory: its own is about to go. */
   detach(): void {
+    this.endedBefore ||= this.peerHalf[Half.ended] !== 0;
     this.reader.detach();
   }
 
-  /** Ends this side: the other reads what was sent, then finds the end. Received records are lost. */
+  /** After `close`: hands what still came to `late`. */
+  drain(): void {
+    const { late } = this;
+    if (late === null) return;
+    const count = this.reader.poll(this.size);
+    for (let i = 0; i < count; i++) late(this.rq, i << Rec.shift);
+  }
+
+  /** Ends this side: the other reads what was sent, then finds the end. What came is lost. */
   close(): void {
     if (this.closed) return;
     this.closed = true;
@@ -238,6 +306,14 @@ export class RecordChannel {
     this.watch = 0;
     this.waker.close();
     this.onClose();
+  }
+
+  /** Lets go of this side without an end: another thread goes on with it. */
+  leave(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.reader.disarm();
+    this.waker.close();
   }
 
   [Symbol.dispose](): void {
@@ -257,27 +333,24 @@ export class RecordChannel {
     );
   }
 
-  private async waitLonger(until: number): Promise<number> {
+  private async waitLonger(until: number): Promise<void> {
     for (let turn = 0; turn < this.turns && !this.over; turn++) {
       await new Promise((resolve) => setImmediate(resolve));
-      const count = this.poll(this.size);
-      if (count > 0) {
-        this.turns = Math.min(TURNS_MAX, this.turns * 2);
-        return count;
-      }
+      if (!this.ready) continue;
+      this.turns = Math.min(TURNS_MAX, this.turns * 2);
+      return;
     }
     this.turns = Math.max(1, this.turns >> 1);
     for (;;) {
-      if (this.closed || this.over) return 0;
+      if (this.closed || this.over) return;
       const leftMs = until - performance.now();
-      if (leftMs <= 0) return 0;
+      if (leftMs <= 0) return;
       // The other side may have ended after the look above: its signal comes after its word.
       if (this.reader.arm() && !this.over) await this.sleepLoop(leftMs);
       this.reader.disarm();
-      const count = this.poll(this.size);
-      if (count === 0) continue;
+      if (!this.ready) continue;
       this.blindUs = BLIND_US_MIN;
-      return count;
+      return;
     }
   }
 

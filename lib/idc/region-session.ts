@@ -1,12 +1,13 @@
 // RegionSession: domains that share nothing but memory, as virtual machines and their host do. Each
 // has a region of its own and maps the others'; who is there, and whether it lives, stands in their
-// headers, and control messages go by mailboxes. There is no hub, and nobody is woken: sleepers look
-// from time to time.
+// headers, and control messages go by mailboxes. There is no hub, and nobody is woken: sleepers
+// look from time to time.
 
 import { errnoCode, PenstockError } from '../errors.js';
 import { addressSpace, type Place, type Segment } from '../memory/index.js';
-import { startDomain, type Domain } from './domain.js';
+import type { Domain } from './domain.js';
 import type { MemberInfo, Session, SessionHome } from './hub-session.js';
+import { startDomain } from './join.js';
 import type { PeerInfo } from './link.js';
 import type { LinkWire } from './link-wire.js';
 import { Mailbox } from './mailbox.js';
@@ -239,6 +240,10 @@ class MailTransport implements Transport {
     this.queue.push(JSON.stringify(message));
     this.flush();
     if (this.queue.length > QUEUE_MAX) this.end(misbehaved('takes no messages'));
+  }
+
+  get unsent(): number {
+    return this.queue.length;
   }
 
   receive(): void {

@@ -26,7 +26,7 @@ afterAll(() => {
 /** A region's place on the bus says whose it is. */
 const place = (domain: number) => `${(0x10 + domain).toString(16)}.0`;
 
-/** A guest with every domain's region: its own by a writable descriptor, others by read-only ones. */
+/** A guest with every domain's region: its own by a writable descriptor, others to be read. */
 async function startDomain(
   domain: number,
   regions: ReadonlyMap<number, { writable?: number; readOnly: number }>,
@@ -158,8 +158,11 @@ it(
       });
     }
     expect(a.results).toMatchObject({
-      store: { status: null, signal: 'SIGSEGV', stdout: '47525350\n' },
-      mistake: { status: 0, signal: null, stdout: 'REGION_READ_ONLY\n' },
+      store: {
+        ...{ status: null, signal: 'SIGSEGV', stdout: '47525350\n' },
+        stderr: expect.stringMatching(/store to Address 0x3000001000, .* domain 3/) as string,
+      },
+      mistake: { status: 0, signal: null, stdout: 'REGION_READ_ONLY\n', stderr: '' },
     });
     expect(sums()).toEqual(sumsBefore);
     for (const { u32 } of [own, ...segments]) expect(u32[TARGET]).toBe(0);

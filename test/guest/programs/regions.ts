@@ -1,6 +1,6 @@
-// A domain in a guest: maps its own region and those of its peers, talks to them, and tries to write
-// where it may not. `regions.js DOMAIN ROLE PCI=DOMAIN…`; other roles than `talk` are run by it, as
-// processes that may die.
+// A domain in a guest: maps its own region and those of its peers, talks to them, and tries to
+// write where it may not. `regions.js DOMAIN ROLE PCI=DOMAIN…`; other roles than `talk` are run by
+// it, as processes that may die.
 
 import { spawnSync } from 'node:child_process';
 import { Mailbox, OwnRegion, type PeerRegion, type PeerState } from '../../../lib/idc/index.js';
@@ -62,12 +62,12 @@ function nativeStores(own: Segment, peer: Segment): number[] {
 
 /** The same program in another role; how it ended and what it said. */
 function run(other: string): unknown {
-  const { status, signal, stdout } = spawnSync(
+  const { status, signal, stdout, stderr } = spawnSync(
     process.execPath,
     [program, first, other, ...places],
-    { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] },
+    { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] },
   );
-  return { status, signal, stdout };
+  return { status, signal, stdout, stderr };
 }
 
 async function tryRefusals(own: Segment, peer: Segment): Promise<void> {
