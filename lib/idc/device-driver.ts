@@ -18,6 +18,7 @@ import { DeviceConnection, type ConnectionOptions } from './device-connection.js
 import { explainServed } from './device-explain.js';
 import { DeviceQueue } from './device-queue.js';
 import { QueueTable } from './device-table.js';
+import type { Domain } from './domain.js';
 import { currentDomain, joinDomain } from './join.js';
 import { isName } from './fields.js';
 import { leasedMemory, Lessor } from './leases.js';
