@@ -41,6 +41,16 @@ export interface ChannelEnds {
   readonly wake: Wake;
 }
 
+/** Free-running counts of 32 bits, as they stand in the headers, whichever thread moved them. */
+export interface ChannelCounters {
+  readonly sent: number;
+  readonly received: number;
+  /** Sent, and not taken by the other side yet. */
+  readonly unread: number;
+  /** Times that this side woke the other. */
+  readonly wakes: number;
+}
+
 export class RecordChannel {
   /** Records that fit into each ring; a power of two. */
   readonly size: number;
@@ -149,6 +159,22 @@ export class RecordChannel {
   /** Records sent that the other side has not taken yet. */
   get unread(): number {
     return this.writer.unread;
+  }
+
+  /** The other side sleeps, or is about to: the next submit wakes it. */
+  get peerAsleep(): boolean {
+    return this.peerHalf[Half.sleeping] !== 0;
+  }
+
+  get counters(): ChannelCounters {
+    const { half, peerHalf } = this;
+    const sent = half[Half.sent]!;
+    return {
+      sent,
+      received: half[Half.consumed]!,
+      unread: (sent - peerHalf[Half.consumed]!) >>> 0,
+      wakes: half[Half.wakes]!,
+    };
   }
 
   /** Records that `reserve` would grant, when `n` are wanted; looks at the other side only then. */
