@@ -13,6 +13,7 @@
         "native/file.cc",
         "native/hash.cc",
         "native/memory.cc",
+        "native/object.cc",
         "native/region.cc",
         "native/registry.cc",
         "native/ring.cc",

@@ -122,7 +122,8 @@ export interface Native {
   memorySlotHeld(domain: number): boolean;
   /**
    * A memfd of `bytes` (a multiple of 2 MiB and of pageBytes, at most 2 GiB), mapped writable at
-   * the lowest free aligned address of the process's slot. kind: 0 private, 1 shared, 2 device.
+   * the lowest free aligned address of the process's slot: aligned to 1 GiB, where it is that large
+   * and of hugepages, as far as there is such room. kind: 0 private, 1 shared, 2 device.
    * Hugepages are all allocated here, so that running out is ENOMEM now, not SIGBUS later.
    * `liveness`: it belongs to the environment that holds this liveness word (ESRCH when gone), not
    * the caller.
@@ -130,14 +131,27 @@ export interface Native {
   segmentCreate(bytes: number, pageBytes: number, kind: number, liveness?: number): number;
   /**
    * Maps foreign memory (copied descriptor) into this process's slot. Any page-aligned offset and
-   * size.
+   * size. At `address` where that is given (EEXIST when it is taken, EINVAL with the failed check
+   * as syscall), otherwise at the lowest free one.
    */
-  segmentImport(fd: number, offset: number, bytes: number, writable: boolean): number;
+  segmentImport(
+    fd: number,
+    offset: number,
+    bytes: number,
+    writable: boolean,
+    address?: number,
+  ): number;
   /**
    * Maps a peer's sealed segment read-only at `address`; EPERM, EINVAL with the failed check as
    * syscall.
    */
   segmentAdmit(fd: number, address: number, bytes: number, pageBytes: number): number;
+  /**
+   * Maps another domain's memory read-only at `address` although it is not sealed: a memfd that
+   * QEMU writes, or a PCI resource in sysfs. EINVAL, EPERM (not opened read-only), EOVERFLOW (the
+   * object is shorter) with the failed check as syscall; EEXIST.
+   */
+  segmentAttach(fd: number, address: number, bytes: number): number;
   segmentInfo(id: number): SegmentRecord;
   /** Id of the live segment over the address, or 0. */
   segmentFind(address: number): number;
@@ -248,6 +262,15 @@ export interface Native {
   /** Drops everything. Own domains only (EPERM). */
   dmaClose(domain: number): void;
 
+  // --- object.cc -------------------------------------------------------------------------------
+  /** A memfd of `bytes`, not sealed yet, with all its pages; nothing of it is mapped here. */
+  objectCreate(bytes: number, pageBytes: number): number;
+  /**
+   * Adds the seals that segmentAdmit asks for: what is mapped writable stays so, nobody else maps
+   * it so. Own descriptors only (EBADF).
+   */
+  objectSeal(fd: number): void;
+
   // --- vfio.cc: own descriptors only (EBADF) -----------------------------------------------------
   /** /dev/vfio/vfio; EPROTO when its version is another. */
   vfioContainerOpen(): number;
@@ -324,7 +347,7 @@ export interface Native {
   park(fds: Int32Array, timeoutUs: number): number;
   /**
    * FUTEX_WAIT on a word of a live segment while it holds `expected`. 0 woken, 1 value differed, 2
-   * timed out.
+   * timed out. On a PCI resource only threads of this process can wake.
    */
   futexWait(address: number, expected: number, timeoutUs: number): number;
   futexWake(address: number, count: number): number;

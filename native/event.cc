@@ -181,6 +181,15 @@ void* futexWord(napi_env env, int64_t address) {
   return word;
 }
 
+// futex(2) on a word that other processes may map too. A device's memory (a region in a guest) has
+// no key for that, and EFAULT says so: there it is a futex of this process alone, since whoever
+// else writes the word could not wake anybody here.
+long futexCall(void* word, int operation, uint32_t value, const timespec* timeout) {
+  const long result = syscall(SYS_futex, word, operation, value, timeout, nullptr, 0);
+  if (result >= 0 || errno != EFAULT) return result;
+  return syscall(SYS_futex, word, operation | FUTEX_PRIVATE_FLAG, value, timeout, nullptr, 0);
+}
+
 napi_value futexWait(napi_env env, napi_callback_info info) {
   Args args(env, info);
   int64_t address, timeoutUs;
@@ -197,9 +206,7 @@ napi_value futexWait(napi_env env, napi_callback_info info) {
     if (word == nullptr) return nullptr;
     bool last;
     const timespec slice = deadline.slice(&last);
-    if (syscall(SYS_futex, word, FUTEX_WAIT, expected, &slice, nullptr, 0) == 0) {
-      return makeNumber(env, 0);
-    }
+    if (futexCall(word, FUTEX_WAIT, expected, &slice) == 0) return makeNumber(env, 0);
     if (errno == EAGAIN) return makeNumber(env, 1);
     if (errno == ETIMEDOUT && last) return makeNumber(env, 2);
     if (errno != EINTR && errno != ETIMEDOUT) return throwErrno(env, errno, "futex");
@@ -217,8 +224,7 @@ napi_value futexWake(napi_env env, napi_callback_info info) {
   void* word = futexWord(env, address);
   if (word == nullptr) return nullptr;
   if (count == 0) return makeNumber(env, 0);  // the kernel would wake one
-  const long woken = syscall(SYS_futex, word, FUTEX_WAKE, static_cast<int>(count), nullptr,
-                             nullptr, 0);
+  const long woken = futexCall(word, FUTEX_WAKE, static_cast<uint32_t>(count), nullptr);
   return woken < 0 ? throwErrno(env, errno, "futex") : makeNumber(env, static_cast<double>(woken));
 }
 

@@ -251,7 +251,8 @@ napi_value segmentClose(napi_env env, napi_callback_info info) {
 }  // namespace
 
 bool initMemory(napi_env env, napi_value exports) {
-  return openEnvironment(env) && initStatus(env, exports) && initSegment(env, exports) &&
+  return openEnvironment(env) && initStatus(env, exports) && initObject(env, exports) &&
+         initSegment(env, exports) &&
          defineFunction(env, exports, "memoryJoin", memoryJoin) &&
          defineFunction(env, exports, "memoryDomain", memoryDomain) &&
          defineFunction(env, exports, "memoryDomainName", memoryDomainName) &&

@@ -1,6 +1,6 @@
 // The process-wide registry of mappings, for the files that fill it and read it: memory.cc,
-// segment.cc, status.cc, sigbus.cc, sigsegv.cc. What the rest of the addon may use stands in
-// memory.h. See registry.cc for the rules.
+// object.cc, segment.cc, status.cc, sigbus.cc, sigsegv.cc. What the rest of the addon may use
+// stands in memory.h. See registry.cc for the rules.
 
 #pragma once
 
@@ -135,6 +135,7 @@ Environment* findEnvironment(napi_env env);
 // Page size of the object behind fd, or 0 with errno.
 uint64_t objectPageBytes(int fd);
 
+bool initObject(napi_env env, napi_value exports);
 bool initSegment(napi_env env, napi_value exports);
 bool initStatus(napi_env env, napi_value exports);
 

@@ -1,47 +1,36 @@
-// New segments: memory of our own, foreign memory imported, a peer's memory admitted. The rules
-// they keep stand in registry.cc.
+// New segments: memory of our own, foreign memory imported, a peer's memory admitted (sealed) or
+// attached (not sealed: what protects it is said at checkAttachment). The rules they keep stand in
+// registry.cc.
 //
 // Every segment starts at a granule (2 MiB) and fills whole granules; where the backing object is
 // shorter (imported memory) anonymous pages fill the last granule. What may block or take long
 // (making the object, allocating its pages) happens before the locks are taken.
+//
+// Processes that map the same hugepages of 2 MiB in the same way share the kernel's page tables of
+// every whole, aligned gibibyte (docs/page-tables.md). So a segment that large begins at one.
 
-#include <fcntl.h>
-#include <linux/magic.h>
-#include <linux/memfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <utility>
 
+#include "object.h"
 #include "registry.h"
 
 namespace penstock {
 
 namespace {
 
-constexpr uint64_t kMaxSegmentBytes = 2ull << 30;
-constexpr int kSharedSeals = F_SEAL_FUTURE_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
+constexpr uint64_t kGibibyte = 1ull << 30;
 
-// A descriptor on its way into the registry; closed unless it got there.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-  int give() { return std::exchange(fd_, -1); }
-
- private:
-  int fd_;
-};
+// Where the segment is to lie in the process's slot: an address, or 0. Under tableLock.
+uint64_t findPlace(uint64_t bytes, uint64_t pageBytes) {
+  const bool large = pageBytes == kGranuleBytes && bytes >= kGibibyte;
+  const uint64_t place = large ? findRange(bytes, kGibibyte) : 0;
+  return place != 0 ? place : findRange(bytes, std::max(kGranuleBytes, pageBytes));
+}
 
 // Maps `fd` at `address` and enters it. `spec` says what it is to be, but for place and
 // descriptors. Under both locks. The id, or 0 with a failure.
@@ -83,26 +72,6 @@ uint32_t mapSegment(const Mapping& spec, uint64_t address, uint64_t offset, Desc
   return id;
 }
 
-// A memfd of `bytes`; -1 with a failure.
-int makeObject(int64_t bytes, int64_t pageBytes, Kind kind, Failure* failure) {
-  unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-  if (pageBytes == (2 << 20)) flags |= MFD_HUGETLB | MFD_HUGE_2MB;
-  if (pageBytes == (1 << 30)) flags |= MFD_HUGETLB | MFD_HUGE_1GB;
-  Descriptor fd(memfd_create("penstock", flags));
-  if (fd.get() < 0) {
-    *failure = {"memfd_create", errno};
-  } else if (ftruncate(fd.get(), bytes) != 0) {
-    *failure = {"ftruncate", errno};
-  } else if ((pageBytes != 4096 || kind == kShared) && fallocate(fd.get(), 0, 0, bytes) != 0) {
-    // Taken now: a hugepage that cannot be had later would be a SIGBUS, and a peer admits shared
-    // memory without holes only.
-    *failure = {"fallocate", errno == ENOSPC ? ENOMEM : errno};
-  } else {
-    return fd.give();
-  }
-  return -1;
-}
-
 napi_value segmentCreate(napi_env env, napi_callback_info info) {
   Args args(env, info);
   int64_t bytes, pageBytes, kind;
@@ -118,7 +87,7 @@ napi_value segmentCreate(napi_env env, napi_callback_info info) {
     return throwRange(env, "bytes must be a multiple of 2 MiB and of pageBytes");
   }
   Failure failure;
-  Descriptor fd(makeObject(bytes, pageBytes, static_cast<Kind>(kind), &failure));
+  Descriptor fd(makeObject(bytes, pageBytes, kind == kShared, &failure));
   if (fd.get() < 0) return throwErrno(env, failure.error, failure.call);
   char path[64];
   snprintf(path, sizeof path, "/proc/self/fd/%d", fd.get());
@@ -138,11 +107,26 @@ napi_value segmentCreate(napi_env env, napi_callback_info info) {
     } else if (int error = reserveSpace()) {
       failure = {"mmap", error};
     } else {
-      const uint64_t address = findRange(bytes, std::max<uint64_t>(kGranuleBytes, pageBytes));
+      const uint64_t address = findPlace(bytes, pageBytes);
       id = mapSegment(spec, address, 0, &fd, &readOnlyFd, "segmentCreate", &failure);
     }
   }
   return id != 0 ? makeNumber(env, id) : throwErrno(env, failure.error, failure.call);
+}
+
+// Whether [address, address + bytes) lies in one slot.
+bool inOneSlot(uint64_t address, uint64_t bytes) {
+  return (address + bytes - 1) / kSlotBytes == address / kSlotBytes;
+}
+
+// Whether memory may be imported at this address; the failed check where it may not. Under
+// tableLock.
+Failure checkPlace(uint64_t address, uint64_t bytes, uint64_t align) {
+  if (address % align != 0) return {"segmentImport(alignment)", EINVAL};
+  if (address / kSlotBytes != registry.domain || !inOneSlot(address, bytes)) {
+    return {"segmentImport(slot)", EINVAL};
+  }
+  return rangeFree(address, bytes) ? Failure{} : Failure{"segmentImport", EEXIST};
 }
 
 napi_value segmentImport(napi_env env, napi_callback_info info) {
@@ -154,6 +138,11 @@ napi_value segmentImport(napi_env env, napi_callback_info info) {
   if (!args.integer(1, "offset", 0, INT64_MAX >> 1, &offset)) return nullptr;
   if (!args.integer(2, "bytes", 4096, kMaxSegmentBytes, &bytes)) return nullptr;
   if (!args.boolean(3, "writable", &spec.writable)) return nullptr;
+  int64_t wanted = 0;  // the lowest free address
+  if (!args.absent(4) &&
+      !args.integer(4, "address", kSlotBytes, kSpaceBytes - kGranuleBytes, &wanted)) {
+    return nullptr;
+  }
   // Copied first, so that what is checked is what is mapped, whoever closes the number meanwhile.
   Descriptor fd(fcntl(source, F_DUPFD_CLOEXEC, 0)), none(-1);
   if (fd.get() < 0) return throwErrno(env, errno, "fcntl(F_DUPFD)");
@@ -178,12 +167,41 @@ napi_value segmentImport(napi_env env, napi_callback_info info) {
   uint32_t id = 0;
   {
     Exclusive lock;
-    if (int error = reserveSpace()) {
+    const uint64_t align = std::max<uint64_t>(kGranuleBytes, pageBytes);
+    if (wanted != 0) failure = checkPlace(wanted, spec.bytes, align);
+    if (failure.call != nullptr) {
+      // Nothing is changed.
+    } else if (int error = reserveSpace()) {
       failure = {"mmap", error};
     } else {
-      const uint64_t align = std::max<uint64_t>(kGranuleBytes, pageBytes);
-      const uint64_t address = findRange(spec.bytes, align);
+      const uint64_t address = wanted != 0 ? wanted : findPlace(spec.bytes, pageBytes);
       id = mapSegment(spec, address, offset, &fd, &none, "segmentImport", &failure);
+    }
+  }
+  return id != 0 ? makeNumber(env, id) : throwErrno(env, failure.error, failure.call);
+}
+
+// Maps a peer's memory, which was checked, read-only at its address in the peer's slot.
+napi_value mapAdmitted(napi_env env, Descriptor* fd, uint64_t address, uint64_t bytes,
+                       uint64_t pageBytes, const char* caller, const char* ownSlot) {
+  Descriptor none(-1);
+  Mapping spec;
+  spec.kind = kAdmitted;
+  spec.bytes = spec.backedBytes = bytes;
+  spec.pageBytes = pageBytes;
+  spec.owner = env;
+  Failure failure;
+  uint32_t id = 0;
+  {
+    Exclusive lock;
+    if (address / kSlotBytes == registry.domain) {
+      failure = {ownSlot, EINVAL};
+    } else if (int error = reserveSpace()) {
+      failure = {"mmap", error};
+    } else if (!rangeFree(address, bytes)) {
+      failure = {caller, EEXIST};
+    } else {
+      id = mapSegment(spec, address, 0, fd, &none, caller, &failure);
     }
   }
   return id != 0 ? makeNumber(env, id) : throwErrno(env, failure.error, failure.call);
@@ -195,10 +213,7 @@ Failure checkAdmission(int fd, int64_t address, int64_t bytes, int64_t pageBytes
   if (!validPageBytes(pageBytes) || address % align != 0 || bytes % align != 0) {
     return {"segmentAdmit(alignment)", EINVAL};
   }
-  const int64_t slotBytes = static_cast<int64_t>(kSlotBytes);
-  if ((address + bytes - 1) / slotBytes != address / slotBytes) {
-    return {"segmentAdmit(slot)", EINVAL};
-  }
+  if (!inOneSlot(address, bytes)) return {"segmentAdmit(slot)", EINVAL};
   const int seals = fcntl(fd, F_GET_SEALS);
   if (seals < 0 || (seals & kSharedSeals) != kSharedSeals) return {"segmentAdmit(seals)", EPERM};
   if ((fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY) return {"segmentAdmit(access mode)", EPERM};
@@ -222,43 +237,56 @@ napi_value segmentAdmit(napi_env env, napi_callback_info info) {
   }
   if (!args.integer(2, "bytes", kGranuleBytes, kMaxSegmentBytes, &bytes)) return nullptr;
   if (!args.integer(3, "pageBytes", 4096, 1 << 30, &pageBytes)) return nullptr;
-  Descriptor fd(fcntl(source, F_DUPFD_CLOEXEC, 0)), none(-1);
+  Descriptor fd(fcntl(source, F_DUPFD_CLOEXEC, 0));
   if (fd.get() < 0) return throwErrno(env, errno, "fcntl(F_DUPFD)");
   Failure failure = checkAdmission(fd.get(), address, bytes, pageBytes);
   if (failure.call != nullptr) return throwErrno(env, failure.error, failure.call);
-  Mapping spec;
-  spec.kind = kAdmitted;
-  spec.bytes = spec.backedBytes = bytes;
-  spec.pageBytes = pageBytes;
-  spec.owner = env;
-  uint32_t id = 0;
-  {
-    Exclusive lock;
-    if (address / static_cast<int64_t>(kSlotBytes) == registry.domain) {
-      failure = {"segmentAdmit(own slot)", EINVAL};
-    } else if (int error = reserveSpace()) {
-      failure = {"mmap", error};
-    } else if (!rangeFree(address, bytes)) {
-      failure = {"segmentAdmit", EEXIST};
-    } else {
-      id = mapSegment(spec, address, 0, &fd, &none, "segmentAdmit", &failure);
-    }
+  return mapAdmitted(env, &fd, address, bytes, pageBytes, "segmentAdmit",
+                     "segmentAdmit(own slot)");
+}
+
+// Whether memory whose owner's writes nothing seals (QEMU has it mapped, or it is a PCI resource)
+// may be attached as claimed; the failed check where it may not.
+Failure checkAttachment(int fd, int64_t address, int64_t bytes, int64_t pageBytes) {
+  const int64_t align = std::max<int64_t>(kGranuleBytes, pageBytes);
+  if (address % align != 0 || bytes % align != 0) return {"segmentAttach(alignment)", EINVAL};
+  if (!inOneSlot(address, bytes)) return {"segmentAttach(slot)", EINVAL};
+  // No mprotect makes a mapping of a read-only descriptor writable.
+  if ((fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY) return {"segmentAttach(access mode)", EPERM};
+  struct stat facts;
+  if (fstat(fd, &facts) != 0) return {"fstat", errno};
+  // A PCI resource in sysfs is a regular file too, and of the size of its BAR.
+  if (!S_ISREG(facts.st_mode)) return {"segmentAttach(object)", EINVAL};
+  if (bytes > facts.st_size) return {"segmentAttach(size)", EOVERFLOW};
+  return {};
+}
+
+napi_value segmentAttach(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  int source;
+  int64_t address, bytes;
+  if (!args.fd(0, "fd", &source)) return nullptr;
+  if (!args.integer(1, "address", kSlotBytes, kSpaceBytes - kGranuleBytes, &address)) {
+    return nullptr;
   }
-  return id != 0 ? makeNumber(env, id) : throwErrno(env, failure.error, failure.call);
+  if (!args.integer(2, "bytes", kGranuleBytes, kMaxSegmentBytes, &bytes)) return nullptr;
+  Descriptor fd(fcntl(source, F_DUPFD_CLOEXEC, 0));
+  if (fd.get() < 0) return throwErrno(env, errno, "fcntl(F_DUPFD)");
+  const uint64_t pageBytes = objectPageBytes(fd.get());
+  if (pageBytes == 0) return throwErrno(env, errno, "fstatfs");
+  Failure failure = checkAttachment(fd.get(), address, bytes, static_cast<int64_t>(pageBytes));
+  if (failure.call != nullptr) return throwErrno(env, failure.error, failure.call);
+  return mapAdmitted(env, &fd, address, bytes, pageBytes, "segmentAttach",
+                     "segmentAttach(own slot)");
 }
 
 }  // namespace
 
-uint64_t objectPageBytes(int fd) {
-  struct statfs info;
-  if (fstatfs(fd, &info) != 0) return 0;
-  return info.f_type == HUGETLBFS_MAGIC ? static_cast<uint64_t>(info.f_bsize) : 4096;
-}
-
 bool initSegment(napi_env env, napi_value exports) {
   return defineFunction(env, exports, "segmentCreate", segmentCreate) &&
          defineFunction(env, exports, "segmentImport", segmentImport) &&
-         defineFunction(env, exports, "segmentAdmit", segmentAdmit);
+         defineFunction(env, exports, "segmentAdmit", segmentAdmit) &&
+         defineFunction(env, exports, "segmentAttach", segmentAttach);
 }
 
 }  // namespace penstock

@@ -10,11 +10,12 @@
 // it gives it back.
 
 import { PenstockError } from '../errors.js';
-import { DmaBuffer } from '../memory/index.js';
+import type { DmaBuffer } from '../memory/index.js';
 import { IdcOp, Msg, Rec } from './layout.js';
 import type { Link, PeerInfo } from './link.js';
-import { Loan, type ReadonlyBytes, type ReadonlyWords } from './loan.js';
+import { Loan } from './loan.js';
 import type { LoanDesk } from './loan-desk.js';
+import { Message, type SendOptions } from './message.js';
 import type { RecordChannel } from './record-channel.js';
 import { misbehaved } from './transport.js';
 
@@ -23,56 +24,9 @@ const BACKLOG_MAX = 1 << 16;
 /** Loans that one domain may have of another's at a time: more is back-pressure. */
 export const HOLDS_MAX = 1 << 14;
 const TAG_MAX = 0x7fff_ffff;
-
-export interface SendOptions {
-  /** A number of the sender's own (32 bits). */
-  aux?: number;
-  /** Another one. */
-  aux2?: number;
-}
-
-/** A message, and the loan that is its body. Release it, reply to it, or send it on. */
-export class Message {
-  readonly channel: Channel;
-  readonly body: Loan;
-  readonly aux: number;
-  readonly aux2: number;
-  /** Number of the request that it is, or answers; 0: neither. */
-  readonly tag: number;
-
-  constructor(channel: Channel, body: Loan, tag: number, aux: number, aux2: number) {
-    this.channel = channel;
-    this.body = body;
-    this.tag = tag;
-    this.aux = aux;
-    this.aux2 = aux2;
-  }
-
-  get bytes(): number {
-    return this.body.bytes;
-  }
-
-  get u8(): ReadonlyBytes {
-    return this.body.u8;
-  }
-
-  get u32(): ReadonlyWords {
-    return this.body.u32;
-  }
-
-  release(): void {
-    this.body.release();
-  }
-
-  /** Answers a request, with a buffer or the message's own body. */
-  async reply(body: DmaBuffer | Loan | Message, options: SendOptions = {}): Promise<void> {
-    await this.channel.reply(this, body, options);
-  }
-
-  [Symbol.dispose](): void {
-    this.body[Symbol.dispose]();
-  }
-}
+/** How long the memory of a third domain may take to be mapped, and how often that is looked at. */
+const COMING_MS = 2000;
+const COMING_LOOK_MS = 2;
 
 interface Asked {
   readonly resolve: (message: Message) => void;
@@ -83,6 +37,7 @@ interface Asked {
 /** What a channel asks of its domain. */
 export interface ChannelHome {
   readonly slot: number;
+  readonly generation: number;
   readonly desk: LoanDesk;
   onChannelClosed(channel: Channel): void;
 }
@@ -98,6 +53,9 @@ export class Channel implements AsyncIterable<Message> {
   private readonly home: ChannelHome;
   private readonly link: Link;
   private backlog: Message[] = [];
+  /** The first one's memory is not mapped here yet: all wait, so that their order stays. */
+  private coming: { message: Message; reply: boolean }[] = [];
+  private comingSince = 0;
   private readonly asked = new Map<number, Asked>();
   private lastTag = 0;
   private pumping: Promise<void> | null = null;
@@ -111,9 +69,10 @@ export class Channel implements AsyncIterable<Message> {
     this.peer = link.peer;
     this.port = port;
     this.meta = meta;
+    records.late = (rq, at) => this.refuse(rq, at);
   }
 
-  /** Sends a buffer if it can be sent now; false is back-pressure, and the buffer is still yours. */
+  /** Sends a buffer if it can be sent now; false is back-pressure, and it is still yours. */
   trySend(body: DmaBuffer | Loan | Message, options: SendOptions = {}): boolean {
     return this.post(IdcOp.MESSAGE, 0, body, options);
   }
@@ -143,7 +102,7 @@ export class Channel implements AsyncIterable<Message> {
     // Rejected by a failure to send, too; nobody may be looking at it by then.
     answer.catch(() => {});
     try {
-      await this.postWhenFree(IdcOp.MESSAGE, tag, body, options);
+      await this.postWhenFree(IdcOp.MESSAGE, tag, body, options, options.timeoutMs);
     } catch (error) {
       this.takeAsked(tag);
       throw error;
@@ -164,27 +123,39 @@ export class Channel implements AsyncIterable<Message> {
 
   /** A message that is here already, or null. */
   tryReceive(): Message | null {
-    if (this.backlog.length === 0) this.take(1);
-    return this.backlog.shift() ?? null;
+    if (this.backlog.length === 0) this.takeComing();
+    if (this.backlog.length === 0 && this.coming.length === 0) this.take(1);
+    const message = this.backlog.shift() ?? null;
+    if (message !== null && this.asked.size > 0) void this.pump();
+    return message;
   }
 
-  /** The next message; null when the channel ended in order. Errors: PEER_GONE, PEER_MISBEHAVED. */
+  /**
+   * The next message; null when the channel ended in order: this side is closed then, too. Errors:
+   * PEER_GONE, PEER_MISBEHAVED.
+   */
   async receive(): Promise<Message | null> {
     for (;;) {
       const message = this.tryReceive();
       if (message !== null) return message;
-      if (this.records.isClosed) return null;
-      if (this.records.over) {
-        if (this.records.error !== null) throw this.records.error;
-        return null;
+      if (this.isOver) {
+        this.close();
+        const { error } = this.records;
+        if (error === null || (error.code === 'PEER_GONE' && this.records.peerEnded)) return null;
+        throw error;
       }
       await this.some();
     }
   }
 
+  /** Nothing more comes but what is here. */
+  get isOver(): boolean {
+    return this.records.over && this.coming.length === 0;
+  }
+
   /** Resolves when a message is here, or the channel is over. */
   async arrival(): Promise<void> {
-    while (this.backlog.length === 0 && !this.records.over) await this.some();
+    while (this.backlog.length === 0 && !this.isOver) await this.some();
   }
 
   async *[Symbol.asyncIterator](): AsyncIterator<Message> {
@@ -213,11 +184,12 @@ export class Channel implements AsyncIterable<Message> {
     if (this.records.isClosed) return;
     this.takeAllQuietly();
     this.records.close();
-    for (const message of this.backlog) message[Symbol.dispose]();
-    this.backlog = [];
-    const error = new PenstockError('CHANNEL_CLOSED', 'the channel was closed', {
-      hint: 'close it once all answers are there',
-    });
+    this.releaseAll();
+    const error =
+      this.records.error ??
+      new PenstockError('CHANNEL_CLOSED', 'the channel was closed', {
+        hint: 'close it once all answers are there',
+      });
     for (const tag of [...this.asked.keys()]) this.takeAsked(tag)?.reject(error);
     this.home.onChannelClosed(this);
   }
@@ -234,6 +206,24 @@ export class Channel implements AsyncIterable<Message> {
     }
   }
 
+  /** Gives back all that nobody took. */
+  private releaseAll(): void {
+    for (const message of this.backlog) message[Symbol.dispose]();
+    for (const { message } of this.coming) message[Symbol.dispose]();
+    this.backlog = [];
+    this.coming = [];
+  }
+
+  /** What comes after the close goes back to where it belongs. */
+  private refuse(rq: Uint32Array, at: number): void {
+    try {
+      this.accept(rq, at);
+    } catch (error) {
+      if (!(error instanceof PenstockError)) throw error;
+    }
+    this.releaseAll();
+  }
+
   private nextTag(): number {
     do {
       this.lastTag = this.lastTag === TAG_MAX ? 1 : this.lastTag + 1;
@@ -242,11 +232,13 @@ export class Channel implements AsyncIterable<Message> {
   }
 
   private expire(tag: number, timeoutMs: number): void {
-    this.takeAsked(tag)?.reject(
-      new PenstockError('TIMED_OUT', `no answer from ${this.peer.name} within ${timeoutMs} ms`, {
-        hint: 'it is slow, stopped, or does not answer on this port',
-      }),
-    );
+    this.takeAsked(tag)?.reject(this.timedOut(timeoutMs));
+  }
+
+  private timedOut(timeoutMs: number): PenstockError {
+    return new PenstockError('TIMED_OUT', `no answer from ${this.peer.name} in ${timeoutMs} ms`, {
+      hint: 'it is slow, stopped, or does not answer on this port',
+    });
   }
 
   private takeAsked(tag: number): Asked | undefined {
@@ -261,8 +253,11 @@ export class Channel implements AsyncIterable<Message> {
     tag: number,
     body: DmaBuffer | Loan | Message,
     options: SendOptions,
+    timeoutMs = Infinity,
   ): Promise<void> {
+    const until = performance.now() + timeoutMs;
     for (let turn = 0; !this.post(op, tag, body, options); turn++) {
+      if (performance.now() >= until) throw this.timedOut(timeoutMs);
       this.home.desk.service();
       // A few turns of the loop, then a timer: the other side is slow, or stopped.
       if (turn < 16) await new Promise((resolve) => setImmediate(resolve));
@@ -277,28 +272,29 @@ export class Channel implements AsyncIterable<Message> {
     options: SendOptions,
   ): boolean {
     const { records } = this;
-    if (records.error !== null) throw records.error;
-    if (records.isClosed || records.ended) {
-      throw new PenstockError('CHANNEL_CLOSED', `the channel with ${this.peer.name} is closed`, {
-        hint: 'the other side has closed it, or this one; connect again',
-      });
-    }
-    if (records.free === 0) return false;
-    const loan = body instanceof Message ? body.body : body;
-    const { address, bytes } = loan;
     const { desk } = this.home;
+    const loan = body instanceof Message ? body.body : body;
+    const isOwn = !(loan instanceof Loan);
+    // Comes before the looks at the channel: it may end the link.
+    if (isOwn && desk.ledger.holdsOf(this.peer.slot) >= HOLDS_MAX) desk.service();
+    this.assertUsable();
+    if (records.free === 0) {
+      if (records.error !== null) throw records.error; // found out just now
+      return false;
+    }
+    const { address, bytes } = loan;
     let hi: number;
-    if (loan instanceof Loan) {
-      if (loan.released) loan.release(); // throws
-      if (!desk.pass(loan, this.link)) return false;
-      hi = loan.hi;
-    } else {
-      if (desk.ledger.holdsOf(this.peer.slot) >= HOLDS_MAX) {
-        desk.service();
-        if (desk.ledger.holdsOf(this.peer.slot) >= HOLDS_MAX) return false;
-      }
+    let ownerGeneration: number;
+    if (isOwn) {
+      // Where the other side has not been told of all segments, the buffer may lie in one of those.
+      if (this.link.hasUnsent || desk.ledger.holdsOf(this.peer.slot) >= HOLDS_MAX) return false;
       desk.assertShared(loan);
       hi = desk.lend(loan, this.peer.slot);
+      ({ generation: ownerGeneration } = this.home);
+    } else {
+      if (loan.released) loan.release(); // throws
+      if (!desk.pass(loan, this.link)) return false;
+      ({ hi, ownerGeneration } = loan);
     }
     const { sq } = records;
     const at = (records.tail & records.mask) << Rec.shift;
@@ -308,31 +304,47 @@ export class Channel implements AsyncIterable<Message> {
     sq[at + Msg.bytes] = bytes;
     sq[at + Msg.aux] = options.aux ?? 0;
     sq[at + Msg.aux2] = options.aux2 ?? 0;
-    sq[at + Msg.reserved] = 0;
+    sq[at + Msg.ownerGeneration] = ownerGeneration;
     sq[at + Msg.addressLo] = address >>> 0;
     sq[at + Msg.addressHi] = hi;
     records.submit();
     return true;
   }
 
+  private assertUsable(): void {
+    const { records } = this;
+    if (records.error !== null) throw records.error;
+    if (!records.isClosed && !records.peerEnded) return;
+    throw new PenstockError('CHANNEL_CLOSED', `the channel with ${this.peer.name} is closed`, {
+      hint: 'the other side has closed it, or this one; connect again',
+    });
+  }
+
   /** Waits until something came; whoever waits meanwhile shares the wait. */
   private some(): Promise<void> {
-    this.pumping ??= this.records
-      .wait()
-      .then((count) => this.sort(count))
-      .finally(() => (this.pumping = null));
+    this.pumping ??= this.more().finally(() => (this.pumping = null));
     return this.pumping;
+  }
+
+  private async more(): Promise<void> {
+    if (this.coming.length > 0) {
+      await new Promise((resolve) => setTimeout(resolve, COMING_LOOK_MS));
+      this.takeComing();
+      return;
+    }
+    await this.records.arrival();
+    this.take(this.records.size);
   }
 
   /** Receives until no answer is waited for any more. */
   private async pump(): Promise<void> {
     if (this.asking) return;
     this.asking = true;
-    while (this.asked.size > 0 && !this.records.over && this.backlog.length < BACKLOG_MAX) {
+    while (this.asked.size > 0 && !this.isOver && this.backlog.length < BACKLOG_MAX) {
       await this.some();
     }
     this.asking = false;
-    if (this.asked.size === 0 || !this.records.over) return;
+    if (this.asked.size === 0 || !this.isOver) return;
     const error =
       this.records.error ??
       new PenstockError('CHANNEL_CLOSED', `${this.peer.name} closed the channel`, {
@@ -351,13 +363,12 @@ export class Channel implements AsyncIterable<Message> {
   private sort(count: number): void {
     const { rq } = this.records;
     for (let i = 0; i < count; i++) {
-      const at = i << Rec.shift;
       try {
-        this.accept(rq, at);
+        this.accept(rq, i << Rec.shift);
       } catch (error) {
         if (!(error instanceof PenstockError) || error.code !== 'PEER_MISBEHAVED') throw error;
+        // What else was received is still looked at: it may be another domain's memory.
         this.records.fail(error);
-        return;
       }
     }
   }
@@ -366,22 +377,54 @@ export class Channel implements AsyncIterable<Message> {
     const op = rq[at + Msg.op]!;
     const bytes = rq[at + Msg.bytes]!;
     const tag = rq[at + Msg.tag]!;
-    if ((op !== IdcOp.MESSAGE && op !== IdcOp.REPLY) || bytes === 0 || tag > TAG_MAX) {
+    if ((op !== IdcOp.MESSAGE && op !== IdcOp.REPLY) || tag > TAG_MAX) {
       throw misbehaved('sent a record that is no message');
     }
     const { desk } = this.home;
-    const loan = desk.receive(this.link, rq[at + Msg.addressLo]!, rq[at + Msg.addressHi]!, bytes);
+    const loan = desk.receive(this.link, {
+      lo: rq[at + Msg.addressLo]!,
+      hi: rq[at + Msg.addressHi]!,
+      bytes,
+      ownerGeneration: rq[at + Msg.ownerGeneration]!,
+    });
     // The memory went with its owner before it got here: there is nothing to be delivered.
     if (loan === null) {
       this.lost++;
       return;
     }
     const message = new Message(this, loan, tag, rq[at + Msg.aux]!, rq[at + Msg.aux2]!);
-    if (op === IdcOp.MESSAGE) {
+    const reply = op === IdcOp.REPLY;
+    if (this.coming.length === 0 && desk.stateOf(loan) === 'here') this.deliver(message, reply);
+    else {
+      if (this.coming.length === 0) this.comingSince = performance.now();
+      this.coming.push({ message, reply });
+    }
+  }
+
+  /** Delivers what has come to be readable, in order; what never will be is given back. */
+  private takeComing(): void {
+    const { desk } = this.home;
+    while (this.coming.length > 0) {
+      const { message, reply } = this.coming[0]!;
+      const state = desk.stateOf(message.body);
+      const late = performance.now() - this.comingSince > COMING_MS;
+      if (state === 'coming' && !late) return;
+      this.coming.shift();
+      this.comingSince = performance.now();
+      if (state === 'here') this.deliver(message, reply);
+      else {
+        this.lost++;
+        message.release();
+      }
+    }
+  }
+
+  private deliver(message: Message, reply: boolean): void {
+    if (!reply) {
       this.backlog.push(message);
       return;
     }
-    const asked = this.takeAsked(tag);
+    const asked = this.takeAsked(message.tag);
     // Nobody waits any more (TIMED_OUT).
     if (asked === undefined) message.release();
     else asked.resolve(message);

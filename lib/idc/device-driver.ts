@@ -18,8 +18,9 @@ import { DeviceConnection, type ConnectionOptions } from './device-connection.js
 import { explainServed } from './device-explain.js';
 import { DeviceQueue } from './device-queue.js';
 import { QueueTable } from './device-table.js';
-import { currentDomain, joinDomain, type Domain } from './domain.js';
+import type { Domain } from './domain.js';
 import { isName } from './fields.js';
+import { currentDomain, joinDomain } from './join.js';
 import { leasedMemory, Lessor } from './leases.js';
 
 const QUEUES = 8;
@@ -82,7 +83,7 @@ class IdcBackend implements Backend {
       depth,
       info: this.info,
       slot: domain.slot,
-      sharedGranules: domain.sharedGranules,
+      sharedGranules: domain.shared.granules,
       reconnects: this.reconnects,
       settle: (address, bytes) => connection.settle(address, bytes),
       onCut: (misbehaved) => connection.cut(misbehaved),
@@ -95,14 +96,14 @@ class IdcBackend implements Backend {
   share(): Share {
     const { domain, connection } = this;
     this.lessor ??= new Lessor(
-      domain.leases,
-      (bytes) => domain.makeSegment(bytes),
+      domain.shared.leases,
+      (bytes) => domain.shared.makeSegment(bytes),
       (index, serial) => !connection.table.isClaimedBy(index, serial),
     );
     connection.watchOwners();
     return {
       table: connection.table.buffer,
-      sharedGranules: domain.sharedGranules,
+      sharedGranules: domain.shared.granules,
       slot: domain.slot,
       scheme: connection.facts.scheme,
       reconnects: this.reconnects,

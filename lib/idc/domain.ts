@@ -7,40 +7,25 @@
 import { PenstockError } from '../errors.js';
 import {
   addressSpace,
-  GRANULE_BYTES,
-  Memory,
   type DmaBuffer,
+  type Memory,
+  type MemoryOptions,
   type Segment,
 } from '../memory/index.js';
 import { Channel } from './channel.js';
-import { isName } from './fields.js';
-import { HubSession, type MemberInfo, type Sharing } from './hub-session.js';
-import type { Lease } from './leases.js';
+import type { MemberInfo, Session, SessionHome } from './hub-session.js';
 import type { HoldSummary } from './ledger.js';
 import { Link, type Incoming, type LinkChannel, type LinkWatcher, type PeerInfo } from './link.js';
+import type { LinkWire } from './link-wire.js';
 import { LoanDesk } from './loan-desk.js';
+import { SharedMemory } from './shared-memory.js';
 
 const CHANNEL_SIZE = 1024;
-const JOIN_MS = 5000;
 const CONNECT_MS = 5000;
 /** How often slots of the gone are looked at, and loans taken home while nobody asks. */
 const TICK_MS = 10;
-const TICK_MS_MAX = 500;
-
-export interface DomainOptions {
-  /** Unique among the members: letters, digits, '.', '_' and '-', at most 64. */
-  name: string;
-  memory?: {
-    /** Page size of the shared memory, as AddressSpace.create has it. */
-    pageBytes?: number | 'auto';
-  };
-  /** Who may map this domain's memory, and so have channels with it. */
-  share?: Sharing;
-  /** How long the hub may take to answer (5 s). */
-  timeoutMs?: number;
-  /** Whether membership alone keeps the process alive (default false). */
-  keepAlive?: boolean;
-}
+const TICK_MS_MAX = 50;
+const TIMER_MS_MAX = 2 ** 31 - 1;
 
 /** What asks for a channel on a port that is listened on. */
 export type Listener = (channel: Channel) => void;
@@ -55,101 +40,56 @@ export interface LoanReport {
   readonly held: readonly { owner: number; name: string; loans: number }[];
 }
 
-/** Granules of a slot. */
-const SLOT_GRANULES = 2 ** 36 / GRANULE_BYTES;
-
-let joined: Domain | null = null;
-
-/** The domain of this process and thread, if it joined a hub. */
-export function currentDomain(): Domain | null {
-  return joined;
-}
-
-/**
- * Joins a hub. Errors: NO_HUB, HUB_SILENT, PERMISSION_DENIED, BAD_NAME, NAME_TAKEN, HUB_FULL,
- * DOMAIN_JOINED (this process has joined one), ADDRESS_SPACE_IN_USE (it has memory already).
- */
-export async function joinDomain(hub: string, options: DomainOptions): Promise<Domain> {
-  if (!isName(options.name)) {
-    throw new PenstockError('BAD_NAME', `'${options.name}' is no name of a domain`, {
-      hint: 'letters, digits, dot, underscore and hyphen, at most 64',
-      exitCode: 2,
-    });
-  }
-  if (joined !== null) {
-    throw new PenstockError('DOMAIN_JOINED', `this process is ${joined.name} of ${joined.hub}`, {
-      hint: 'a process joins one hub, once',
-    });
-  }
-  const domain = new Domain(hub, options);
-  joined = domain;
-  try {
-    await domain.start(options.timeoutMs ?? JOIN_MS);
-    return domain;
-  } catch (error) {
-    joined = null;
-    throw error;
-  }
-}
-
 export class Domain {
   readonly hub: string;
   readonly name: string;
   /** Shared with all members that may have a link with this one. */
   readonly memory: Memory;
   readonly desk: LoanDesk;
-  /**
-   * One byte per granule of this domain's slot, which all threads can be given: 1 where the memory
-   * is shared and has been told of to those that have a link.
-   */
-  readonly sharedGranules = new Uint8Array(new SharedArrayBuffer(SLOT_GRANULES));
+  /** @internal */
+  readonly shared: SharedMemory;
   /** Links by slot, until the process at the other end is dead or has left. */
   readonly links = new Map<number, Link>();
-  /** @internal Segments that other threads of this process have. */
-  readonly leases: Lease[] = [];
-  private readonly session: HubSession;
-  private place = { slot: 0, generation: 0, token: '' };
-  private readonly segments: Segment[] = [];
+  private readonly session: Session;
+  private place = { slot: 0, generation: 0 };
   private readonly channels = new Set<Channel>();
   private readonly listeners = new Map<string, RawListener>();
   private readonly waiting = new Set<() => void>();
   private readonly watchers = new Set<LinkWatcher>();
   /** Generations of domains that are gone and whose slots are still held here. */
   private readonly leaving = new Map<number, number>();
+  /** The last life of each slot that is known to be over. */
+  private readonly over = new Map<number, number>();
   private timer: NodeJS.Timeout | null = null;
+  private listening: NodeJS.Timeout | null = null;
   private tickMs = TICK_MS;
   private closed = false;
   /** Called when a member comes or goes. */
   onPeers: (() => void) | null = null;
 
   /** Use joinDomain. */
-  constructor(hub: string, options: DomainOptions) {
+  constructor(
+    hub: string,
+    name: string,
+    memory: MemoryOptions,
+    connect: (home: SessionHome) => Session,
+  ) {
     this.hub = hub;
-    this.name = options.name;
-    this.memory = new Memory({
-      kind: 'shared',
-      pageBytes: options.memory?.pageBytes ?? 'auto',
-      lasting: true,
-      beforeGrowth: () => this.desk.service(),
-      onSegment: (segment) => this.onSegment(segment),
-    });
-    this.session = new HubSession(
-      hub,
-      options.name,
-      options.share ?? {},
-      {
-        onPlace: (place) => {
-          addressSpace().join(place.slot);
-          this.place = place;
-        },
-        onPeer: (peer, socket, pidfd) => this.onPeer(peer, socket, pidfd),
-        onGone: (slot, generation) => this.onGone(slot, generation),
-        known: () => [...this.links.values()].map(({ peer }) => [peer.slot, peer.generation]),
-        onRefused: (error) => this.onRefused(error),
-      },
-      options.keepAlive ?? false,
+    this.name = name;
+    this.shared = new SharedMemory(
+      memory,
+      () => this.desk.service(),
+      (segment) => this.announce(segment),
     );
+    this.memory = this.shared.memory;
     this.desk = new LoanDesk(this);
+    this.session = connect({
+      onPlace: (place) => (this.place = place),
+      onPeer: (peer, wire) => this.onPeer(peer, wire),
+      onGone: (slot, generation) => this.onGone(slot, generation),
+      known: () => this.known(),
+      onRefused: (error) => this.onRefused(error),
+    });
   }
 
   /** @internal */
@@ -160,6 +100,10 @@ export class Domain {
   /** Number of this domain: its memory is [slot · 2^36, (slot + 1) · 2^36). */
   get slot(): number {
     return this.place.slot;
+  }
+
+  get isClosed(): boolean {
+    return this.closed;
   }
 
   get generation(): number {
@@ -194,10 +138,20 @@ export class Domain {
     });
   }
 
-  /** The same, for who decides by itself and takes records. `null` stops listening. */
+  /**
+   * The same, for who decides by itself and takes records. `null` stops listening. A domain that
+   * listens keeps its process alive.
+   */
   listenRaw(port: string, listener: RawListener | null): void {
     if (listener === null) this.listeners.delete(port);
     else this.listeners.set(port, listener);
+    // As a server's socket does: who listens is not done.
+    if (this.listeners.size > 0 && !this.closed) {
+      this.listening ??= setInterval(() => {}, TIMER_MS_MAX);
+    } else if (this.listening !== null) {
+      clearInterval(this.listening);
+      this.listening = null;
+    }
   }
 
   /**
@@ -209,9 +163,9 @@ export class Domain {
     port: string,
     options: { size?: number; meta?: string; timeoutMs?: number } = {},
   ): Promise<Channel> {
-    const link = await this.linkTo(peer, options.timeoutMs ?? CONNECT_MS);
-    const made = await link.connect(port, options.size ?? CHANNEL_SIZE, options.meta ?? '');
-    return this.adopt(link, made, port, made.meta);
+    return this.connectWith(peer, port, options, (made, link) => {
+      return this.adopt(link, made, port, made.meta);
+    });
   }
 
   /** The same, as raw records. */
@@ -220,9 +174,21 @@ export class Domain {
     port: string,
     options: { size?: number; meta?: string; timeoutMs?: number } = {},
   ): Promise<LinkChannel & { readonly link: Link }> {
-    const link = await this.linkTo(peer, options.timeoutMs ?? CONNECT_MS);
-    const made = await link.connect(port, options.size ?? CHANNEL_SIZE, options.meta ?? '');
-    return { ...made, link };
+    return this.connectWith(peer, port, options, (made, link) => ({ ...made, link }));
+  }
+
+  private async connectWith<T>(
+    peer: string,
+    port: string,
+    options: { size?: number; meta?: string; timeoutMs?: number },
+    wrap: (made: LinkChannel, link: Link) => T,
+  ): Promise<T> {
+    const { size = CHANNEL_SIZE, meta = '', timeoutMs = CONNECT_MS } = options;
+    const until = performance.now() + timeoutMs;
+    const link = await this.linkTo(peer, timeoutMs);
+    const leftMs = Math.max(1, Math.round(until - performance.now()));
+    const asked = { size, meta, timeoutMs: leftMs };
+    return link.connectAs(port, asked, (made) => wrap(made, link));
   }
 
   /** The link with a domain of that name, once there is one. Errors: TIMED_OUT. */
@@ -271,10 +237,10 @@ export class Domain {
     for (const link of this.links.values()) link.dispose();
     this.links.clear();
     this.session.close();
+    if (this.listening !== null) clearInterval(this.listening);
     if (this.timer !== null) clearTimeout(this.timer);
     this.wakeWaiting();
-    this.memory.close();
-    for (const { segment } of this.leases) segment.close();
+    this.shared.close();
   }
 
   [Symbol.dispose](): void {
@@ -283,9 +249,16 @@ export class Domain {
 
   /** @internal */
   ownSegmentAt(address: number): Segment | undefined {
-    return this.segments.find(
-      (segment) => address >= segment.address && address < segment.address + segment.bytes,
-    );
+    return this.shared.segmentAt(address);
+  }
+
+  /** @internal */
+  isGone(slot: number, generation: number): boolean {
+    const last = this.over.get(slot) ?? 0;
+    if (last === generation) return true;
+    // Where a hub counts generations, those below one that was seen are over.
+    const now = this.links.get(slot)?.peer.generation ?? 0;
+    return !this.session.lasting && (last > generation || now > generation);
   }
 
   /** @internal */
@@ -294,12 +267,20 @@ export class Domain {
   }
 
   /** @internal */
-  onChannelClosed(channel: Channel): void {
-    this.channels.delete(channel);
+  wantService(): void {
+    if (this.timer === null) this.tickSoon();
   }
 
   /** @internal */
-  onReady(): void {
+  onChannelClosed(channel: Channel): void {
+    this.channels.delete(channel);
+    // Its half is freed once the other side has closed, too.
+    this.wantService();
+  }
+
+  /** @internal */
+  onReady(link: Link): void {
+    this.desk.greeted(link);
     this.wakeWaiting();
     this.onPeers?.();
   }
@@ -340,6 +321,7 @@ export class Domain {
   /** @internal What was sent before the death is taken, then what the dead one held. */
   onDead(link: Link): void {
     const { slot, generation } = link.peer;
+    this.over.set(slot, generation);
     this.takeAll(slot);
     this.desk.gone(link);
     this.links.delete(slot);
@@ -356,28 +338,15 @@ export class Domain {
     return channel;
   }
 
-  /** @internal Memory for another thread, told of as all shared memory is. */
-  makeSegment(bytes: number): Segment {
-    const segment = addressSpace().create(bytes, { kind: 'shared' });
-    this.onSegment(segment);
-    return segment;
-  }
-
-  private onSegment(segment: Segment): void {
-    this.segments.push(segment);
+  private announce(segment: Segment): void {
     for (const link of this.links.values()) if (link.error === null) link.announce(segment);
-    const first = (segment.address % 2 ** 36) / GRANULE_BYTES;
-    this.sharedGranules.fill(1, first, first + segment.bytes / GRANULE_BYTES);
   }
 
-  private onPeer(peer: PeerInfo, socket: number, pidfd: number): void {
+  private onPeer(peer: PeerInfo, wire: LinkWire): void {
     this.links.get(peer.slot)?.dispose();
-    const known = this.segments.length;
-    const link = new Link(this, peer, socket, pidfd);
-    // Making its loan ring may have made the first segment, which it does not know of.
-    for (const segment of this.segments.slice(0, Math.max(known, this.segments.length))) {
-      link.announce(segment);
-    }
+    const link = new Link(this, peer, wire);
+    // After the link has made its loan ring, for which there may be a new segment.
+    for (const segment of this.shared.segments) link.announce(segment);
     this.links.set(peer.slot, link);
     link.greet();
   }
@@ -389,8 +358,16 @@ export class Domain {
       link.kicked();
       return;
     }
+    this.over.set(slot, generation);
     this.leaving.set(slot, generation);
     this.tickSoon();
+  }
+
+  /** Slots and generations of whom it has links with, and of the gone that it still holds. */
+  private known(): [number, number][] {
+    const known = new Map(this.leaving);
+    for (const { peer } of this.links.values()) known.set(peer.slot, peer.generation);
+    return [...known];
   }
 
   private onRefused(error: PenstockError): void {
@@ -402,8 +379,10 @@ export class Domain {
 
   /** Whether anything of a slot is still held here. */
   private holds(slot: number): boolean {
-    if (this.desk.hasFormer(slot) || this.desk.ledger.heldVia(slot).length > 0) return true;
-    return addressSpace().holds(slot);
+    const { desk } = this;
+    if (desk.hasFormer(slot) || desk.ledger.holdsOf(slot) > 0) return true;
+    if (desk.ledger.heldVia(slot).length > 0) return true;
+    return !this.session.lasting && addressSpace().holds(slot);
   }
 
   private tick(): void {
@@ -415,9 +394,13 @@ export class Domain {
       this.leaving.delete(slot);
       this.session.released(slot, generation);
     }
-    for (const link of this.links.values()) link.sweep();
+    let lingers = false;
+    for (const link of this.links.values()) {
+      link.sweep();
+      lingers ||= link.lingers;
+    }
     this.tickMs = came ? TICK_MS : Math.min(TICK_MS_MAX, this.tickMs * 2);
-    if (this.leaving.size > 0 || this.desk.ledger.holds > 0) this.schedule();
+    if (this.leaving.size > 0 || lingers || this.desk.busy) this.schedule();
   }
 
   /** Something happened that the next look should find soon. */

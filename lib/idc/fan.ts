@@ -1,12 +1,15 @@
 // Fan-in and fan-out, made of channels that have one writer and one reader each: no ring is shared.
 
 import type { DmaBuffer } from '../memory/index.js';
-import type { Channel, Message, SendOptions } from './channel.js';
+import type { Channel } from './channel.js';
 import type { Loan } from './loan.js';
+import type { Message, SendOptions } from './message.js';
 
 /** Messages of several channels, taken in turn so that none waits behind a busy one. */
 export class FanIn implements AsyncIterable<Message> {
   private readonly channels: Channel[] = [];
+  /** Channels that are waited on: one wait each, however often `receive` is called. */
+  private readonly waited = new Set<Channel>();
   private next = 0;
   private wake: (() => void) | null = null;
 
@@ -14,7 +17,7 @@ export class FanIn implements AsyncIterable<Message> {
     for (const channel of channels) this.add(channel);
   }
 
-  /** Channels can come at any time; those that are over leave by themselves. */
+  /** Channels can come at any time; those that are over are closed, and leave by themselves. */
   add(channel: Channel): void {
     this.channels.push(channel);
     this.wake?.();
@@ -35,19 +38,22 @@ export class FanIn implements AsyncIterable<Message> {
   }
 
   /**
-   * The next message of any channel; null when all are over, in order or not (a channel's `error`
-   * says which).
+   * The next message of any channel; null when all are over, in order or not (a channel's
+   * `records.error` says which).
    */
   async receive(): Promise<Message | null> {
     for (;;) {
       const message = this.tryReceive();
       if (message !== null) return message;
       for (let i = this.channels.length - 1; i >= 0; i--) {
-        if (this.channels[i]!.records.over) this.channels.splice(i, 1);
+        const channel = this.channels[i]!;
+        if (!channel.isOver) continue;
+        this.channels.splice(i, 1);
+        channel.close();
       }
       if (this.channels.length === 0) return null;
-      const added = new Promise<void>((resolve) => (this.wake = resolve));
-      await Promise.race([added, ...this.channels.map((channel) => channel.arrival())]);
+      for (const channel of this.channels) this.watch(channel);
+      await new Promise<void>((resolve) => (this.wake = resolve));
       this.wake = null;
     }
   }
@@ -59,9 +65,18 @@ export class FanIn implements AsyncIterable<Message> {
       yield message;
     }
   }
+
+  private watch(channel: Channel): void {
+    if (this.waited.has(channel)) return;
+    this.waited.add(channel);
+    void channel.arrival().finally(() => {
+      this.waited.delete(channel);
+      this.wake?.();
+    });
+  }
 }
 
-/** Sends each message to the channel that has most room, or to the next one where they are equal. */
+/** Sends each message to the channel that has most room; where they are equal, to the next. */
 export class FanOut {
   private readonly channels: Channel[] = [];
   private next = 0;
@@ -74,18 +89,25 @@ export class FanOut {
     this.channels.push(channel);
   }
 
+  /** Channels that are not over; with 0 of them nothing can be sent any more. */
   get size(): number {
+    for (let i = this.channels.length - 1; i >= 0; i--) {
+      const { records } = this.channels[i]!;
+      if (records.peerEnded || records.isClosed || records.error !== null) {
+        this.channels.splice(i, 1);
+      }
+    }
     return this.channels.length;
   }
 
-  /** The channel that took it, or null: all are full (back-pressure) or over. */
+  /** The channel that took it, or null: all are full (back-pressure) or over (`size` is 0). */
   trySend(body: DmaBuffer | Loan | Message, options: SendOptions = {}): Channel | null {
     let best: Channel | null = null;
     let most = 0;
-    const count = this.channels.length;
+    const count = this.size;
     for (let i = 0; i < count; i++) {
       const channel = this.channels[(this.next + i) % count]!;
-      const free = channel.records.over ? 0 : channel.records.free;
+      const { free } = channel.records;
       if (free > most) [best, most] = [channel, free];
     }
     if (best === null) return null;

@@ -1,6 +1,6 @@
 // Halves of channels: made in the domain's own memory, and found in a peer's.
 
-import { accessMap, addressSpace, type DmaBuffer, type Memory } from '../memory/index.js';
+import { addressSpace, type DmaBuffer, type Memory } from '../memory/index.js';
 import { integer, u32 } from './fields.js';
 import { Half, HALF_BYTES, HALF_MAGIC, HALF_VERSION, Rec, RECORD_BYTES } from './layout.js';
 import { RecordChannel } from './record-channel.js';
@@ -10,8 +10,7 @@ import type { Wake } from './wake.js';
 
 export const SIZE_MIN = 2;
 export const SIZE_MAX = 1 << 15;
-export const SLOT_BYTES = 2 ** 36;
-const GRANULE_SHIFT = 21;
+const SLOT_BYTES = 2 ** 36;
 
 /** Where a half lies, as one side tells the other. */
 export interface HalfPlace {
@@ -98,17 +97,6 @@ function wordsAt({ address, size }: HalfPlace): Uint32Array | null {
   if (segment === undefined || address + bytes > segment.address + segment.backedBytes) return null;
   const offset = address - segment.address;
   return new Uint32Array(segment.u32.buffer, offset, Half.words + size * Rec.words);
-}
-
-/** Whether all of [address, address + bytes) is memory that this process may read. */
-export function isReadable(address: number, bytes: number): boolean {
-  const map = accessMap();
-  const last = Math.floor((address + bytes - 1) / 2 ** GRANULE_SHIFT);
-  if (bytes < 1 || last >= map.length) return false;
-  for (let granule = Math.floor(address / 2 ** GRANULE_SHIFT); granule <= last; granule++) {
-    if ((map[granule]! & 1) === 0) return false;
-  }
-  return true;
 }
 
 export function slotOf(address: number): number {

@@ -2,14 +2,18 @@
 // the domain shows the slot, generation and token that it was given, and whom it knows.
 
 import { errnoCode, PenstockError } from '../errors.js';
+import { addressSpace } from '../memory/index.js';
 import { native } from '../native.js';
 import { integer, slot, text } from './fields.js';
 import type { PeerInfo } from './link.js';
+import { ProcessWire, type LinkWire } from './link-wire.js';
 import { closeAll, misbehaved, SocketTransport, type Transport } from './transport.js';
 
 export const HUB_VERSION = 1;
+const LIST_MAX = 1024;
 const RETRY_MS = 100;
-const RETRY_MS_MAX = 2000;
+/** A domain looks for its hub at least this often. */
+export const RETRY_MS_MAX = 2000;
 
 /** Who may have a link with a domain, and so read its memory; all members when left out. */
 export interface Sharing {
@@ -24,10 +28,9 @@ export interface Membership {
 }
 
 export interface SessionHome {
-  /** The hub has given a place, the first time; before anybody is introduced. May refuse it. */
-  onPlace(place: Membership): void;
-  /** Descriptors: a socket to the peer, its pidfd; the handler's. */
-  onPeer(peer: PeerInfo, socket: number, pidfd: number): void;
+  /** This process has its place; before anybody is introduced. Once. */
+  onPlace(place: { slot: number; generation: number }): void;
+  onPeer(peer: PeerInfo, wire: LinkWire): void;
   /** A domain is gone: answer with `released` once nothing of its slot is held. */
   onGone(slot: number, generation: number): void;
   /** Slots and generations of the domains that this one has links with. */
@@ -37,19 +40,35 @@ export interface SessionHome {
 }
 
 export interface MemberInfo extends PeerInfo {
-  /** member, missing (not back since the hub was restarted), or leaving (its slot is not free yet) */
+  /** member, missing (not back since the hub's restart), or leaving (its slot is not free yet) */
   readonly state: string;
 }
 
-export class HubSession {
+/** How a domain came to its place, and learns of others: by a hub, or by regions. */
+export interface Session {
+  readonly connected: boolean;
+  /** What others have stays mapped for good: a slot is always the same domain's. */
+  readonly lasting: boolean;
+  /** Gets a place (`onPlace`), or throws. */
+  join(timeoutMs: number): Promise<void>;
+  members(): Promise<MemberInfo[]>;
+  /** Nothing of that domain's slot is held here any more. */
+  released(gone: number, generation: number): void;
+  close(): void;
+}
+
+export class HubSession implements Session {
   readonly path: string;
   readonly name: string;
+  readonly lasting = false;
   private readonly sharing: Sharing;
   private readonly home: SessionHome;
   private transport: Transport | null = null;
   private membership: Membership | null = null;
   private answer: ((error: PenstockError | null) => void) | null = null;
   private lists: ((members: MemberInfo[]) => void)[] = [];
+  /** What came of a list that comes in parts. */
+  private part: MemberInfo[] = [];
   private retry: NodeJS.Timeout | null = null;
   private retryMs = RETRY_MS;
   private closed = false;
@@ -154,12 +173,20 @@ export class HubSession {
         return;
       case 'members':
         closeAll(fds);
-        this.lists.shift()?.(Array.isArray(message['members']) ? message['members'] : []);
+        this.listed(message);
         return;
       default:
         closeAll(fds);
         throw misbehaved('(the hub) sent a message of no known type');
     }
+  }
+
+  private listed(message: Record<string, unknown>): void {
+    const { members, more } = message;
+    if (Array.isArray(members)) this.part.push(...(members as MemberInfo[]));
+    if (more === true && this.part.length < LIST_MAX) return;
+    this.lists.shift()?.(this.part);
+    this.part = [];
   }
 
   private welcome(message: Record<string, unknown>): void {
@@ -173,7 +200,10 @@ export class HubSession {
       throw misbehaved('(the hub) gave another slot to a domain that has one');
     }
     try {
-      if (membership === null) this.home.onPlace(given);
+      if (membership === null) {
+        addressSpace().join(given.slot);
+        this.home.onPlace(given);
+      }
     } catch (error) {
       this.answer?.(error as PenstockError);
       this.close();
@@ -217,13 +247,14 @@ export class HubSession {
       closeAll(fds);
       throw error;
     }
-    this.home.onPeer(info, fds[0]!, fds[1]!);
+    this.home.onPeer(info, new ProcessWire(fds[0]!, fds[1]!));
   }
 
   /** The hub is gone: links go on without it, and this domain comes back when it does. */
   private lost(error: PenstockError | null): void {
     this.transport = null;
     this.lists = [];
+    this.part = [];
     if (this.closed) return;
     if (this.answer !== null && this.membership === null) {
       this.answer(error ?? noHub(this.path, undefined));

@@ -6,8 +6,11 @@
 // being given away, as long as their processes live.
 
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
-import { chmodSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { PenstockError } from '../errors.js';
+
+/** 2020-01-01, in seconds. */
+const EPOCH_S = 1_577_836_800;
 
 export interface SavedMember {
   slot: number;
@@ -36,28 +39,53 @@ export interface HubState {
   leaving: SavedSlot[];
 }
 
-export function emptyState(): HubState {
-  return { version: 1, nextGeneration: 1, members: [], leaving: [] };
-}
-
-export function loadState(path: string): HubState {
+/**
+ * The state, and whether it was lost: a hub saves it from its start on, so a key without it says
+ * that somebody removed it. Generations then go on from the clock, which no hub outruns: it would
+ * have to admit more than one member per second for ever.
+ */
+export function loadState(path: string): { state: HubState; lost: boolean } {
   let text: string;
   try {
     text = readFileSync(`${path}.state`, 'utf8');
-  } catch {
-    return emptyState(); // the first start
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') throw badState(path, cause);
+    const lost = existsSync(`${path}.key`);
+    const nextGeneration = lost ? Math.floor(Date.now() / 1000) - EPOCH_S : 1;
+    return { state: { version: 1, nextGeneration, members: [], leaving: [] }, lost };
   }
   try {
     const state = JSON.parse(text) as HubState;
-    if (state.version === 1 && Array.isArray(state.members) && Array.isArray(state.leaving)) {
-      return state;
-    }
+    if (isState(state)) return { state, lost: false };
   } catch {
     // Said below.
   }
-  throw new PenstockError('HUB_STATE_BAD', `${path}.state is not what a hub writes`, {
-    hint: 'end all members of this hub, then remove the file',
+  throw badState(path);
+}
+
+function isState(state: HubState): boolean {
+  const isSlot = (slot: unknown): boolean => Number.isInteger(slot) && Number(slot) >= 1;
+  return (
+    state.version === 1 &&
+    Number.isSafeInteger(state.nextGeneration) &&
+    Array.isArray(state.members) &&
+    state.members.every(
+      ({ slot, generation, name, pid }) =>
+        isSlot(slot) && isSlot(generation) && typeof name === 'string' && isSlot(pid),
+    ) &&
+    Array.isArray(state.leaving) &&
+    state.leaving.every(
+      ({ slot, generation, waiting }) =>
+        isSlot(slot) && isSlot(generation) && Array.isArray(waiting) && waiting.every(isSlot),
+    )
+  );
+}
+
+function badState(path: string, cause?: unknown): PenstockError {
+  return new PenstockError('HUB_STATE_BAD', `${path}.state is not what a hub writes`, {
+    hint: 'end all members of this hub, then remove the file and the .key beside it',
     exitCode: 3,
+    ...(cause === undefined ? {} : { cause }),
   });
 }
 

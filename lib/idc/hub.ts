@@ -2,20 +2,28 @@
 // members go on without it, and come back to it when it was restarted.
 //
 // Invariants
-// 1. A slot is one member's at a time. When a member is gone, its slot is given out again only when
-//    every member that had a link with it has said that it holds nothing of it any more, or is gone
-//    itself. Generations never repeat.
+// 1. Who has which slot stands in Members, and in the state file before anybody learns of it.
 // 2. Who a member is, the kernel says (SO_PEERCRED and a pidfd), not the member.
 // 3. What a member sends is hostile: checked, or the connection ends.
-// 4. The state file is written before anybody learns of a change.
+// 4. A hub that lost its state, but not its key, gives no slot away before members of old had the
+//    time to come back to theirs.
 
-import { createHash } from 'node:crypto';
-import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
-import { resolve as absolute } from 'node:path';
+import { unlinkSync } from 'node:fs';
 import { errnoCode, PenstockError } from '../errors.js';
 import { native } from '../native.js';
 import { integer, integers, isName, slot as slotField, text } from './fields.js';
-import { HUB_VERSION, type MemberInfo } from './hub-session.js';
+import { Door, type Caller } from './hub-door.js';
+import {
+  agree,
+  describe,
+  GENERATION_MAX,
+  Members,
+  SLOT_MAX,
+  type Credentials,
+  type Member,
+} from './hub-members.js';
+import { removeStale, takeLock, unlinkQuietly, wholePath } from './hub-path.js';
+import { HUB_VERSION, RETRY_MS_MAX, type MemberInfo } from './hub-session.js';
 import {
   loadKey,
   loadState,
@@ -25,11 +33,12 @@ import {
   startTimeOf,
   type SavedMember,
 } from './hub-state.js';
-import { closeAll, misbehaved, SocketTransport } from './transport.js';
+import { closeAll, misbehaved, type SocketTransport } from './transport.js';
 
-const SLOT_MAX = 255;
-const GREETING_MS = 5000;
-const GENERATION_MAX = 2 ** 31;
+/** Members of one message that lists them: it must fit. */
+const LIST_PAGE = 100;
+/** Members that look for the hub do so at least this often. */
+const RECALL_MS = RETRY_MS_MAX + 500;
 
 export interface HubOptions {
   /** Permissions of the socket: who may connect at all (0o600). */
@@ -40,57 +49,42 @@ export interface HubOptions {
   log?: (line: string) => void;
 }
 
-interface Member extends SavedMember {
-  /** null: not back since the hub was restarted. */
-  transport: SocketTransport | null;
-  pidfd: number;
-  watch: number;
-  /** Members it has a link with, by slot. */
-  links: Set<number>;
-  /** Slots of members that have said already that they hold nothing of it. */
-  acknowledged: Set<number>;
-}
-
-interface Leaving {
-  generation: number;
-  waiting: Set<number>;
-}
-
-interface Credentials {
-  readonly uid: number;
-  readonly gid: number;
-  readonly pid: number;
-  readonly pidfd: number;
-}
-
 export class Hub {
   readonly path: string;
-  private readonly listener: number;
   private readonly lock: number;
-  private readonly watch: number;
+  private readonly door: Door;
   private readonly key: Buffer;
   private readonly options: HubOptions;
-  private readonly members = new Map<number, Member>();
-  private readonly leaving = new Map<number, Leaving>();
-  /** Connections that have not said who they are. */
-  private readonly strangers = new Set<() => void>();
-  private nextGeneration: number;
+  private readonly members: Members;
+  /** What waits for members of old to come back; null: nothing does (any more). */
+  private recalling: (() => void)[] | null = null;
+  private recallTimer: NodeJS.Timeout | null = null;
   private closed = false;
 
   private constructor(path: string, lock: number, listener: number, options: HubOptions) {
     this.path = path;
     this.lock = lock;
-    this.listener = listener;
     this.options = options;
+    // In this order: a key without a state says that the state was lost.
+    const { state, lost } = loadState(path);
     this.key = loadKey(path);
-    const state = loadState(path);
-    this.nextGeneration = state.nextGeneration;
-    for (const { slot, generation, waiting } of state.leaving) {
-      this.leaving.set(slot, { generation, waiting: new Set(waiting) });
-    }
-    this.watch = native.watchOpen(listener, () => this.accept());
-    native.watchSet(this.watch, true);
+    this.members = new Members(state);
     this.recall(state.members);
+    this.save();
+    if (lost) {
+      this.recalling = [];
+      this.recallTimer = setTimeout(() => this.recalled(), RECALL_MS);
+    }
+    this.door = new Door(listener, {
+      onMessage: (caller, message) => {
+        if (caller.member === null) this.admit(message, caller);
+        else this.handle(caller.member, message);
+      },
+      onEnd: ({ member, transport }, error) => {
+        if (member !== null) this.cutOff(member, transport, error);
+      },
+      log: (line) => this.log(line),
+    });
   }
 
   /**
@@ -98,7 +92,7 @@ export class Hub {
    * HUB_STATE_BAD.
    */
   static listen(path: string, options: HubOptions = {}): Hub {
-    const whole = absolute(path);
+    const whole = wholePath(path);
     const lock = takeLock(whole);
     try {
       removeStale(whole);
@@ -122,41 +116,21 @@ export class Hub {
   }
 
   list(): MemberInfo[] {
-    const members = [...this.members.values()].map(({ transport, ...member }) => ({
-      slot: member.slot,
-      generation: member.generation,
-      name: member.name,
-      uid: member.uid,
-      gid: member.gid,
-      pid: member.pid,
-      state: transport === null ? 'missing' : 'member',
-    }));
-    const leaving = [...this.leaving].map(([slot, { generation }]) => ({
-      slot,
-      generation,
-      name: '',
-      uid: 0,
-      gid: 0,
-      pid: 0,
-      state: 'leaving',
-    }));
-    return [...members, ...leaving].sort((a, b) => a.slot - b.slot);
+    return this.members.list();
   }
 
   /** Stops. Members go on by themselves; a hub that listens here again gets them back. */
   close(): void {
     if (this.closed) return;
     this.closed = true;
-    native.watchClose(this.watch);
-    native.fileClose(this.listener);
-    for (const end of this.strangers) end();
-    for (const member of this.members.values()) {
+    if (this.recallTimer !== null) clearTimeout(this.recallTimer);
+    this.door.close();
+    for (const member of this.members) {
       member.transport?.close();
-      this.forget(member);
+      forget(member);
     }
-    const empty = this.members.size === 0 && this.leaving.size === 0;
     unlinkQuietly(this.path);
-    if (empty) {
+    if (this.members.isEmpty) {
       unlinkQuietly(`${this.path}.state`);
       unlinkQuietly(`${this.path}.key`);
     }
@@ -185,22 +159,23 @@ export class Hub {
       }
       const known = this.enter(member, pidfd, null);
       // Whom it had links with is not known before it is back: everybody, to be safe.
-      for (const other of saved) if (other !== member) known.links.add(other.slot);
+      for (const other of saved) {
+        if (other !== member) known.links.set(other.slot, other.generation);
+      }
       if (!same) dead.push(known);
     }
     for (const member of dead) this.gone(member, 'is dead');
   }
 
+  /** Members of old had their time: whoever waited goes on. */
+  private recalled(): void {
+    const waiting = this.recalling ?? [];
+    this.recalling = null;
+    for (const go of waiting) go();
+  }
+
   private enter(saved: SavedMember, pidfd: number, transport: SocketTransport | null): Member {
-    const member: Member = {
-      ...saved,
-      transport,
-      pidfd,
-      watch: 0,
-      links: new Set(),
-      acknowledged: new Set(),
-    };
-    this.members.set(member.slot, member);
+    const member = this.members.enter(saved, pidfd, transport);
     if (pidfd >= 0) {
       member.watch = native.watchOpen(pidfd, () => this.gone(member, 'died'));
       native.watchSet(member.watch, true, false);
@@ -208,99 +183,41 @@ export class Hub {
     return member;
   }
 
-  private forget(member: Member): void {
-    if (member.watch !== 0) native.watchClose(member.watch);
-    if (member.pidfd >= 0) native.fileClose(member.pidfd);
-    member.watch = 0;
-    member.pidfd = -1;
-  }
-
-  private accept(): void {
-    for (;;) {
-      let fd: number;
-      try {
-        fd = native.unixAccept(this.listener);
-      } catch (error) {
-        if (errnoCode(error) === '') throw error;
-        this.log(`a connection could not be taken: ${errnoCode(error)}`);
-        return;
-      }
-      if (fd < 0) return;
-      try {
-        this.greet(fd, native.unixPeer(fd));
-      } catch (error) {
-        if (errnoCode(error) === '') throw error; // dead already
-        native.fileClose(fd);
-      }
+  /** The first message of a connection: it joins, comes back, or asks without joining. */
+  private admit(message: Record<string, unknown>, caller: Caller): void {
+    const { transport } = caller;
+    const { type } = message;
+    if (type === 'list') {
+      this.sendList(transport);
+      return;
     }
-  }
-
-  /** A new connection: it has some seconds to say who it is. */
-  private greet(fd: number, peer: Credentials): void {
-    let member: Member | null = null;
-    const transport: SocketTransport = new SocketTransport(
-      fd,
-      {
-        onMessage: (message, fds) => {
-          closeAll(fds);
-          if (member === null) member = this.admit(message, peer, transport, endGreeting);
-          else this.handle(member, message);
-        },
-        onEnd: (error) => {
-          endGreeting();
-          if (member === null) native.fileClose(peer.pidfd);
-          else this.cutOff(member, transport, error);
-        },
-      },
-      false,
-    );
-    const end = (): void => {
-      transport.close();
-      native.fileClose(peer.pidfd);
-      endGreeting();
-    };
-    const timer = setTimeout(end, GREETING_MS).unref();
-    const endGreeting = (): void => {
-      clearTimeout(timer);
-      this.strangers.delete(end);
-    };
-    this.strangers.add(end);
-  }
-
-  /** The first message of a connection. Null: it was refused, or asked without joining. */
-  private admit(
-    message: Record<string, unknown>,
-    peer: Credentials,
-    transport: SocketTransport,
-    admitted: () => void,
-  ): Member | null {
-    if (message['type'] === 'list') {
-      transport.send({ type: 'members', members: this.list() });
-      return null;
+    if (type !== 'join' && type !== 'rejoin') throw misbehaved('did not say who it is');
+    if (type === 'join' && this.recalling !== null) {
+      this.recalling.push(() => {
+        if (caller.member === null) transport.attempt(() => this.admit(message, caller));
+      });
+      return;
     }
-    const again = message['type'] === 'rejoin';
-    if (message['type'] !== 'join' && !again) throw misbehaved('did not say who it is');
     try {
       if (message['version'] !== HUB_VERSION) {
         throw refusal('VERSION_MISMATCH', `this hub speaks version ${HUB_VERSION}`, '');
       }
-      this.checkAllowed(peer);
-      const member = again
-        ? this.readmit(message, peer, transport)
-        : this.newMember(message, peer, transport);
-      admitted();
+      this.checkAllowed(caller.peer);
+      const member =
+        type === 'join' ? this.newMember(message, caller) : this.readmit(message, caller);
+      caller.member = member;
+      caller.greeted();
       this.save();
       const { slot, generation } = member;
       const token = makeToken(this.key, member);
       transport.send({ type: 'welcome', slot, generation, token });
       this.log(`${member.name} (pid ${member.pid}, uid ${member.uid}) has slot ${slot}`);
+      if (type === 'rejoin') this.tellGone(member, message);
       this.introduceAll(member);
-      return member;
     } catch (error) {
       if (!(error instanceof PenstockError) || error.code === 'PEER_MISBEHAVED') throw error;
       const { code, message: why, hint } = error;
       transport.send({ type: 'refused', code, message: why, hint });
-      return null;
     }
   }
 
@@ -315,15 +232,11 @@ export class Hub {
     );
   }
 
-  private newMember(
-    message: Record<string, unknown>,
-    peer: Credentials,
-    transport: SocketTransport,
-  ): Member {
+  private newMember(message: Record<string, unknown>, { peer, transport }: Caller): Member {
     const name = text(message, 'name', 64);
     if (!isName(name)) throw misbehaved('asked for a name that cannot be one');
-    for (const other of this.members.values()) {
-      if (other.name !== name) continue;
+    const other = this.members.named(name);
+    if (other !== undefined) {
       const state = other.transport === null ? ', not back since the hub was restarted' : '';
       throw refusal(
         'NAME_TAKEN',
@@ -331,80 +244,100 @@ export class Hub {
         'choose another name, or end that process',
       );
     }
-    let slot = 1;
-    while (this.members.has(slot) || this.leaving.has(slot)) slot++;
-    if (slot > SLOT_MAX || this.nextGeneration >= GENERATION_MAX) {
+    const who = describe(message, peer, name, { slot: 0, generation: 0 });
+    const place = this.members.place();
+    if (place === null) {
       throw refusal('HUB_FULL', 'all slots of this hub are taken', 'penstock idc ls shows by whom');
     }
-    const saved = savedMember(message, peer, name, slot, this.nextGeneration++);
-    return this.enter(saved, peer.pidfd, transport);
+    return this.enter({ ...who, ...place }, peer.pidfd, transport);
   }
 
-  private readmit(
-    message: Record<string, unknown>,
-    peer: Credentials,
-    transport: SocketTransport,
-  ): Member {
+  private readmit(message: Record<string, unknown>, { peer, transport }: Caller): Member {
     const slot = slotField(message, 'slot');
     const generation = integer(message, 'generation', 1, GENERATION_MAX);
-    const saved = savedMember(message, peer, text(message, 'name', 64), slot, generation);
-    if (!sameToken(text(message, 'token', 128), makeToken(this.key, saved))) {
+    const known = readKnown(message);
+    const who = describe(message, peer, text(message, 'name', 64), { slot, generation });
+    if (!sameToken(text(message, 'token', 128), makeToken(this.key, who))) {
       throw refusal(
         'TOKEN_REFUSED',
         'the token is none of this hub',
         'end the process, start again',
       );
     }
-    const before = this.members.get(slot);
-    if (
-      this.leaving.has(slot) ||
-      (before !== undefined && (before.generation !== generation || before.pid !== peer.pid))
-    ) {
+    const before = this.members.at(slot);
+    const lost =
+      before === undefined
+        ? this.members.isLeaving(slot)
+        : before.generation !== generation || before.pid !== peer.pid;
+    if (lost) {
       throw refusal('SLOT_LOST', `slot ${slot} is not yours any more`, 'start the process again');
     }
-    before?.transport?.close();
-    if (before !== undefined) this.forget(before);
-    this.nextGeneration = Math.max(this.nextGeneration, generation + 1);
-    const member = this.enter(saved, peer.pidfd, transport);
-    const known = message['known'];
-    if (!Array.isArray(known) || known.length > SLOT_MAX) throw misbehaved('knows too many');
-    for (const entry of known as unknown[]) {
-      const [other, its] = integers({ entry }, 'entry', 2) as [number, number];
-      if (this.members.get(other)?.generation === its) member.links.add(other);
-      else transport.send({ type: 'gone', slot: other, generation: its });
+    if (before !== undefined) {
+      before.transport?.close();
+      forget(before);
     }
-    for (const [gone, { generation: its, waiting }] of this.leaving) {
-      if (waiting.has(slot)) transport.send({ type: 'gone', slot: gone, generation: its });
-    }
+    const member = this.enter(who, peer.pidfd, transport);
+    for (const [other, its] of known) member.links.set(other, its);
     return member;
+  }
+
+  /** Tells a member that is back of whom it knows and who is gone. */
+  private tellGone(member: Member, message: Record<string, unknown>): void {
+    const tell = (): void => {
+      if (this.members.at(member.slot) !== member) return;
+      for (const [slot, generation] of readKnown(message)) {
+        if (this.members.at(slot)?.generation === generation) continue;
+        member.links.delete(slot);
+        if (this.members.hold(member, slot, generation)) continue;
+        member.transport?.send({ type: 'gone', slot, generation });
+      }
+      for (const gone of this.members.heldBy(member.slot)) {
+        member.transport?.send({ type: 'gone', ...gone });
+      }
+      this.save();
+    };
+    if (this.recalling === null) tell();
+    else this.recalling.push(tell);
   }
 
   /** Links with all members that it has none with yet, as far as both want to be seen. */
   private introduceAll(member: Member): void {
-    for (const other of this.members.values()) {
+    for (const other of this.members) {
       if (other === member || other.transport === null || !agree(member, other)) continue;
       // After a restart both sides must know of a link for it to be one.
-      if (member.links.has(other.slot) && other.links.has(member.slot)) continue;
-      const [a, b] = native.unixPair();
-      member.transport?.send(introduction(other), [a, other.pidfd]);
-      other.transport.send(introduction(member), [b, member.pidfd]);
-      closeAll([a, b]);
-      member.links.add(other.slot);
-      other.links.add(member.slot);
+      const known =
+        member.links.get(other.slot) === other.generation &&
+        other.links.get(member.slot) === member.generation;
+      if (!known) this.introduce(member, other);
     }
+  }
+
+  private introduce(a: Member, b: Member): void {
+    let pair: [number, number];
+    try {
+      pair = native.unixPair();
+    } catch (error) {
+      if (errnoCode(error) === '') throw error;
+      this.log(`${a.name} and ${b.name} could not be introduced: ${errnoCode(error)}`);
+      return;
+    }
+    a.transport?.send(introduction(b), [pair[0], b.pidfd]);
+    b.transport?.send(introduction(a), [pair[1], a.pidfd]);
+    closeAll(pair);
+    a.links.set(b.slot, b.generation);
+    b.links.set(a.slot, a.generation);
   }
 
   private handle(member: Member, message: Record<string, unknown>): void {
     switch (message['type']) {
-      case 'released':
-        this.released(
-          member,
-          slotField(message, 'slot'),
-          integer(message, 'generation', 1, GENERATION_MAX),
-        );
+      case 'released': {
+        const slot = slotField(message, 'slot');
+        this.members.released(member, slot, integer(message, 'generation', 1, GENERATION_MAX));
+        this.save();
         return;
+      }
       case 'list':
-        member.transport?.send({ type: 'members', members: this.list() });
+        if (member.transport !== null) this.sendList(member.transport);
         return;
       case 'leave':
         this.gone(member, 'left');
@@ -414,72 +347,39 @@ export class Hub {
     }
   }
 
-  private released(member: Member, slot: number, generation: number): void {
-    const other = this.members.get(slot);
-    // It saw the death before this hub did.
-    if (other?.generation === generation) other.acknowledged.add(member.slot);
-    const leaving = this.leaving.get(slot);
-    if (leaving?.generation !== generation) return;
-    leaving.waiting.delete(member.slot);
-    this.freeSlots();
+  private sendList(transport: Member['transport']): void {
+    const members = this.list();
+    for (let at = 0; at === 0 || at < members.length; at += LIST_PAGE) {
+      const page = members.slice(at, at + LIST_PAGE);
+      transport?.send({ type: 'members', members: page, more: at + LIST_PAGE < members.length });
+    }
   }
 
   /** A member's connection ended without a word. */
   private cutOff(member: Member, transport: SocketTransport, error: PenstockError | null): void {
-    if (this.members.get(member.slot) !== member || member.transport !== transport) return;
+    if (this.members.at(member.slot) !== member || member.transport !== transport) return;
     if (error !== null) this.log(`${member.name} is cut off: ${error.message}`);
     this.gone(member, error === null ? 'is gone' : 'was cut off');
   }
 
   private gone(member: Member, how: string): void {
-    const { slot, generation, name, links, acknowledged } = member;
-    if (this.members.get(slot) !== member) return;
-    this.members.delete(slot);
+    const { slot, generation, name } = member;
+    if (this.members.at(slot) !== member) return;
+    const told = this.members.remove(member);
     member.transport?.close();
-    this.forget(member);
+    forget(member);
     this.log(`${name} (slot ${slot}) ${how}`);
-    const waiting = new Set<number>();
-    for (const other of this.members.values()) {
-      if (!links.has(other.slot) && !other.links.has(slot)) continue;
-      if (!acknowledged.has(other.slot)) waiting.add(other.slot);
-      other.links.delete(slot);
-      other.acknowledged.delete(slot);
-      other.transport?.send({ type: 'gone', slot, generation });
-    }
-    this.leaving.set(slot, { generation, waiting });
-    for (const other of this.leaving.values()) other.waiting.delete(slot);
-    this.freeSlots();
-  }
-
-  private freeSlots(): void {
-    for (const [slot, { waiting }] of this.leaving)
-      if (waiting.size === 0) this.leaving.delete(slot);
     this.save();
+    for (const other of told) other.transport?.send({ type: 'gone', slot, generation });
   }
 
   private save(): void {
-    saveState(this.path, {
-      version: 1,
-      nextGeneration: this.nextGeneration,
-      members: [...this.members.values()].map(
-        ({ slot, generation, name, uid, gid, pid, startTime, names, uids }) => ({
-          slot,
-          generation,
-          name,
-          uid,
-          gid,
-          pid,
-          startTime,
-          ...(names === undefined ? {} : { names }),
-          ...(uids === undefined ? {} : { uids }),
-        }),
-      ),
-      leaving: [...this.leaving].map(([slot, { generation, waiting }]) => ({
-        slot,
-        generation,
-        waiting: [...waiting],
-      })),
-    });
+    try {
+      saveState(this.path, this.members.state());
+    } catch (error) {
+      // Members are better served by a hub that could not be restarted than by none.
+      this.log(`the state could not be saved: ${String(error)}`);
+    }
   }
 
   private log(line: string): void {
@@ -487,41 +387,25 @@ export class Hub {
   }
 }
 
-function savedMember(
-  message: Record<string, unknown>,
-  { uid, gid, pid }: Credentials,
-  name: string,
-  slot: number,
-  generation: number,
-): SavedMember {
-  const { names, uids } = message;
-  if (names !== undefined) {
-    if (
-      !Array.isArray(names) ||
-      names.length > 1024 ||
-      !names.every((n) => typeof n === 'string')
-    ) {
-      throw misbehaved('shares with names that cannot be any');
-    }
-  }
-  return {
-    slot,
-    generation,
-    name,
-    uid,
-    gid,
-    pid,
-    startTime: startTimeOf(pid),
-    ...(names === undefined ? {} : { names: names as string[] }),
-    ...(uids === undefined ? {} : { uids: integers(message, 'uids', 1024) }),
-  };
+function forget(member: Member): void {
+  if (member.watch !== 0) native.watchClose(member.watch);
+  if (member.pidfd >= 0) native.fileClose(member.pidfd);
+  member.watch = 0;
+  member.pidfd = -1;
 }
 
-/** Whether each lets the other map its memory. */
-function agree(a: SavedMember, b: SavedMember): boolean {
-  const lets = (who: SavedMember, other: SavedMember): boolean =>
-    (who.names?.includes(other.name) ?? true) && (who.uids?.includes(other.uid) ?? true);
-  return lets(a, b) && lets(b, a);
+/** Slots and generations of the domains that a member has links with, or holds memory of. */
+function readKnown(message: Record<string, unknown>): [number, number][] {
+  const { known } = message;
+  if (!Array.isArray(known) || known.length > 2 * SLOT_MAX) throw misbehaved('knows too many');
+  return (known as unknown[]).map((entry) => {
+    const pair = integers({ ...message, known: entry }, 'known', 2);
+    const [slot = 0, generation = 0] = pair;
+    if (pair.length !== 2 || slot < 1 || slot > SLOT_MAX || generation > GENERATION_MAX) {
+      throw misbehaved('knows a domain that cannot be one');
+    }
+    return [slot, generation];
+  });
 }
 
 function introduction({ slot, generation, name, uid, gid, pid }: SavedMember): object {
@@ -530,45 +414,4 @@ function introduction({ slot, generation, name, uid, gid, pid }: SavedMember): o
 
 function refusal(code: string, message: string, hint: string): PenstockError {
   return new PenstockError(code, message, { hint });
-}
-
-/** An abstract name that the kernel frees with its holder: one hub at a path at a time. */
-function takeLock(path: string): number {
-  try {
-    const name = createHash('sha256').update(path).digest('hex');
-    return native.unixListen(`\0penstock-hub-${name}`, 0o600);
-  } catch (cause) {
-    if (errnoCode(cause) !== 'EADDRINUSE') throw cause;
-    throw new PenstockError('HUB_BUSY', `a hub is at ${path} already`, {
-      hint: 'use that one, or choose another path',
-      cause,
-      exitCode: 3,
-    });
-  }
-}
-
-/** A socket that a dead hub left. */
-function removeStale(path: string): void {
-  let facts;
-  try {
-    facts = lstatSync(path);
-  } catch {
-    return; // nothing there
-  }
-  if (!facts.isSocket()) {
-    throw new PenstockError('NOT_A_SOCKET', `${path} is there and no socket`, {
-      hint: 'choose another path for the hub',
-      exitCode: 3,
-    });
-  }
-  chmodSync(path, 0o600);
-  unlinkSync(path);
-}
-
-function unlinkQuietly(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch {
-    // Somebody has removed it.
-  }
 }

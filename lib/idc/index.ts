@@ -1,24 +1,28 @@
-export { Channel, Message, type SendOptions } from './channel.js';
-export {
-  currentDomain,
-  Domain,
-  joinDomain,
-  type DomainOptions,
-  type Listener,
-  type LoanReport,
-  type RawListener,
-} from './domain.js';
+export { Channel } from './channel.js';
+export type { ClientStats } from './device-client.js';
 export { driver } from './device-driver.js';
 export {
   DeviceServer,
   type DeviceServerOptions,
   type DeviceServerStats,
 } from './device-server.js';
-export type { ClientStats } from './device-client.js';
+export { Domain, type Listener, type LoanReport, type RawListener } from './domain.js';
 export { FanIn, FanOut } from './fan.js';
 export { Hub, type HubOptions } from './hub.js';
 export type { MemberInfo, Sharing } from './hub-session.js';
+export { currentDomain, joinDomain, type DomainOptions } from './join.js';
 export type { HoldSummary } from './ledger.js';
 export type { Incoming, LinkChannel, PeerInfo } from './link.js';
 export { Loan, type ReadonlyBytes, type ReadonlyWords } from './loan.js';
+export { Message, type SendOptions } from './message.js';
 export { RecordChannel } from './record-channel.js';
+export { Mailbox, MESSAGE_BYTES_MAX } from './mailbox.js';
+export {
+  OwnRegion,
+  PeerRegion,
+  type Heap,
+  type OwnRegionOptions,
+  type PeerState,
+  type RegionMemory,
+} from './region.js';
+export { joinRegions, type Mapped, type RegionsOptions } from './region-session.js';

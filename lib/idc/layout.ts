@@ -78,7 +78,8 @@ export const enum Msg {
   /** The sender's own. */
   aux = 3,
   aux2 = 4,
-  reserved = 5,
+  /** Generation of the domain that owns the memory: an address outlives its domain. */
+  ownerGeneration = 5,
   addressLo = 6,
   /** Address, high word (12 bits) | generation of the buffer << 12. */
   addressHi = 7,

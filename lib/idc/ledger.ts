@@ -131,15 +131,24 @@ export class Ledger {
 
   /** Holds that others have by the word of `via`. */
   heldVia(via: number): Hold[] {
-    return this.entries()
-      .filter((entry) => this.who[entry]! >>> 8 === via)
-      .map((entry) => ({
-        lo: this.lo[entry]!,
-        hi: this.hi[entry]!,
-        consumer: this.who[entry]! & 0xff,
-        via,
-        count: this.count[entry]!,
-      }));
+    return this.list().filter((hold) => hold.via === via);
+  }
+
+  /** Holds that a domain has. */
+  heldBy(consumer: number): Hold[] {
+    return this.holdsOf(consumer) === 0
+      ? []
+      : this.list().filter((hold) => hold.consumer === consumer);
+  }
+
+  private list(): Hold[] {
+    return this.entries().map((entry) => ({
+      lo: this.lo[entry]!,
+      hi: this.hi[entry]!,
+      consumer: this.who[entry]! & 0xff,
+      via: this.who[entry]! >>> 8,
+      count: this.count[entry]!,
+    }));
   }
 
   summary(): HoldSummary[] {

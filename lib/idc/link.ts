@@ -11,13 +11,15 @@
 import { PenstockError } from '../errors.js';
 import { addressSpace, type DmaBuffer, type Memory, type Segment } from '../memory/index.js';
 import { native } from '../native.js';
-import { integer, text, u32 } from './fields.js';
-import { isReadable, makeHalf, openChannel, readPlace, slotOf, type HalfPlace } from './half.js';
-import { Half } from './layout.js';
+import { integer } from './fields.js';
+import { makeHalf, openChannel, readPlace, slotOf, type HalfPlace } from './half.js';
+import { LinkChannels, type Incoming, type LinkChannel } from './link-channels.js';
+import type { LinkWire } from './link-wire.js';
 import { LoanRing } from './loan-ring.js';
-import type { RecordChannel } from './record-channel.js';
-import { closeAll, misbehaved, SocketTransport, type Transport } from './transport.js';
-import { NO_WAKE, SocketWake, type Wake } from './wake.js';
+import { closeAll, misbehaved, type Transport } from './transport.js';
+import { NO_WAKE } from './wake.js';
+
+export type { Incoming, LinkChannel } from './link-channels.js';
 
 /** Who is at the other end, as the hub vouches for it. */
 export interface PeerInfo {
@@ -28,27 +30,6 @@ export interface PeerInfo {
   readonly uid: number;
   readonly gid: number;
   readonly pid: number;
-}
-
-/** A channel that the other side asks for. One of accept and refuse is called, once. */
-export interface Incoming {
-  readonly peer: PeerInfo;
-  readonly port: string;
-  readonly size: number;
-  /** The asker's words, at most 4096 characters; hostile. */
-  readonly meta: string;
-  accept(meta?: string): LinkChannel;
-  refuse(code: string, message: string, hint?: string): void;
-}
-
-/** A channel, and what the other side said of it. */
-export interface LinkChannel {
-  readonly records: RecordChannel;
-  readonly meta: string;
-  /** Where it lies, for another thread of this process (with a wake of its own descriptor). */
-  readonly own: HalfPlace;
-  readonly theirs: HalfPlace;
-  readonly wakeFd: number;
 }
 
 /** What a link asks of its domain. */
@@ -77,23 +58,10 @@ export interface LinkWatcher {
 
 const VERSION = 1;
 const SEGMENTS_MAX = 512;
-const CHANNELS_MAX = 1024;
-const META_MAX = 4096;
+const CONNECT_MS = 5000;
+/** Messages taken to find one that is here: a peer that floods must not keep us. */
+const SETTLE_MAX = 1 << 12;
 const LOAN_RECORDS = 1024;
-
-interface Opening {
-  readonly place: HalfPlace;
-  readonly buffer: DmaBuffer;
-  readonly wake: Wake;
-  readonly resolve: (channel: LinkChannel) => void;
-  readonly reject: (error: PenstockError) => void;
-}
-
-/** A half that the other side may still read: freed once it ends too. */
-interface Lingering {
-  readonly buffer: DmaBuffer;
-  readonly peerHalf: Uint32Array;
-}
 
 export class Link {
   readonly peer: PeerInfo;
@@ -102,36 +70,51 @@ export class Link {
   error: PenstockError | null = null;
   /** The process ended or left in order. */
   dead = false;
+  readonly wire: LinkWire;
   private readonly home: LinkHome;
   private readonly transport: Transport;
-  private readonly pidfd: number;
-  private watch = 0;
+  private readonly forgetDeath: () => void;
   private ready = false;
   private readonly segments = new Map<number, Segment>();
-  private readonly channels = new Set<RecordChannel>();
-  private readonly openings = new Map<number, Opening>();
-  private readonly lingering = new Set<Lingering>();
+  private lastSegment: Segment | undefined;
+  private readonly channels: LinkChannels;
   private readonly loanHalf: { place: HalfPlace; buffer: DmaBuffer };
-  private openingId = 0;
+  /** Messages, and the end, that came while an address was looked for: they wait for their turn. */
+  private settling = false;
+  private deferred: { message: Record<string, unknown>; fds: number[] }[] = [];
+  private deferredEnd: { error: PenstockError | null } | null = null;
 
-  /** Both descriptors belong to the link. */
-  constructor(home: LinkHome, peer: PeerInfo, socket: number, pidfd: number) {
+  constructor(home: LinkHome, peer: PeerInfo, wire: LinkWire) {
     this.home = home;
     this.peer = peer;
-    this.pidfd = pidfd;
+    this.wire = wire;
     this.loanHalf = makeHalf(home.memory, LOAN_RECORDS);
     this.loans = new LoanRing();
+    this.channels = new LinkChannels(this);
+    if (wire.memory !== null) this.segments.set(wire.memory.address, wire.memory);
     addressSpace().nameDomain(peer.slot, peer.name);
-    this.watch = native.watchOpen(pidfd, () => this.died());
-    native.watchSet(this.watch, true, false);
-    this.transport = new SocketTransport(
-      socket,
-      {
-        onMessage: (message, fds) => this.handle(message, fds),
-        onEnd: (error) => this.end(error ?? this.goneError()),
+    this.forgetDeath = wire.onDeath(() => this.died());
+    this.transport = wire.open({
+      onMessage: (message, fds) => this.handle(message, fds),
+      onEnd: (error) => {
+        if (this.settling) this.deferredEnd = { error };
+        else this.end(error ?? this.goneError());
       },
-      false,
-    );
+    });
+  }
+
+  get memory(): Memory {
+    return this.home.memory;
+  }
+
+  /** Sends a control message. */
+  send(message: object, fds: readonly number[]): void {
+    this.transport.send(message, fds);
+  }
+
+  /** Control messages that the socket did not take yet: among them may be segments. */
+  get hasUnsent(): boolean {
+    return this.wire.memory === null && this.transport.unsent > 0;
   }
 
   /** Tells the other side of this one: once, after all own segments were announced. */
@@ -141,6 +124,7 @@ export class Link {
 
   /** Lets the other side map one of this domain's segments. */
   announce(segment: Segment): void {
+    if (this.wire.memory !== null) return; // the other side has it all
     const fd = segment.descriptor();
     const { address, bytes, pageBytes } = segment;
     this.transport.send({ type: 'segment', address, bytes, pageBytes }, [fd]);
@@ -160,57 +144,79 @@ export class Link {
 
   /**
    * Asks the other side for a channel on a port. Errors: what the other side refuses with,
-   * PEER_GONE.
+   * TIMED_OUT, PEER_GONE.
    */
-  connect(port: string, size: number, meta = ''): Promise<LinkChannel> {
-    if (meta.length > META_MAX) throw new RangeError(`meta has ${META_MAX} characters at most`);
-    if (this.error !== null) return Promise.reject(this.error);
-    const { place, buffer } = makeHalf(this.home.memory, size);
-    const [mine, theirs] = native.unixPair();
-    const id = ++this.openingId;
-    this.transport.send({ type: 'open', id, port, meta, ...place }, [theirs]);
-    native.fileClose(theirs);
-    return new Promise((resolve, reject) => {
-      this.openings.set(id, { place, buffer, wake: new SocketWake(mine), resolve, reject });
-    });
+  connect(port: string, size: number, meta = '', timeoutMs = CONNECT_MS): Promise<LinkChannel> {
+    return this.channels.connect(port, { size, meta, timeoutMs }, (channel) => channel);
   }
 
-  /** Whether [address, address + bytes) of the other's memory can be read; takes what came. */
+  /** The same; what `wrap` makes of it is made before anything else can happen on the link. */
+  connectAs<T>(
+    port: string,
+    options: { size: number; meta: string; timeoutMs: number },
+    wrap: (channel: LinkChannel) => T,
+  ): Promise<T> {
+    return this.channels.connect(port, options, wrap);
+  }
+
+  /**
+   * Whether [address, address + bytes) lies in one segment of the other's memory that is mapped
+   * here. Segments that were told of by now are mapped; whatever else came waits for its turn.
+   */
   settle(address: number, bytes: number): boolean {
-    if (slotOf(address) !== this.peer.slot) return false;
-    if (isReadable(address, bytes)) return true;
-    this.transport.receive();
-    return isReadable(address, bytes);
+    if (this.covers(address, bytes)) return true;
+    if (this.error !== null || slotOf(address) !== this.peer.slot) return false;
+    if (this.deferred.length < SETTLE_MAX) {
+      this.settling = true;
+      try {
+        this.transport.receive(SETTLE_MAX);
+      } finally {
+        this.settling = false;
+      }
+    }
+    if (this.deferred.length > 0 || this.deferredEnd !== null) {
+      setImmediate(() => this.runDeferred());
+    }
+    return this.covers(address, bytes);
   }
 
   /** The mapped segment over an address of the other's memory. */
   segmentAt(address: number): Segment | undefined {
+    const last = this.lastSegment;
+    if (last !== undefined && address >= last.address && address < last.address + last.bytes) {
+      return last;
+    }
     for (const segment of this.segments.values()) {
-      if (address >= segment.address && address < segment.address + segment.bytes) return segment;
+      if (address < segment.address || address >= segment.address + segment.bytes) continue;
+      this.lastSegment = segment;
+      return segment;
     }
     return undefined;
   }
 
   /** Asks the other side how many loans by the word of `via` it has: pairs of loan words. */
   audit(via: number, holds: readonly number[]): void {
-    for (let at = 0; at < holds.length; at += 1000) {
-      this.transport.send({ type: 'audit', via, holds: holds.slice(at, at + 1000) });
+    for (let at = 0; at < holds.length; at += 500) {
+      this.transport.send({ type: 'audit', via, holds: holds.slice(at, at + 500) });
     }
+  }
+
+  /** Whether halves of closed channels are left. */
+  get lingers(): boolean {
+    return this.channels.lingers;
   }
 
   /** Frees the halves of closed channels that the other side has closed, too. */
   sweep(): void {
-    for (const half of this.lingering) {
-      if (!this.dead && half.peerHalf[Half.ended] === 0) continue;
-      this.lingering.delete(half);
-      if (!half.buffer.freed) half.buffer.free();
-    }
+    this.channels.sweep();
   }
 
   /** Unmaps the other's memory: nothing of it is held here any more. */
   unmap(): void {
+    if (this.wire.memory !== null) return; // the next life of that domain has the same
     for (const segment of this.segments.values()) segment.close();
     this.segments.clear();
+    this.lastSegment = undefined;
   }
 
   /** Ends the link in order. */
@@ -224,10 +230,7 @@ export class Link {
   dispose(): void {
     if (this.error === null) this.end(this.goneError());
     this.unmap();
-    if (this.watch === 0) return;
-    native.watchClose(this.watch);
-    native.fileClose(this.pidfd);
-    this.watch = 0;
+    this.forgetDeath();
   }
 
   /**
@@ -235,7 +238,8 @@ export class Link {
    * ends: it may still be reading.
    */
   kicked(): void {
-    this.transport.receive();
+    this.runDeferred();
+    if (this.error === null) this.transport.receive();
     if (this.error === null) this.end(this.goneError());
   }
 
@@ -244,28 +248,19 @@ export class Link {
     if (this.error !== null) return;
     // What the other side sent before its end still counts.
     this.error = error;
-    for (const channel of this.channels) {
-      channel.detach();
-      channel.fail(error);
-    }
-    for (const { wake, buffer, reject } of this.openings.values()) {
-      wake.close();
-      if (!buffer.freed) buffer.free();
-      reject(error);
-    }
-    this.openings.clear();
+    this.channels.end(error);
+    for (const { fds } of this.deferred) closeAll(fds);
+    this.deferred = [];
     this.transport.close();
     this.home.onOver(this, error);
     if (this.dead) this.buried();
   }
 
   private died(): void {
-    native.watchClose(this.watch);
-    native.fileClose(this.pidfd);
-    this.watch = 0;
     const first = !this.dead;
     this.dead = true;
     // Messages that were sent before the death: channels may stand in them.
+    this.runDeferred();
     if (this.error === null) this.transport.receive();
     if (this.error === null) this.end(this.goneError());
     else if (first) this.buried();
@@ -273,6 +268,7 @@ export class Link {
 
   /** After the link is over and its process dead or gone. */
   private buried(): void {
+    this.forgetDeath();
     this.sweep();
     if (!this.loanHalf.buffer.freed) this.loanHalf.buffer.free();
     this.home.onDead(this);
@@ -284,7 +280,40 @@ export class Link {
     });
   }
 
+  private covers(address: number, bytes: number): boolean {
+    const segment = this.segmentAt(address);
+    return (
+      segment !== undefined && bytes > 0 && address + bytes <= segment.address + segment.backedBytes
+    );
+  }
+
   private handle(message: Record<string, unknown>, fds: number[]): void {
+    if (this.settling && message['type'] !== 'segment') {
+      this.deferred.push({ message, fds });
+      return;
+    }
+    this.runDeferred();
+    if (this.error !== null) closeAll(fds);
+    else this.handleNow(message, fds);
+  }
+
+  /** In the order in which they came. */
+  private runDeferred(): void {
+    while (this.error === null && this.deferred.length > 0) {
+      const { message, fds } = this.deferred.shift()!;
+      try {
+        this.handleNow(message, fds);
+      } catch (error) {
+        if (!(error instanceof PenstockError)) throw error;
+        this.end(error);
+      }
+    }
+    const { deferredEnd } = this;
+    this.deferredEnd = null;
+    if (deferredEnd !== null) this.end(deferredEnd.error ?? this.goneError());
+  }
+
+  private handleNow(message: Record<string, unknown>, fds: number[]): void {
     try {
       switch (message['type']) {
         case 'segment':
@@ -294,13 +323,13 @@ export class Link {
           this.hello(message);
           break;
         case 'open':
-          this.opened(message, fds);
+          this.asked(message, fds);
           break;
         case 'accept':
-          this.accepted(message);
+          this.channels.accepted(message);
           break;
         case 'refuse':
-          this.refused(message);
+          this.channels.refused(message);
           break;
         case 'audit':
           this.audited(message);
@@ -322,7 +351,12 @@ export class Link {
     const address = integer(message, 'address', 0, Number.MAX_SAFE_INTEGER);
     const bytes = integer(message, 'bytes', 1, 2 ** 31);
     const pageBytes = integer(message, 'pageBytes', 4096, 2 ** 30);
-    if (fds.length !== 1 || slotOf(address) !== slot || this.segments.size >= SEGMENTS_MAX) {
+    if (
+      this.wire.memory !== null ||
+      fds.length !== 1 ||
+      slotOf(address) !== slot ||
+      this.segments.size >= SEGMENTS_MAX
+    ) {
       throw misbehaved('told of a segment that is none of its own');
     }
     this.segments.set(address, addressSpace().admit(fds[0]!, { address, bytes, pageBytes }));
@@ -333,7 +367,7 @@ export class Link {
     if (message['version'] !== VERSION) {
       throw new PenstockError(
         'VERSION_MISMATCH',
-        `domain ${this.peer.name} speaks version ${String(message['version'])}, this one ${VERSION}`,
+        `domain ${this.peer.name} does not speak version ${VERSION} as this one does`,
         { hint: 'run the same release in all domains of a hub' },
       );
     }
@@ -343,64 +377,10 @@ export class Link {
     this.home.onReady(this);
   }
 
-  private opened(message: Record<string, unknown>, fds: number[]): void {
-    const id = u32(message, 'id');
-    const port = text(message, 'port', 64);
-    const meta = text(message, 'meta', META_MAX);
-    const theirs = readPlace(message, this.peer.slot);
-    if (fds.length !== 1 || !this.ready) throw misbehaved('asked for a channel in a wrong way');
-    let wakeFd = native.fileDuplicate(fds[0]!);
-    const refuse = (code: string, why: string, hint = ''): void => {
-      if (wakeFd < 0) throw new Error('a channel is accepted or refused once');
-      native.fileClose(wakeFd);
-      wakeFd = -1;
-      this.transport.send({ type: 'refuse', id, code, message: why, hint });
-    };
-    if (this.channels.size >= CHANNELS_MAX) {
-      refuse('TOO_MANY_CHANNELS', `there are ${CHANNELS_MAX} channels already`, 'close some');
-      return;
-    }
-    const accept = (answer = ''): LinkChannel => {
-      if (wakeFd < 0) throw new Error('a channel is accepted or refused once');
-      const { place, buffer } = makeHalf(this.home.memory, theirs.size);
-      const wake = new SocketWake(wakeFd);
-      wakeFd = -1;
-      try {
-        const channel = this.adopt(place, buffer, theirs, wake, answer);
-        this.transport.send({ type: 'accept', id, meta: answer, ...place });
-        return channel;
-      } catch (error) {
-        wake.close();
-        buffer.free();
-        throw error;
-      }
-    };
-    const { peer } = this;
-    this.home.onIncoming(this, { peer, port, size: theirs.size, meta, accept, refuse });
-  }
-
-  private accepted(message: Record<string, unknown>): void {
-    const opening = this.takeOpening(message);
-    try {
-      const theirs = readPlace(message, this.peer.slot);
-      const meta = text(message, 'meta', META_MAX);
-      opening.resolve(this.adopt(opening.place, opening.buffer, theirs, opening.wake, meta));
-    } catch (error) {
-      opening.wake.close();
-      opening.buffer.free();
-      opening.reject(error as PenstockError);
-      throw error;
-    }
-  }
-
-  private refused(message: Record<string, unknown>): void {
-    const { wake, buffer, reject } = this.takeOpening(message);
-    wake.close();
-    buffer.free();
-    const code = text(message, 'code', 64);
-    const why = text(message, 'message', 1024);
-    const hint = text(message, 'hint', 1024);
-    reject(new PenstockError(/^[A-Z_]+$/.test(code) ? code : 'REFUSED', why, { hint }));
+  private asked(message: Record<string, unknown>, fds: number[]): void {
+    if (!this.ready) throw misbehaved('asked for a channel before it said hello');
+    const incoming = this.channels.asked(message, fds);
+    if (incoming !== null) this.home.onIncoming(this, incoming);
   }
 
   private audited(message: Record<string, unknown>): void {
@@ -410,30 +390,5 @@ export class Link {
       throw misbehaved('asked for loans in a wrong way');
     }
     this.home.onAudit(this, via, holds as number[]);
-  }
-
-  private takeOpening(message: Record<string, unknown>): Opening {
-    const id = u32(message, 'id');
-    const opening = this.openings.get(id);
-    if (opening === undefined) throw misbehaved('answered what was not asked');
-    this.openings.delete(id);
-    return opening;
-  }
-
-  private adopt(
-    own: HalfPlace,
-    buffer: DmaBuffer,
-    theirs: HalfPlace,
-    wake: Wake,
-    meta: string,
-  ): LinkChannel {
-    if (!this.settle(theirs.address, 1)) throw misbehaved('told of a half in no memory of its own');
-    const records = openChannel({ own, peer: theirs }, wake, () => {
-      this.channels.delete(records);
-      this.lingering.add({ buffer, peerHalf: records.peerHeader });
-      this.sweep();
-    });
-    this.channels.add(records);
-    return { records, meta, own, theirs, wakeFd: wake.fd };
   }
 }

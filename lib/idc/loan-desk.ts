@@ -16,12 +16,17 @@ import type { DmaBuffer, Memory, Segment } from '../memory/index.js';
 import { IdcOp, LoanRec, Rec } from './layout.js';
 import { Ledger } from './ledger.js';
 import type { Link } from './link.js';
-import { Loan, type LoanHome } from './loan.js';
-import { isReadable, slotOf } from './half.js';
+import { Loan, type LoanHome, type LoanWords } from './loan.js';
+import { slotOf } from './half.js';
+import { Strangers } from './loan-strangers.js';
 import { misbehaved } from './transport.js';
 
 /** Records taken from one ring in one pass: a peer that floods must not keep its owner. */
 const PASS_MAX = 1024;
+/** Questions of one owner that wait: an honest one asks once per death. */
+const AUDITS_MAX = 4096;
+/** Buffers start at multiples of this many bytes. */
+const ALIGN_MASK = 511;
 
 interface Stray {
   readonly link: Link;
@@ -42,13 +47,18 @@ interface AuditAsked {
 /** What the desk asks of its domain. */
 export interface DeskHome {
   readonly slot: number;
+  readonly generation: number;
   readonly memory: Memory;
   readonly links: ReadonlyMap<number, Link>;
   ownSegmentAt(address: number): Segment | undefined;
+  /** Whether this life of a slot was here, and is over. False too when it may still come. */
+  isGone(slot: number, generation: number): boolean;
   /** Takes all messages that have come from a domain. */
   takeAll(slot: number): void;
   /** Whether somebody here still uses a domain's memory, beside who has loans of it. */
   usesMemoryOf(slot: number): boolean;
+  /** Something is out, or waits: `service` is to be called again before long. */
+  wantService(): void;
 }
 
 export class LoanDesk implements LoanHome {
@@ -60,11 +70,13 @@ export class LoanDesk implements LoanHome {
   /** Links that are over, while loans of their memory are out. */
   private readonly former = new Map<number, Link>();
   private waitingAudits: AuditAsked[] = [];
+  private readonly strangers: Strangers;
 
   constructor(home: DeskHome) {
     this.home = home;
     this.ledger = new Ledger((lo, hi) => home.memory.freeAddress((hi & 0xfff) * 2 ** 32 + lo));
     this.ledger.now = performance.now();
+    this.strangers = new Strangers(home, this.ledger);
   }
 
   /** Loans that this domain has of an owner's memory. */
@@ -91,76 +103,109 @@ export class LoanDesk implements LoanHome {
   lend(buffer: DmaBuffer, to: number): number {
     const hi = buffer.surrender();
     this.ledger.add(buffer.address >>> 0, hi, buffer.bytes, to, this.home.slot);
+    this.home.wantService();
     return hi;
   }
 
-  /** The loan that a message of `from` tells of, or null when the owner's memory is gone. */
-  receive(from: Link, lo: number, hi: number, bytes: number): Loan | null {
+  /**
+   * The loan that a message of `from` tells of, or null when its memory is gone with its owner. The
+   * memory may still be about to come: `stateOf` says.
+   */
+  receive(from: Link, words: LoanWords): Loan | null {
+    const { lo, hi, bytes } = words;
     const address = (hi & 0xfff) * 2 ** 32 + lo;
     const owner = slotOf(address);
-    const { slot } = this.home;
-    if (owner === slot) return this.receiveOwn(from, lo, hi, bytes);
-    const link = this.home.links.get(owner) ?? this.former.get(owner);
-    if (
-      link === undefined ||
-      (link !== from && link.error !== null && !isReadable(address, bytes))
-    ) {
-      return null;
+    if ((lo & ALIGN_MASK) !== 0 || bytes < 1) {
+      throw misbehaved('sent a buffer that begins where none does');
     }
-    const readable = link.error === null ? link.settle(address, bytes) : isReadable(address, bytes);
-    if (!readable) throw misbehaved('sent a buffer that lies in no shared memory');
-    const via = from.peer.slot;
-    const loan = new Loan(this, lo, hi, bytes, owner, via);
+    if (owner === this.home.slot) return this.receiveOwn(from, words);
+    const loan = new Loan(this, words, from.peer.slot);
+    const state = this.stateOf(loan);
+    if (state === 'lost') return null;
+    const link = this.ownerOf(loan);
+    if (state === 'coming' && link === from) {
+      throw misbehaved('sent a buffer that lies in no shared memory');
+    }
     this.keep(loan);
     return loan;
   }
 
-  giveBack(loan: Loan): void {
-    this.forget(loan);
-    if (loan.owner === this.home.slot) {
-      this.ledger.release(loan.lo, loan.hi, loan.owner, loan.via);
-      return;
-    }
-    const link = this.home.links.get(loan.owner);
-    if (link !== undefined && link.error === null) {
-      link.loans.release(loan.lo, loan.hi, loan.via);
-      return;
-    }
-    this.unmapFormer(loan.owner);
+  /** Whether a loan's memory is here, may still come, or never will. */
+  stateOf(loan: Loan): 'here' | 'coming' | 'lost' {
+    const { owner, ownerGeneration } = loan;
+    if (owner === this.home.slot) return 'here';
+    const link = this.ownerOf(loan);
+    if (link === undefined) return this.home.isGone(owner, ownerGeneration) ? 'lost' : 'coming';
+    if (link.settle(loan.address, loan.bytes)) return 'here';
+    return link.error === null ? 'coming' : 'lost';
   }
 
-  /** Hands a loan's hold over to `to`. False: try again later. The message is to be sent next. */
+  giveBack(loan: Loan): void {
+    this.forget(loan);
+    const { owner, lo, hi, via } = loan;
+    if (owner === this.home.slot) {
+      this.ledger.release(lo, hi, owner, via);
+      return;
+    }
+    const link = this.ownerOf(loan);
+    if (link === undefined && !this.home.isGone(owner, loan.ownerGeneration)) {
+      this.strangers.giveBack(loan);
+      this.home.wantService();
+      return;
+    }
+    if (link !== undefined && link.error === null) {
+      link.loans.release(lo, hi, via);
+      if (link.loans.waiting > 0) this.home.wantService();
+      return;
+    }
+    this.unmapFormer(owner);
+  }
+
+  /**
+   * Hands a loan's hold over to `to`. False: try again later. The message is to be sent next.
+   * Throws what the link with a living owner is over by: nobody could tell it.
+   */
   pass(loan: Loan, to: Link): boolean {
     const { slot } = this.home;
+    const { lo, hi, via } = loan;
+    const { peer } = to;
     if (loan.owner === slot) {
-      if (!this.ledger.transfer(loan.lo, loan.hi, slot, loan.via, to.peer.slot)) {
+      if (!this.ledger.transfer(lo, hi, slot, via, peer.slot)) {
         throw new Error('a loan of own memory is not in the ledger');
       }
-    } else if (to.peer.slot === loan.owner && to.error === null) {
-      // Back to its owner, who holds it by our word then.
-      if (!to.loans.transfer(loan.lo, loan.hi, loan.via, loan.owner, to.peer.generation)) {
-        return false;
-      }
+      this.home.wantService();
     } else {
       const owner = this.home.links.get(loan.owner);
-      // A dead owner keeps no book.
-      if (owner !== undefined && owner.error === null) {
-        const { peer } = to;
-        if (!owner.loans.transfer(loan.lo, loan.hi, loan.via, peer.slot, peer.generation)) {
-          return false;
-        }
+      // A dead owner keeps no book. One who gets its own buffer back holds it by our word then.
+      if (owner !== undefined && owner.peer.generation === loan.ownerGeneration) {
+        if (owner.error !== null) throw owner.error;
+        if (!owner.loans.transfer(lo, hi, via, peer.slot, peer.generation)) return false;
       }
     }
     this.forget(loan);
     loan.close();
-    if (this.home.links.get(loan.owner)?.error !== null) this.unmapFormer(loan.owner);
+    this.unmapFormer(loan.owner);
     return true;
   }
 
+  segmentOf(loan: Loan): Segment | undefined {
+    if (loan.owner === this.home.slot) return this.home.ownSegmentAt(loan.address);
+    return this.ownerOf(loan)?.segmentAt(loan.address);
+  }
+
+  /** The mapped segment over an address, of this domain or another. */
   segmentAt(address: number): Segment | undefined {
     const owner = slotOf(address);
     if (owner === this.home.slot) return this.home.ownSegmentAt(address);
     return (this.home.links.get(owner) ?? this.former.get(owner))?.segmentAt(address);
+  }
+
+  /** Whether something is out, or waits to be told. */
+  get busy(): boolean {
+    if (this.ledger.holds > 0 || this.waitingAudits.length > 0) return true;
+    if (!this.strangers.isEmpty) return true;
+    for (const { loans } of this.home.links.values()) if (loans.waiting > 0) return true;
+    return false;
   }
 
   /** Takes what came on all loan rings; true when something did. */
@@ -172,14 +217,30 @@ export class LoanDesk implements LoanHome {
     for (const link of this.home.links.values()) {
       link.loans.flush();
       if (this.take(link, strays)) any = true;
+      // Its word of how far it has read ours cannot be.
+      if (link.error === null && link.loans.error !== null) link.end(link.loans.error);
     }
     if (strays.length > 0) this.settleStrays(strays);
     this.answerAudits();
+    this.strangers.look();
     return any;
+  }
+
+  /** A link is ready: its domain is asked for what it has by the word of those who are gone. */
+  greeted(link: Link): void {
+    const { slot } = link.peer;
+    const asked = new Map<number, number[]>();
+    for (const { lo, hi, via } of this.ledger.heldBy(slot)) {
+      if (via === this.home.slot || this.home.links.has(via)) continue;
+      asked.set(via, [...(asked.get(via) ?? []), lo, hi]);
+    }
+    for (const [via, holds] of asked) link.audit(via, holds);
   }
 
   /** An owner asks what is held here by the word of `via`, a domain that it says is dead. */
   askedAudit(link: Link, via: number, holds: readonly number[]): void {
+    const waits = this.waitingAudits.filter((audit) => audit.link === link).length;
+    if (waits >= AUDITS_MAX) throw misbehaved('asks for loans without end');
     this.waitingAudits.push({ link, via, holds });
     this.answerAudits();
   }
@@ -230,8 +291,10 @@ export class LoanDesk implements LoanHome {
   }
 
   /** A buffer of our own comes back as a message: its hold must be in the book by now. */
-  private receiveOwn(from: Link, lo: number, hi: number, bytes: number): Loan {
-    const { slot } = this.home;
+  private receiveOwn(from: Link, words: LoanWords): Loan | null {
+    const { slot, generation } = this.home;
+    const { lo, hi, bytes } = words;
+    if (words.ownerGeneration !== generation) return null; // of an earlier life of this slot
     const via = from.peer.slot;
     const held = this.countHeld(slot, lo, hi, via);
     if (this.ledger.countOf(lo, hi, slot, via) <= held) this.service();
@@ -241,7 +304,7 @@ export class LoanDesk implements LoanHome {
     if (bytes > this.ledger.bytesOf(lo, hi, slot, via)) {
       throw misbehaved('sent a buffer of ours with more bytes than it has');
     }
-    const loan = new Loan(this, lo, hi, bytes, slot, via);
+    const loan = new Loan(this, words, via);
     this.keep(loan);
     return loan;
   }
@@ -279,13 +342,16 @@ export class LoanDesk implements LoanHome {
       link.end(misbehaved('wrote a record of no known kind on its loan ring'));
       return true;
     }
-    if (to === this.home.slot) return this.ledger.transfer(lo, hi, slot, via, to);
-    const next = this.home.links.get(to);
+    const known = to === this.home.slot || this.home.links.get(to)?.peer.generation === generation;
+    if (known) return this.ledger.transfer(lo, hi, slot, via, to);
     // Nobody there who could hold it: as if it were given back.
-    if (next === undefined || next.error !== null || next.peer.generation !== generation) {
+    if (to < 1 || to > 255 || this.home.isGone(to, generation)) {
       return this.ledger.release(lo, hi, slot, via);
     }
-    return this.ledger.transfer(lo, hi, slot, via, to);
+    // Others were introduced to it before us. It may read the buffer as soon as it is here, too.
+    if (!this.ledger.transfer(lo, hi, slot, via, to)) return false;
+    this.strangers.expect(to, generation);
+    return true;
   }
 
   /** Whatever they wait for is on a ring by now: one look at all of them is enough. */
@@ -299,7 +365,7 @@ export class LoanDesk implements LoanHome {
     }
     for (const { link, via } of strays) {
       this.strays++;
-      // Its own word against our book; where it had the buffer by another's, that one may have lied.
+      // Its own word against our book; had it the buffer by another's word, that one may have lied.
       if (via === this.home.slot && link.error === null) {
         link.end(misbehaved('gave a buffer back that it does not hold'));
       }
@@ -335,6 +401,14 @@ export class LoanDesk implements LoanHome {
       const count = this.countHeld(slot, lo, hi, via);
       this.ledger.limit({ lo, hi, consumer: slot, via, count: 0 }, count);
     }
+  }
+
+  /** The link, over or not, with the life of the owner that a loan is of. */
+  private ownerOf(loan: Loan): Link | undefined {
+    const link = this.home.links.get(loan.owner);
+    if (link?.peer.generation === loan.ownerGeneration) return link;
+    const former = this.former.get(loan.owner);
+    return former?.peer.generation === loan.ownerGeneration ? former : undefined;
   }
 
   private keep(loan: Loan): void {

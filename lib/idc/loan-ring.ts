@@ -5,6 +5,7 @@
 // or slow); it is bounded by what this domain holds. A transfer never waits: it must be seen before
 // the message that hands the buffer on, so a full ring is back-pressure for that message.
 
+import type { PenstockError } from '../errors.js';
 import { IdcOp, LoanRec, Rec } from './layout.js';
 import type { RecordChannel } from './record-channel.js';
 
@@ -78,11 +79,17 @@ export class LoanRing {
     this.backlog = [];
   }
 
+  /** Why the owner's side of it cannot be honest; null: it can. */
+  get error(): PenstockError | null {
+    return this.channel === null ? null : this.channel.error;
+  }
+
   get waiting(): number {
     return this.backlog.length / 5;
   }
 
   private push(op: number, lo: number, hi: number, via: number, to: number, gen: number): void {
+    if (this.backlog.length > 0) this.flush();
     if (this.backlog.length === 0 && this.write(op, lo, hi, via, to, gen)) {
       this.channel!.submit();
       return;

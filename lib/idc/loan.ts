@@ -2,6 +2,7 @@
 
 import { PenstockError } from '../errors.js';
 import type { Segment } from '../memory/index.js';
+import { slotOf } from './half.js';
 
 /**
  * Bytes that belong to another process: a Uint8Array without what stores into it. Its memory is
@@ -24,9 +25,17 @@ export type ReadonlyWords = Omit<
   subarray(begin?: number, end?: number): ReadonlyWords;
 };
 
+/** What a message says of the buffer that it brings. */
+export interface LoanWords {
+  readonly lo: number;
+  readonly hi: number;
+  readonly bytes: number;
+  readonly ownerGeneration: number;
+}
+
 /** What a loan asks of the domain that has it. */
 export interface LoanHome {
-  segmentAt(address: number): Segment | undefined;
+  segmentOf(loan: Loan): Segment | undefined;
   giveBack(loan: Loan): void;
 }
 
@@ -37,6 +46,8 @@ export class Loan {
   readonly owner: number;
   /** Domain that it came from: the owner, or who passed it on. */
   readonly via: number;
+  /** Which life of the owner's slot it is. */
+  readonly ownerGeneration: number;
   /** Loan words: the address, and the generation above it. */
   readonly lo: number;
   readonly hi: number;
@@ -45,14 +56,15 @@ export class Loan {
   private bytesView: Uint8Array | undefined;
   private wordsView: Uint32Array | undefined;
 
-  constructor(home: LoanHome, lo: number, hi: number, bytes: number, owner: number, via: number) {
+  constructor(home: LoanHome, { lo, hi, bytes, ownerGeneration }: LoanWords, via: number) {
     this.home = home;
     this.lo = lo;
     this.hi = hi;
     this.address = (hi & 0xfff) * 2 ** 32 + lo;
     this.bytes = bytes;
-    this.owner = owner;
+    this.owner = slotOf(this.address);
     this.via = via;
+    this.ownerGeneration = ownerGeneration;
   }
 
   /** The bytes where they lie. Throws USE_AFTER_RELEASE. */
@@ -99,7 +111,7 @@ export class Loan {
   }
 
   private locate(): { segment: Segment; offset: number } {
-    const segment = this.home.segmentAt(this.address);
+    const segment = this.home.segmentOf(this);
     if (segment === undefined) {
       throw new PenstockError('PEER_GONE', `the memory of domain ${this.owner} is gone`, {
         hint: 'its process ended before this buffer was looked at for the first time',

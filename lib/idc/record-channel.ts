@@ -3,8 +3,8 @@
 //   const at = channel.tail;
 //   const n = channel.reserve(32);               // records granted; 0 is back-pressure
 //   for (let i = 0; i < n; i++) {
-//     const r = ((at + i) & channel.mask) * 8;   // fill channel.sq[r + …]; bit 31 of the first word
-//   }                                            // is the channel's own
+//     const r = ((at + i) & channel.mask) * 8;   // fill channel.sq[r + …]; bit 31 of word 0
+//   }                                            // is the ring's own
 //   channel.submit();                            // the other side sees them
 //   const got = channel.poll(32);                // records stand in channel.rq from word 0 on
 //
@@ -15,7 +15,7 @@
 
 import { PenstockError } from '../errors.js';
 import { native } from '../native.js';
-import { Half } from './layout.js';
+import { Half, Rec } from './layout.js';
 import type { RingReader, RingWriter } from './ring.js';
 import type { Wake } from './wake.js';
 
@@ -28,6 +28,7 @@ const WAIT_SPINS_MAX = 512;
 const TURNS_MAX = 16;
 /** Sleeps where nobody wakes: from, to (µs). */
 const BLIND_US_MIN = 50;
+const BLIND_US_TURNS = 2000;
 const BLIND_US_MAX = 10_000;
 const TIMER_MS_MAX = 2 ** 31 - 1;
 
@@ -50,6 +51,8 @@ export class RecordChannel {
   readonly rq: Uint32Array;
   /** Why the channel broke; what was sent before is still delivered. */
   error: PenstockError | null = null;
+  /** Gets the records that come when this side has closed, until the other does, too. */
+  late: ((rq: Uint32Array, at: number) => void) | null = null;
   private readonly writer: RingWriter;
   private readonly reader: RingReader;
   private readonly half: Uint32Array;
@@ -64,6 +67,8 @@ export class RecordChannel {
   private wakeUp: (() => void) | null = null;
   private waiting = false;
   private closed = false;
+  /** What the other side's word said when its memory went. */
+  private endedBefore = false;
   private readonly onClose: () => void;
 
   constructor(ends: ChannelEnds, onClose: () => void = () => {}) {
@@ -113,7 +118,12 @@ export class RecordChannel {
 
   /** The other side has closed its end in order, and all that it sent has been read. */
   get ended(): boolean {
-    return this.closed || (this.peerHalf[Half.ended] !== 0 && !this.reader.ready);
+    return this.closed || (this.peerEnded && !this.reader.ready);
+  }
+
+  /** The other side sends nothing any more, by its own word; there may be something to be read. */
+  get peerEnded(): boolean {
+    return this.endedBefore || this.peerHalf[Half.ended] !== 0;
   }
 
   /** Nothing more comes: ended, or broken and read to its end. */
@@ -127,7 +137,10 @@ export class RecordChannel {
 
   /** Records that `reserve` would grant. */
   get free(): number {
-    return this.error === null && !this.closed ? this.writer.free : 0;
+    if (this.error !== null || this.closed) return 0;
+    const { free } = this.writer;
+    if (this.writer.broken) this.misbehaved('its index of records taken');
+    return free;
   }
 
   /** The other side's header. */
@@ -210,19 +223,23 @@ export class RecordChannel {
    * the channel's descriptor and costs nothing. One wait at a time.
    */
   async wait(deadlineMs = Infinity): Promise<number> {
+    await this.arrival(deadlineMs);
+    return this.poll(this.size);
+  }
+
+  /** As `wait`, but polls nothing: for who shares the channel with others of its thread. */
+  async arrival(deadlineMs = Infinity): Promise<void> {
     if (this.waiting) throw new Error('RecordChannel.wait: another wait is under way');
     if (Number.isNaN(deadlineMs)) throw new RangeError('wait: the deadline is not a number');
     for (let spin = 0; spin < this.waitSpins; spin++) {
-      const count = this.poll(this.size);
-      if (count > 0) {
-        this.waitSpins = Math.min(WAIT_SPINS_MAX, this.waitSpins * 2);
-        return count;
-      }
+      if (!this.ready) continue;
+      this.waitSpins = Math.min(WAIT_SPINS_MAX, this.waitSpins * 2);
+      return;
     }
     this.waitSpins = Math.max(1, this.waitSpins >> 1);
     this.waiting = true;
     try {
-      return await this.waitLonger(performance.now() + deadlineMs);
+      await this.waitLonger(performance.now() + deadlineMs);
     } finally {
       this.waiting = false;
     }
@@ -238,10 +255,19 @@ export class RecordChannel {
 
   /** Copies what the other side sent to private memory: its own is about to go. */
   detach(): void {
+    this.endedBefore ||= this.peerHalf[Half.ended] !== 0;
     this.reader.detach();
   }
 
-  /** Ends this side: the other reads what was sent, then finds the end. Received records are lost. */
+  /** After `close`: hands what still came to `late`. */
+  drain(): void {
+    const { late } = this;
+    if (late === null) return;
+    const count = this.reader.poll(this.size);
+    for (let i = 0; i < count; i++) late(this.rq, i << Rec.shift);
+  }
+
+  /** Ends this side: the other reads what was sent, then finds the end. What came is lost. */
   close(): void {
     if (this.closed) return;
     this.closed = true;
@@ -279,25 +305,24 @@ export class RecordChannel {
     );
   }
 
-  private async waitLonger(until: number): Promise<number> {
+  private async waitLonger(until: number): Promise<void> {
     for (let turn = 0; turn < this.turns && !this.over; turn++) {
       await new Promise((resolve) => setImmediate(resolve));
-      const count = this.poll(this.size);
-      if (count > 0) {
-        this.turns = Math.min(TURNS_MAX, this.turns * 2);
-        return count;
-      }
+      if (!this.ready) continue;
+      this.turns = Math.min(TURNS_MAX, this.turns * 2);
+      return;
     }
     this.turns = Math.max(1, this.turns >> 1);
     for (;;) {
-      if (this.closed || this.over) return 0;
+      if (this.closed || this.over) return;
       const leftMs = until - performance.now();
-      if (leftMs <= 0) return 0;
+      if (leftMs <= 0) return;
       // The other side may have ended after the look above: its signal comes after its word.
       if (this.reader.arm() && !this.over) await this.sleepLoop(leftMs);
       this.reader.disarm();
-      const count = this.poll(this.size);
-      if (count > 0) return count;
+      if (!this.ready) continue;
+      this.blindUs = BLIND_US_MIN;
+      return;
     }
   }
 
@@ -321,8 +346,12 @@ export class RecordChannel {
         this.wakeUp?.();
       });
     }
-    const blindMs = fd < 0 ? Math.max(1, this.blindUs / 1000) : Infinity;
-    const sleepMs = Math.min(leftMs, blindMs);
+    if (fd < 0 && this.blindUs < BLIND_US_TURNS) {
+      // Nobody will wake us: turns of the loop first, then sleeps that become longer.
+      this.blindUs += BLIND_US_MIN / 4;
+      return new Promise((resolve) => setImmediate(resolve));
+    }
+    const sleepMs = fd < 0 ? Math.min(leftMs, this.blindUs / 1000) : leftMs;
     if (fd < 0) this.blindUs = Math.min(BLIND_US_MAX, this.blindUs * 2);
     return new Promise((resolve) => {
       const timer =
@@ -333,7 +362,6 @@ export class RecordChannel {
         this.wakeUp = null;
         if (timer !== undefined) clearTimeout(timer);
         if (this.watch !== 0) native.watchSet(this.watch, false);
-        if (this.ready) this.blindUs = BLIND_US_MIN;
         resolve();
       };
       if (this.watch !== 0) native.watchSet(this.watch, true);

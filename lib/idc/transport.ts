@@ -15,8 +15,10 @@ const TURN_MAX = 64;
 export interface Transport {
   /** Never blocks. Throws nothing when the other side is gone: that is told by `onEnd`. */
   send(message: object, fds?: readonly number[]): void;
-  /** Handles messages that are there by now, without waiting. */
-  receive(): void;
+  /** Handles up to `most` messages that are there by now, without waiting. */
+  receive(most?: number): void;
+  /** Messages that the other side's socket did not take yet. */
+  readonly unsent: number;
   close(): void;
 }
 
@@ -73,8 +75,12 @@ export class SocketTransport implements Transport {
     this.retryLater();
   }
 
-  receive(): void {
-    for (let turn = 0; turn < TURN_MAX && this.open; turn++) {
+  get unsent(): number {
+    return this.queue.length;
+  }
+
+  receive(most = TURN_MAX): void {
+    for (let turn = 0; turn < most && this.open; turn++) {
       let received;
       try {
         received = native.unixReceive(this.fd, this.buffer);
@@ -85,6 +91,7 @@ export class SocketTransport implements Transport {
       }
       if (received === null) return;
       if (received.bytes === 0) {
+        closeAll(received.fds); // an empty message may carry some
         this.end(null);
         return;
       }
@@ -93,6 +100,17 @@ export class SocketTransport implements Transport {
         return;
       }
       this.handle(this.buffer.subarray(0, received.bytes), received.fds);
+    }
+  }
+
+  /** Does what a message asks for, as if it came now: a PenstockError ends the transport. */
+  attempt(work: () => void): void {
+    if (!this.open) return;
+    try {
+      work();
+    } catch (error) {
+      if (!(error instanceof PenstockError)) throw error;
+      this.end(error);
     }
   }
 
@@ -118,12 +136,7 @@ export class SocketTransport implements Transport {
       this.end(misbehaved('sent a message that is no JSON object'));
       return;
     }
-    try {
-      this.events.onMessage(message as Record<string, unknown>, fds);
-    } catch (error) {
-      if (!(error instanceof PenstockError)) throw error;
-      this.end(error);
-    }
+    this.attempt(() => this.events.onMessage(message as Record<string, unknown>, fds));
   }
 
   private sendNow(data: Uint8Array, fds: readonly number[]): boolean {

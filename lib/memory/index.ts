@@ -1,5 +1,6 @@
 export { defaultMemory, DmaBuffer, Memory, memoryOfKind, type MemoryOptions } from './memory.js';
-export { BufferPool, returnHome, type PoolOptions } from './pool.js';
+export { MemoryObject } from './object.js';
+export { BufferPool, returnHome, type Place, type PoolOptions } from './pool.js';
 export { GRANULE_BYTES, Segment, SEGMENT_BYTES_MAX, type SegmentKind } from './segment.js';
 export {
   ADDRESS_BASE_HIGH,

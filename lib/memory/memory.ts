@@ -1,8 +1,8 @@
 // Memory: buffers of any size for people, on pools by size class; and DmaBuffer, their handle.
 
 import { PenstockError } from '../errors.js';
-import { BufferPool, returnHome } from './pool.js';
-import { SEGMENT_BYTES_MAX, type Segment } from './segment.js';
+import { BufferPool, poolBytes, returnHome, type Place } from './pool.js';
+import { GRANULE_BYTES, SEGMENT_BYTES_MAX, type Segment } from './segment.js';
 import type { SegmentOptions } from './space.js';
 
 const CLASS_BYTES_MIN = 512;
@@ -112,6 +112,11 @@ export interface MemoryOptions extends SegmentOptions {
    * MiB), and none goes before `close`.
    */
   lasting?: boolean;
+  /**
+   * Where to make a pool of so many bytes, whose buffers are to be aligned so; undefined when there
+   * is no room (OUT_OF_MEMORY). Segments of its own when left out.
+   */
+  carve?: (bytes: number, align: number) => Place | undefined;
   /** Called when all buffers of a class are out, before the memory grows: some may come home. */
   beforeGrowth?: () => void;
   /** Called with each new segment, before any buffer of it is given out. */
@@ -164,11 +169,9 @@ export class Memory {
   freeAddress(address: number): void {
     for (const pools of this.classes.values()) {
       for (const pool of pools) {
-        const { segment } = pool;
-        if (address >= segment.address && address < segment.address + segment.bytes) {
-          pool.put(address);
-          return;
-        }
+        if (!pool.covers(address)) continue;
+        pool.put(address);
+        return;
       }
     }
     returnHome(address);
@@ -210,10 +213,24 @@ export class Memory {
       const have = pools.reduce((sum, pool) => sum + pool.count, 0);
       count = Math.max(count, Math.min(have, Math.floor(LASTING_BYTES_MAX / classBytes)));
     }
-    const pool = new BufferPool({ ...this.options, bufferBytes: classBytes, count });
-    this.options.onSegment?.(pool.segment);
+    const { carve, onSegment, ...options } = this.options;
+    const place = carve === undefined ? {} : { within: carved(carve, classBytes, count) };
+    const pool = new BufferPool({ ...options, ...place, bufferBytes: classBytes, count });
+    onSegment?.(pool.segment);
     return pool;
   }
+}
+
+function carved(
+  carve: NonNullable<MemoryOptions['carve']>,
+  bufferBytes: number,
+  count: number,
+): Place {
+  const place = carve(poolBytes(bufferBytes, count), Math.min(bufferBytes, GRANULE_BYTES));
+  if (place !== undefined) return place;
+  throw new PenstockError('OUT_OF_MEMORY', 'the region has no room for more buffers', {
+    hint: 'give buffers back, or make the region larger',
+  });
 }
 
 /** Takes a buffer from the pools, whose last is then the one that it came from; or 0. */

@@ -36,10 +36,21 @@ const enum State {
 const MAGIC = 0x4c4f4f50;
 const POISON = 0xa5;
 
+/** A part of a segment. */
+export interface Place {
+  readonly segment: Segment;
+  readonly offset: number;
+}
+
 export interface PoolOptions extends SegmentOptions {
   /** Bytes of each buffer; a power of two from 512 on. */
   bufferBytes: number;
   count: number;
+  /**
+   * Where the pool lies, in memory that has other pools, too; a segment of its own when left out.
+   * Buffers of such a pool are freed by its own thread.
+   */
+  within?: Place;
   /**
    * Fill free buffers with a pattern and check it at the next take (default: PENSTOCK_POISON=1).
    */
@@ -50,6 +61,8 @@ export interface PoolOptions extends SegmentOptions {
 
 export class BufferPool {
   readonly segment: Segment;
+  /** Address of the first buffer. */
+  readonly start: number;
   readonly bufferBytes: number;
   readonly count: number;
   private readonly control: Int32Array;
@@ -68,26 +81,33 @@ export class BufferPool {
     }
     if (!Number.isInteger(count) || count < 1)
       throw new RangeError(`count is from 1 on, not ${count}`);
-    const controlOffset = roundUp(bufferBytes * count, 4096);
-    const controlBytes = (Control.links + 2 * count) * 4;
-    const bytes = controlOffset + controlBytes;
-    this.segment = options.makeSegment?.(bytes) ?? addressSpace().create(bytes, options);
+    const within = options.within;
+    const bytes = poolBytes(bufferBytes, count);
+    this.segment =
+      within?.segment ??
+      options.makeSegment?.(bytes) ??
+      addressSpace().create(bytes, options);
+    const offset = within?.offset ?? 0;
+    this.start = this.segment.address + offset;
+    const controlOffset = offset + roundUp(bufferBytes * count, 4096);
     this.bufferBytes = bufferBytes;
     this.count = count;
     this.control = new Int32Array(this.segment.u8.buffer, controlOffset, Control.links + 2 * count);
-    // What another pool left in a segment that is used again.
-    if (options.makeSegment !== undefined) this.control.fill(0);
     this.states = Control.links + count;
+    // A region may hold what an earlier life left; a segment that is used again what a pool did.
+    if (within !== undefined || options.makeSegment !== undefined) this.control.fill(0);
     this.control[Control.magic] = MAGIC;
     this.control[Control.bufferBytes] = bufferBytes;
     this.control[Control.count] = count;
-    native.setSegmentCompanion(this.segment.id, this.segment.address + controlOffset);
+    if (within === undefined) {
+      native.setSegmentCompanion(this.segment.id, this.segment.address + controlOffset);
+    }
     this.freeIndices = new Int32Array(count);
     for (let i = 0; i < count; i++) this.freeIndices[i] = count - 1 - i;
     this.freeCount = count;
     this.views = new Array<Uint8Array | undefined>(count).fill(undefined);
     this.poison = options.poison ?? process.env['PENSTOCK_POISON'] === '1';
-    if (this.poison) this.segment.u8.fill(POISON, 0, bufferBytes * count);
+    if (this.poison) this.segment.u8.fill(POISON, offset, offset + bufferBytes * count);
   }
 
   /** Buffers that are out. */
@@ -107,7 +127,7 @@ export class BufferPool {
     control[this.states + index] =
       ((control[this.states + index]! & ~State.mask) + 4) | State.taken;
     if (this.poison) this.checkPoison(index);
-    return this.segment.address + index * this.bufferBytes;
+    return this.start + index * this.bufferBytes;
   }
 
   /** Gives a buffer back. Errors: BAD_ADDRESS (not a buffer of this pool), DOUBLE_FREE. */
@@ -130,10 +150,7 @@ export class BufferPool {
   /** The view over a buffer, made once. */
   view(address: number): Uint8Array {
     const index = this.indexOf(address);
-    return (this.views[index] ??= this.segment.u8.subarray(
-      index * this.bufferBytes,
-      (index + 1) * this.bufferBytes,
-    ));
+    return (this.views[index] ??= this.bytesOf(index));
   }
 
   /**
@@ -144,13 +161,18 @@ export class BufferPool {
     return this.control[this.states + this.indexOf(address)]!;
   }
 
-  /** Closes the segment; the pool must not be used after. */
+  /** Whether an address lies in the pool's buffers. */
+  covers(address: number): boolean {
+    return address >= this.start && address < this.start + this.count * this.bufferBytes;
+  }
+
+  /** Closes the segment, with all that is in it; the pool must not be used after. */
   close(): void {
     this.segment.close();
   }
 
   private indexOf(address: number): number {
-    const index = (address - this.segment.address) / this.bufferBytes;
+    const index = (address - this.start) / this.bufferBytes;
     if (!Number.isInteger(index) || index < 0 || index >= this.count) {
       throw new PenstockError('BAD_ADDRESS', `address ${hex(address)} is no buffer of this pool`, {
         hint: 'put back the address that take gave, not one inside the buffer',
@@ -173,23 +195,33 @@ export class BufferPool {
     }
   }
 
+  private bytesOf(index: number): Uint8Array {
+    const offset = this.start - this.segment.address + index * this.bufferBytes;
+    return this.segment.u8.subarray(offset, offset + this.bufferBytes);
+  }
+
   private fill(index: number): void {
-    this.segment.u8.fill(POISON, index * this.bufferBytes, (index + 1) * this.bufferBytes);
+    this.bytesOf(index).fill(POISON);
   }
 
   private checkPoison(index: number): void {
-    const start = index * this.bufferBytes;
-    for (let i = start; i < start + this.bufferBytes; i++) {
-      if (this.segment.u8[i] === POISON) continue;
-      throw new PenstockError(
-        'USE_AFTER_FREE',
-        `byte ${i - start} of ${hex(this.segment.address + start)} was written after its free`,
-        {
-          hint: 'a view was kept, or an operation was still in flight when the buffer was freed',
-        },
-      );
-    }
+    const bytes = this.bytesOf(index);
+    const at = bytes.findIndex((byte) => byte !== POISON);
+    if (at < 0) return;
+    const address = hex(this.start + index * this.bufferBytes);
+    throw new PenstockError(
+      'USE_AFTER_FREE',
+      `byte ${at} of ${address} was written after its free`,
+      {
+        hint: 'a view was kept, or an operation was still in flight when the buffer was freed',
+      },
+    );
   }
+}
+
+/** Bytes that a pool needs, with its control block. */
+export function poolBytes(bufferBytes: number, count: number): number {
+  return roundUp(bufferBytes * count, 4096) + (Control.links + 2 * count) * 4;
 }
 
 /** Returns a buffer to the pool of whichever environment of this process it belongs to. */

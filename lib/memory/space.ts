@@ -104,25 +104,28 @@ export class AddressSpace {
   }
 
   /**
-   * Maps memory that others own (a guest's RAM) into this process's slot; the descriptor stays the
-   * caller's.
+   * Maps memory that others own (a guest's RAM, this guest's own region) into this process's slot:
+   * at `address`, a multiple of 2 MiB and of the object's page size, or else at the lowest free
+   * one. The descriptor stays the caller's. Errors: ADDRESS_TAKEN, IMPORT_FAILED.
    */
-  import(fd: number, options: { offset?: number; bytes: number; writable?: boolean }): Segment {
+  import(
+    fd: number,
+    options: { offset?: number; bytes: number; writable?: boolean; address?: number },
+  ): Segment {
+    const { offset = 0, bytes, writable = true, address } = options;
     try {
-      const id = native.segmentImport(
-        fd,
-        options.offset ?? 0,
-        options.bytes,
-        options.writable ?? true,
-      );
-      return this.adopt(id);
+      return this.adopt(native.segmentImport(fd, offset, bytes, writable, address));
     } catch (cause) {
-      if (errnoCode(cause) === '') throw cause;
+      const code = errnoCode(cause);
+      if (code === '') throw cause;
+      if (code === 'EEXIST') throw addressTaken(address!, cause);
       throw new PenstockError('IMPORT_FAILED', `the descriptor's memory could not be mapped`, {
         hint:
-          errnoCode(cause) === 'EOVERFLOW'
+          code === 'EOVERFLOW'
             ? 'the file is shorter than offset + bytes'
-            : 'give a memfd, hugetlbfs or regular file, opened for the wanted access',
+            : code === 'EINVAL' && address !== undefined
+              ? `addresses of domain ${this.domain} are multiples of 2 MiB in its own slot`
+              : 'give a memfd, hugetlbfs or regular file, opened for the wanted access',
         cause,
       });
     }
@@ -136,6 +139,31 @@ export class AddressSpace {
       if (errnoCode(cause) === '') throw cause;
       throw new PenstockError('ADMISSION_REFUSED', 'the peer memory did not pass admission', {
         hint: 'it must be sealed, opened read-only, without holes and as claimed',
+        cause,
+      });
+    }
+  }
+
+  /**
+   * Maps another domain's region read-only at the address it has everywhere, although nothing seals
+   * it: a memfd that QEMU writes, or a PCI resource in sysfs. This is weaker than `admit`: the
+   * owner may change its size, and nothing here keeps others from mapping it writable. What
+   * protects it from this process is the mapping, which no store gets through (the storing process
+   * dies by SIGSEGV), and in a guest `readonly=on` of its QEMU. The descriptor must have been
+   * opened for reading only and stays the caller's. Errors: ADDRESS_TAKEN, ADMISSION_REFUSED.
+   */
+  attach(fd: number, claim: { address: number; bytes: number }): Segment {
+    try {
+      return this.adopt(native.segmentAttach(fd, claim.address, claim.bytes));
+    } catch (cause) {
+      const code = errnoCode(cause);
+      if (code === '') throw cause;
+      if (code === 'EEXIST') throw addressTaken(claim.address, cause);
+      throw new PenstockError('ADMISSION_REFUSED', 'the region could not be attached', {
+        hint:
+          code === 'EOVERFLOW'
+            ? 'the object is shorter than the region is said to be'
+            : "open it read-only; whole granules of 2 MiB in another domain's slot",
         cause,
       });
     }
@@ -196,6 +224,13 @@ export class AddressSpace {
     const live = new Set(native.segmentIds());
     for (const id of this.segments.keys()) if (!live.has(id)) this.segments.delete(id);
   }
+}
+
+function addressTaken(address: number, cause: unknown): PenstockError {
+  return new PenstockError('ADDRESS_TAKEN', `memory lies at 0x${address.toString(16)} already`, {
+    hint: 'map regions before the first allocation; a closed one comes free with its last view',
+    cause,
+  });
 }
 
 /** What `look` gives; undefined when another environment closes the segment at this moment. */

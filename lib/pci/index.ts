@@ -1,7 +1,10 @@
 // The room's door. What drives hardware is loaded when it is first asked for: what only looks at
 // the machine (`penstock list`, `doctor`) works without the addon.
 
+import type { Segment } from '../memory/index.js';
 import type { PciFunction } from './function.js';
+import type { RegionPlace } from './ivshmem-map.js';
+import { hostMachine } from './machine.js';
 import type { VfioUserOptions } from './vfio-user.js';
 
 export type {
@@ -28,6 +31,9 @@ export { readHugepages, reserveHugepages } from './hugepages.js';
 export type { HugepagePool, Reservation } from './hugepages.js';
 export { deviceNode, readHolders } from './holders.js';
 export type { Holders, Use } from './holders.js';
+export { listIvshmem } from './ivshmem.js';
+export type { IvshmemFacts } from './ivshmem.js';
+export type { RegionPlace } from './ivshmem-map.js';
 export { hostMachine } from './machine.js';
 export type { Machine } from './machine.js';
 export { interfaceUses, interfacesOf } from './network-uses.js';
@@ -69,4 +75,14 @@ export async function attachFunction(shared: unknown): Promise<PciFunction> {
   }
   const { attachVfio } = await import('./vfio-attached.js');
   return attachVfio(shared);
+}
+
+/**
+ * In a guest: maps the memory of an ivshmem device, its own region writable, another domain's for
+ * reading. Errors: NO_SUCH_DEVICE, PERMISSION_DENIED, ADDRESS_TAKEN, IMPORT_FAILED,
+ * ADMISSION_REFUSED.
+ */
+export async function mapIvshmem(address: string, place: RegionPlace): Promise<Segment> {
+  const { mapRegion } = await import('./ivshmem-map.js');
+  return mapRegion(hostMachine(), address, place);
 }

@@ -167,6 +167,35 @@ function networkCard(driver: string, id: string, hubid: number, more: Properties
   ];
 }
 
+export interface IvshmemOptions {
+  id: string;
+  /** Number that the memory's descriptor has in QEMU: 3 for the first of `descriptors`. */
+  descriptor: number;
+  /** A power of two: it becomes a BAR. */
+  bytes: number;
+  /** The guest's stores go nowhere, whatever its mapping; for all but its own region. */
+  readOnly: boolean;
+  /** Its place on the bus, by which the guest knows whose it is. */
+  addr: string;
+}
+
+/** Memory that the guest shares with others, as BAR 2 of a device. */
+export function ivshmem({ id, descriptor, bytes, readOnly, addr }: IvshmemOptions): string[] {
+  // QEMU opens the descriptor anew, for reading only where `readonly` is on.
+  const backend = {
+    'qom-type': 'memory-backend-file',
+    id: `${id}-memory`,
+    'mem-path': `/proc/self/fd/${descriptor}`,
+    size: bytes,
+    share: true,
+    readonly: readOnly,
+  };
+  return [
+    ...['-object', JSON.stringify(backend)],
+    ...device('ivshmem-plain', { id, memdev: `${id}-memory`, addr }),
+  ];
+}
+
 export function virtioBlock(options: { disk: string; id?: string; more?: Properties }): string[] {
   return device('virtio-blk-pci', {
     id: options.id ?? 'blk',

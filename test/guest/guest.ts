@@ -38,6 +38,8 @@ export interface GuestOptions {
   devices?: readonly string[];
   /** Images by name; `devices` refer to them by it. */
   disks?: Readonly<Record<string, Disk>>;
+  /** Of this process, for QEMU: there they are 3, 4, … */
+  descriptors?: readonly number[];
   /** Loaded before the command starts. Nothing else loads a driver, except `modprobe`. */
   modules?: readonly string[];
   /** Default: true, with 39 bits of address; `awBits: 48` has more. */
@@ -106,7 +108,8 @@ export async function startGuest(options: GuestOptions): Promise<Guest> {
     for (const name of ['stdout', 'stderr', 'kmsg']) writeFileSync(folder.file(name), '');
     const args = qemuArguments(folder, image, options, disks);
     const limitMs = (options.timeoutMs ?? TIMEOUT_MS) + GRACE_MS;
-    qemu = new TetheredProcess(QEMU, args, folder.file('qemu'), limitMs);
+    const inherited = options.descriptors ?? [];
+    qemu = new TetheredProcess(QEMU, args, folder.file('qemu'), limitMs, inherited);
     return await Guest.connect(options, folder, qemu, disks);
   } catch (cause) {
     await qemu?.stop();

@@ -3,8 +3,8 @@
 // A folder has a reaper: a shell that reads a pipe of this process and removes the folder when the
 // pipe ends. A process is started by setpriv, so that the kernel kills it when the thread that
 // started it ends, and below a timeout of its own, which also ends it when this process is busy or
-// waits for it. Neither inherits a descriptor of this process: nobody who waits for the end of this
-// process's output waits for them.
+// waits for it. Neither inherits a descriptor of this process that it is not given: nobody who
+// waits for the end of this process's output waits for them.
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
@@ -50,7 +50,14 @@ export class TetheredProcess {
   private readonly child: ChildProcess;
   private readonly log: string;
 
-  constructor(file: string, args: readonly string[], log: string, limitMs: number) {
+  /** `descriptors` of this process are 3, 4, … there. */
+  constructor(
+    file: string,
+    args: readonly string[],
+    log: string,
+    limitMs: number,
+    descriptors: readonly number[] = [],
+  ) {
     this.log = log;
     const out = openSync(log, 'a');
     const tether = ['/usr/bin/setpriv', '--pdeathsig', 'KILL'];
@@ -58,7 +65,7 @@ export class TetheredProcess {
     const limit = ['timeout', '--foreground', '--kill-after=2', String(limitMs / 1000)];
     const [command, ...rest] = [...tether, ...limit, ...tether, file, ...args];
     try {
-      this.child = spawn(command!, rest, { stdio: ['ignore', out, out] });
+      this.child = spawn(command!, rest, { stdio: ['ignore', out, out, ...descriptors] });
     } finally {
       closeSync(out);
     }

@@ -27,7 +27,7 @@ const names = [
   ...['regionBuffer', 'regionClose', 'vfioContainerOpen', 'vfioGroupOpen', 'vfioGroupStatus'],
   ...['vfioGroupAttach', 'vfioSetIommu', 'vfioIommuInfo', 'vfioMap', 'vfioUnmap'],
   ...['vfioDeviceOpen', 'vfioDeviceInfo', 'vfioRegionInfo', 'vfioIrqInfo', 'vfioSetIrqs'],
-  ...['vfioUnmaskIrq', 'blockingStart', 'blockingResult'],
+  ...['vfioUnmaskIrq', 'blockingStart', 'blockingResult', 'segmentAttach', 'objectSeal'],
 ];
 
 // Plain JavaScript: runs in the child. No number among the values is an open descriptor, and a

@@ -8,6 +8,8 @@ import { StatusWord } from '../../lib/memory/status.js';
 import * as vfioUser from '../../lib/pci/vfio-user-protocol.js';
 import * as uring from '../../lib/uring/layout.js';
 import { CONTROL_LAYOUT, CQE_LAYOUT, Sqe, SQE_LAYOUT } from '../../lib/uring/layout.js';
+import * as mailbox from '../../lib/idc/mailbox.js';
+import * as region from '../../lib/idc/region.js';
 import { checkLayout, decode, layout } from '../../lib/wire/index.js';
 
 type Numbers = Readonly<Record<string, number>>;
@@ -46,6 +48,11 @@ describe('hot and cold forms', () => {
   ])('of vfio-user %s agree', (name, structure, bytes) => {
     expect(structure.bytes).toBe(bytes);
     expect(checkLayout(structure, enumOf(vfioUser, name))).toEqual([]);
+  });
+
+  it('of regions and mailboxes agree', () => {
+    expect(checkLayout(region.REGION_HEADER, enumOf(region, 'Header'))).toEqual([]);
+    expect(checkLayout(mailbox.MAILBOX_CONTROL, enumOf(mailbox, 'Control'))).toEqual([]);
   });
 
   it('put every field of the kernel where its header does', () => {
