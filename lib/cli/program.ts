@@ -87,6 +87,8 @@ export async function buildProgram(
     .description('A bare-metal userspace I/O stack: devices, queues, benchmarks')
     .version(packageVersion())
     .showSuggestionAfterError(true)
+    // Options stand after the command that they belong to.
+    .enablePositionalOptions()
     .exitOverride()
     .configureOutput({ outputError: () => undefined });
   for (const entry of COMMANDS) {

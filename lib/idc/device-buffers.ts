@@ -83,7 +83,8 @@ export class LentBuffers {
   /** The client gives a loan back; false when it has none of this number and these words. */
   release(buffer: number, lo: number, hi: number, owner: number): boolean {
     if (buffer >= this.used || this.states[buffer] !== State.lent) return false;
-    if (this.owners[buffer] !== owner || this.lo[buffer] !== lo || this.hi[buffer] !== hi) return false;
+    if (this.owners[buffer] !== owner || this.lo[buffer] !== lo || this.hi[buffer] !== hi)
+      return false;
     this.lent--;
     this.free(buffer);
     return true;

@@ -136,7 +136,8 @@ export class DeviceClient {
     }
     counts[which] = counts[which]! + 1;
     if (which === Tally.reads) counts[Tally.bytesRead] = counts[Tally.bytesRead]! + bytes;
-    else if (which === Tally.writes) counts[Tally.bytesWritten] = counts[Tally.bytesWritten]! + bytes;
+    else if (which === Tally.writes)
+      counts[Tally.bytesWritten] = counts[Tally.bytesWritten]! + bytes;
   }
 
   dirtied(session: DeviceSession): void {
@@ -161,7 +162,11 @@ export class DeviceClient {
     if (passed > 0) {
       counts[Tally.filled] = nowMs;
       counts[Tally.opTokens] = this.fill(counts[Tally.opTokens]!, limits.iops, passed);
-      counts[Tally.byteTokens] = this.fill(counts[Tally.byteTokens]!, limits.bytesPerSecond, passed);
+      counts[Tally.byteTokens] = this.fill(
+        counts[Tally.byteTokens]!,
+        limits.bytesPerSecond,
+        passed,
+      );
     }
     const allowed = counts[Tally.byteTokens]! > 0 ? counts[Tally.opTokens]! : 0;
     if (allowed >= 1) return allowed;

@@ -59,12 +59,7 @@ export class DeviceConnection {
   private timer: NodeJS.Timeout | null = null;
   private closed = false;
 
-  private constructor(
-    domain: Domain,
-    link: Link,
-    facts: DeviceFacts,
-    options: ConnectionOptions,
-  ) {
+  private constructor(domain: Domain, link: Link, facts: DeviceFacts, options: ConnectionOptions) {
     this.domain = domain;
     this.name = link.peer.name;
     this.link = link;
@@ -359,7 +354,10 @@ export class DeviceConnection {
       this.channels[row] = null;
       channel.records.close();
       void this.replace(row, channel);
-    } else if (this.state !== RowState.ready && this.table.get(row, Row.state) !== RowState.broken) {
+    } else if (
+      this.state !== RowState.ready &&
+      this.table.get(row, Row.state) !== RowState.broken
+    ) {
       this.table.giveBack(row, false);
     }
   }
@@ -393,9 +391,10 @@ function askInfo(link: Link): Promise<LinkChannel> {
 
 function sameDevice(before: DeviceInfo, now: DeviceInfo): boolean {
   return (
-    before.blockSize === now.blockSize && before.blocks === now.blocks && now.durable && !(
-      now.readOnly && !before.readOnly
-    )
+    before.blockSize === now.blockSize &&
+    before.blocks === now.blocks &&
+    now.durable &&
+    !(now.readOnly && !before.readOnly)
   );
 }
 

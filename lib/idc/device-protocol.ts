@@ -77,7 +77,8 @@ export function readFacts(meta: string): DeviceFacts {
   const u32 = (key: string): number => whole(key, 0, 0xffff_ffff);
   const power = (key: string, least: number, most: number): number => {
     const value = whole(key, least, most);
-    if (!Number.isInteger(Math.log2(value))) throw misbehaved(`told of a device with a wrong ${key}`);
+    if (!Number.isInteger(Math.log2(value)))
+      throw misbehaved(`told of a device with a wrong ${key}`);
     return value;
   };
   return {

@@ -13,47 +13,16 @@
 // 4. `done` (the ring) never overflows: it holds requests that were refused, at most `depth`, and
 //    completions of slots.
 
-import {
-  Access,
-  CompletionRing,
-  Cpl,
-  Op,
-  Req,
-  Status,
-  type DeviceInfo,
-  type QueueCounters,
-  type QueueDriver,
-} from '../hpdi/index.js';
+import { Access, CompletionRing, Cpl, Op, Req, Status, type QueueDriver } from '../hpdi/index.js';
 import { native } from '../native.js';
 import { ReadCopies } from './device-copies.js';
 import { LoanBook } from './device-loans.js';
+import type { DeviceQueueCounters, DeviceQueueOptions } from './device-queue-options.js';
 import { OwnedRow, type RowView } from './device-row.js';
-import { RequestSlots, type OwnMemory } from './device-slots.js';
-import { Row, RowState, type QueueTable } from './device-table.js';
+import { RequestSlots } from './device-slots.js';
+import { Row, RowState } from './device-table.js';
 import { Done, Half, IdcOp, Rec } from './layout.js';
 import type { RecordChannel } from './record-channel.js';
-
-export interface DeviceQueueOptions {
-  readonly table: QueueTable;
-  /** Claimed for this queue. */
-  readonly row: number;
-  readonly depth: number;
-  readonly info: DeviceInfo;
-  readonly memory: OwnMemory;
-  /** Takes what the server told of its memory; false where only another thread can. */
-  readonly settle: (address: number, bytes: number) => boolean;
-  /** The server has let go of the channel, or is dead, or did what no honest one does. */
-  readonly onCut: (misbehaved: boolean) => void;
-  /** Whether another server is waited for when this one is gone. */
-  readonly reconnects: boolean;
-  readonly onClose: (queue: DeviceQueue) => void;
-}
-
-export interface DeviceQueueCounters extends QueueCounters {
-  /** READs whose data was copied out of the server's memory; bytes of it. */
-  readonly copies: number;
-  readonly copiedBytes: number;
-}
 
 const SPINS_MIN = 64;
 const SPINS_MAX = 1 << 15;
@@ -163,7 +132,8 @@ export class DeviceQueue implements QueueDriver {
     slots.loans--;
     if (!inUse) this.owned.holds(book.former);
     // While something is in flight, a submission or a poll will come: one message for many.
-    else if (book.backCount >= BACK_BATCH || slots.freeCount === slots.count) book.sendBack(channel);
+    else if (book.backCount >= BACK_BATCH || slots.freeCount === slots.count)
+      book.sendBack(channel);
     return true;
   }
 

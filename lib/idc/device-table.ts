@@ -166,7 +166,11 @@ export class QueueTable {
     return {
       places: {
         own: { address: address(Row.ownLo, Row.ownHi), size, serial: word(Row.ownSerial) >>> 0 },
-        peer: { address: address(Row.peerLo, Row.peerHi), size, serial: word(Row.peerSerial) >>> 0 },
+        peer: {
+          address: address(Row.peerLo, Row.peerHi),
+          size,
+          serial: word(Row.peerSerial) >>> 0,
+        },
       },
       slot: word(Row.slot),
       wakeFd: word(Row.wakeFd),

@@ -86,7 +86,7 @@ export class Domain {
     this.session = connect({
       onPlace: (place) => (this.place = place),
       onPeer: (peer, wire) => this.onPeer(peer, wire),
-      onGone: (slot, generation) => this.onGone(slot, generation),
+      onGone: (slot, generation, left) => this.onGone(slot, generation, left),
       known: () => this.known(),
       onRefused: (error) => this.onRefused(error),
     });
@@ -274,8 +274,6 @@ export class Domain {
   /** @internal */
   onChannelClosed(channel: Channel): void {
     this.channels.delete(channel);
-    // Its half is freed once the other side has closed, too.
-    this.wantService();
   }
 
   /** @internal */
@@ -352,10 +350,10 @@ export class Domain {
   }
 
   /** The hub says so; the link's own pidfd does, too, before or after. */
-  private onGone(slot: number, generation: number): void {
+  private onGone(slot: number, generation: number, left: boolean): void {
     const link = this.links.get(slot);
     if (link !== undefined && link.peer.generation === generation) {
-      link.kicked();
+      link.kicked(left);
       return;
     }
     this.over.set(slot, generation);

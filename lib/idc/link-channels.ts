@@ -56,6 +56,7 @@ export interface ChannelsHome {
   readonly dead: boolean;
   send(message: object, fds: readonly number[]): void;
   settle(address: number, bytes: number): boolean;
+  wantService(): void;
 }
 
 interface Opening {
@@ -239,6 +240,7 @@ export class LinkChannels {
         this.open.delete(records);
         this.lingering.add({ buffer, records });
         this.sweep();
+        home.wantService();
       });
       this.open.add(records);
       return { records, meta, own, theirs, wakeFd: wake.fd };

@@ -41,6 +41,16 @@ export interface ChannelEnds {
   readonly wake: Wake;
 }
 
+/** Free-running counts of 32 bits, as they stand in the headers, whichever thread moved them. */
+export interface ChannelCounters {
+  readonly sent: number;
+  readonly received: number;
+  /** Sent, and not taken by the other side yet. */
+  readonly unread: number;
+  /** Times that this side woke the other. */
+  readonly wakes: number;
+}
+
 export class RecordChannel {
   /** Records that fit into each ring; a power of two. */
   readonly size: number;
@@ -56,7 +66,7 @@ export class RecordChannel {
   private readonly writer: RingWriter;
   private readonly reader: RingReader;
   private readonly half: Uint32Array;
-  private readonly peerHalf: Uint32Array;
+  private peerHalf: Uint32Array;
   private readonly waker: Wake;
   private spins = 1024;
   private waitSpins = 16;
@@ -67,8 +77,6 @@ export class RecordChannel {
   private wakeUp: (() => void) | null = null;
   private waiting = false;
   private closed = false;
-  /** What the other side's word said when its memory went. */
-  private endedBefore = false;
   private readonly onClose: () => void;
 
   constructor(ends: ChannelEnds, onClose: () => void = () => {}) {
@@ -123,7 +131,7 @@ export class RecordChannel {
 
   /** The other side sends nothing any more, by its own word; there may be something to be read. */
   get peerEnded(): boolean {
-    return this.endedBefore || this.peerHalf[Half.ended] !== 0;
+    return this.peerHalf[Half.ended] !== 0;
   }
 
   /** Nothing more comes: ended, or broken and read to its end. */
@@ -151,6 +159,22 @@ export class RecordChannel {
   /** Records sent that the other side has not taken yet. */
   get unread(): number {
     return this.writer.unread;
+  }
+
+  /** The other side sleeps, or is about to: the next submit wakes it. */
+  get peerAsleep(): boolean {
+    return this.peerHalf[Half.sleeping] !== 0;
+  }
+
+  get counters(): ChannelCounters {
+    const { half, peerHalf } = this;
+    const sent = half[Half.sent]!;
+    return {
+      sent,
+      received: half[Half.consumed]!,
+      unread: (sent - peerHalf[Half.consumed]!) >>> 0,
+      wakes: half[Half.wakes]!,
+    };
   }
 
   /** Records that `reserve` would grant, when `n` are wanted; looks at the other side only then. */
@@ -211,7 +235,9 @@ export class RecordChannel {
       this.sleepThread(timeoutUs);
       // Who slept for a moment only should have looked for longer.
       const short = performance.now() - before < SHORT_MS;
-      this.spins = short ? Math.min(SPINS_MAX, this.spins * 2) : Math.max(SPINS_MIN, this.spins >> 1);
+      this.spins = short
+        ? Math.min(SPINS_MAX, this.spins * 2)
+        : Math.max(SPINS_MIN, this.spins >> 1);
     }
     this.reader.disarm();
     return this.poll(this.size);
@@ -253,9 +279,13 @@ export class RecordChannel {
     this.signal();
   }
 
-  /** Copies what the other side sent to private memory: its own is about to go. */
+  /**
+   * Copies what the other side sent to private memory: its own is about to go. No view of it is
+   * left here, so that its slot comes free though somebody keeps the channel.
+   */
   detach(): void {
-    this.endedBefore ||= this.peerHalf[Half.ended] !== 0;
+    this.peerHalf = this.peerHalf.slice();
+    this.writer.detach(this.peerHalf);
     this.reader.detach();
   }
 

@@ -81,12 +81,9 @@ export class BufferPool {
     }
     if (!Number.isInteger(count) || count < 1)
       throw new RangeError(`count is from 1 on, not ${count}`);
-    const within = options.within;
+    const { within, makeSegment } = options;
     const bytes = poolBytes(bufferBytes, count);
-    this.segment =
-      within?.segment ??
-      options.makeSegment?.(bytes) ??
-      addressSpace().create(bytes, options);
+    this.segment = within?.segment ?? makeSegment?.(bytes) ?? addressSpace().create(bytes, options);
     const offset = within?.offset ?? 0;
     this.start = this.segment.address + offset;
     const controlOffset = offset + roundUp(bufferBytes * count, 4096);
@@ -94,8 +91,8 @@ export class BufferPool {
     this.count = count;
     this.control = new Int32Array(this.segment.u8.buffer, controlOffset, Control.links + 2 * count);
     this.states = Control.links + count;
-    // A region may hold what an earlier life left; a segment that is used again what a pool did.
-    if (within !== undefined || options.makeSegment !== undefined) this.control.fill(0);
+    // There may be what an earlier pool, or an earlier life, left.
+    if (within !== undefined || makeSegment !== undefined) this.control.fill(0);
     this.control[Control.magic] = MAGIC;
     this.control[Control.bufferBytes] = bufferBytes;
     this.control[Control.count] = count;
