@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { PenstockError } from '../lib/errors.js';
 import { adoptChild, scratchFolder } from './scratch.js';
 
-export type BaselineName = 'uring-nop' | 'uring-read' | 'null-loop' | 'memory-loop';
+export type BaselineName = 'uring-nop' | 'uring-read' | 'null-loop' | 'memory-loop' | 'idc-loop';
 
 /** What baseline/run.c reports of a finished command and its descendants. */
 export interface TreeUsage {

@@ -1,4 +1,5 @@
-// Temporary files and child processes of a benchmark: both are gone when it ends, also by a signal.
+// Temporary files and child processes of a benchmark, and what else it changed: all is as it was
+// when it ends, also by a signal.
 
 import type { ChildProcess } from 'node:child_process';
 import { closeSync, fsyncSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
@@ -11,6 +12,7 @@ const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 const folders = new Set<string>();
 const children = new Set<ChildProcess>();
+const undos = new Set<() => void>();
 let isInstalled = false;
 
 function cleanUp(): void {
@@ -18,6 +20,8 @@ function cleanUp(): void {
   children.clear();
   for (const folder of folders) rmSync(folder, { recursive: true, force: true });
   folders.clear();
+  for (const undo of undos) undo();
+  undos.clear();
 }
 
 function install(): void {
@@ -37,6 +41,12 @@ export function adoptChild(child: ChildProcess): void {
   install();
   children.add(child);
   child.once('close', () => children.delete(child));
+}
+
+/** Calls it at the end, once. */
+export function atEnd(undo: () => void): void {
+  install();
+  undos.add(undo);
 }
 
 /** A new folder below `parent` (the system's temporary folder by default), removed at exit. */

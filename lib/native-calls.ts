@@ -122,7 +122,8 @@ export interface Native {
   memorySlotHeld(domain: number): boolean;
   /**
    * A memfd of `bytes` (a multiple of 2 MiB and of pageBytes, at most 2 GiB), mapped writable at
-   * the lowest free aligned address of the process's slot. kind: 0 private, 1 shared, 2 device.
+   * the lowest free aligned address of the process's slot: aligned to 1 GiB, where it is that large
+   * and of hugepages, as far as there is such room. kind: 0 private, 1 shared, 2 device.
    * Hugepages are all allocated here, so that running out is ENOMEM now, not SIGBUS later.
    * `liveness`: it belongs to the environment that holds this liveness word (ESRCH when gone), not
    * the caller.
@@ -175,8 +176,8 @@ export interface Native {
   segmentPhysical(address: number, pageBytes: number, out: Uint32Array): number;
   /**
    * Process-wide status words, one external buffer per environment; layout in lib/memory/status.ts:
-   * u32[0] epoch of the segment table, u32[1] mappings lost so far, u32[16..] lost word per
-   * segment id,
+   * u32[0] epoch of the segment table, u32[1] mappings lost so far, u32[2] entries copied by
+   * copyList and u32[4], u32[5] their bytes, u32[16..] lost word per segment id,
    * then liveness words.
    */
   statusWords(): ArrayBuffer;
@@ -370,6 +371,8 @@ export interface Native {
   unixSend(fd: number, data: Uint8Array, fds: readonly number[]): number;
   unixReceive(fd: number, data: Uint8Array): ReceivedMessage | null;
   unixPeer(fd: number): PeerCredentials;
+  /** Both ends, and whoever has a duplicate of one, read the end of the stream from now on. */
+  unixShutdown(fd: number): void;
 
   // --- stream.cc: SOCK_STREAM; unixAccept and unixPeer serve here too ----------------------------
   streamListen(path: string, mode: number): number;

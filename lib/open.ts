@@ -17,6 +17,7 @@ type Wrap = (inner: Backend, options: ReadonlyMap<string, string>, attached: str
 
 const DRIVERS: Readonly<Record<string, () => Promise<DriverModule>>> = {
   file: async () => (await import('./drivers/file/index.js')).driver,
+  idc: async () => (await import('./idc/index.js')).driver,
   null: async () => (await import('./drivers/null/index.js')).driver,
   nvme: async () => (await import('./drivers/nvme/index.js')).driver,
   ram: async () => (await import('./drivers/ram/index.js')).driver,

@@ -40,8 +40,17 @@ napi_value copyList(napi_env env, napi_callback_info info) {
   uint32_t* entries;
   uint32_t count;
   if (!readList(args, 0, kCopyWords, &entries, &count)) return nullptr;
-  SegmentLock lock;
-  return makeNumber(env, copyEntries(entries, count));
+  uint32_t done;
+  {
+    SegmentLock lock;
+    done = copyEntries(entries, count);
+  }
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < done; i++) {
+    bytes += readWord(entries + static_cast<size_t>(i) * kCopyWords + 4);
+  }
+  countCopies(done, bytes);
+  return makeNumber(env, done);
 }
 
 napi_value compareList(napi_env env, napi_callback_info info) {

@@ -22,6 +22,9 @@ class SegmentLock {
 // the wanted access.
 void* resolve(uint64_t address, uint64_t bytes, bool writable);
 
+// Counts copies that were done, for those who watch that none are (status words).
+void countCopies(uint32_t count, uint64_t bytes);
+
 // A mapping outside the address space (io_uring's rings) that must outlive every ArrayBuffer over
 // it. adoptMapping gives an id, 0 when the table is full; mappingBuffer an external ArrayBuffer;
 // closeMapping replaces the pages by anonymous ones, and the last finaliser unmaps them.

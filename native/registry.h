@@ -33,6 +33,8 @@ constexpr uint64_t kAccessBytes = kSpaceBytes / kGranuleBytes;
 // Status words, as lib/memory/status.ts has them.
 constexpr uint32_t kEpochWord = 0;
 constexpr uint32_t kLostCountWord = 1;
+constexpr uint32_t kCopiesWord = 2;
+constexpr uint32_t kCopiedBytesWord = 4;  // two words
 constexpr uint32_t kLostWord = 16;  // of mapping slot 0
 constexpr uint32_t kLivenessWord = kLostWord + kSlots;
 constexpr uint32_t kLivenessWords = 4096;

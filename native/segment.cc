@@ -5,6 +5,9 @@
 // Every segment starts at a granule (2 MiB) and fills whole granules; where the backing object is
 // shorter (imported memory) anonymous pages fill the last granule. What may block or take long
 // (making the object, allocating its pages) happens before the locks are taken.
+//
+// Processes that map the same hugepages of 2 MiB in the same way share the kernel's page tables of
+// every whole, aligned gibibyte (docs/page-tables.md). So a segment that large begins at one.
 
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -19,6 +22,15 @@
 namespace penstock {
 
 namespace {
+
+constexpr uint64_t kGibibyte = 1ull << 30;
+
+// Where the segment is to lie in the process's slot: an address, or 0. Under tableLock.
+uint64_t findPlace(uint64_t bytes, uint64_t pageBytes) {
+  const bool large = pageBytes == kGranuleBytes && bytes >= kGibibyte;
+  const uint64_t place = large ? findRange(bytes, kGibibyte) : 0;
+  return place != 0 ? place : findRange(bytes, std::max(kGranuleBytes, pageBytes));
+}
 
 // Maps `fd` at `address` and enters it. `spec` says what it is to be, but for place and
 // descriptors. Under both locks. The id, or 0 with a failure.
@@ -95,7 +107,7 @@ napi_value segmentCreate(napi_env env, napi_callback_info info) {
     } else if (int error = reserveSpace()) {
       failure = {"mmap", error};
     } else {
-      const uint64_t address = findRange(bytes, std::max<uint64_t>(kGranuleBytes, pageBytes));
+      const uint64_t address = findPlace(bytes, pageBytes);
       id = mapSegment(spec, address, 0, &fd, &readOnlyFd, "segmentCreate", &failure);
     }
   }
@@ -162,7 +174,7 @@ napi_value segmentImport(napi_env env, napi_callback_info info) {
     } else if (int error = reserveSpace()) {
       failure = {"mmap", error};
     } else {
-      const uint64_t address = wanted != 0 ? wanted : findRange(spec.bytes, align);
+      const uint64_t address = wanted != 0 ? wanted : findPlace(spec.bytes, pageBytes);
       id = mapSegment(spec, address, offset, &fd, &none, "segmentImport", &failure);
     }
   }

@@ -290,6 +290,15 @@ napi_value unixPeer(napi_env env, napi_callback_info info) {
   return result;
 }
 
+// Wakes whoever waits on either end: all duplicates of a descriptor are one socket.
+napi_value unixShutdown(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  int fd;
+  if (!args.fd(0, "fd", &fd)) return nullptr;
+  if (shutdown(fd, SHUT_RDWR) == 0 || errno == ENOTCONN) return makeUndefined(env);
+  return throwErrno(env, errno, "shutdown");
+}
+
 }  // namespace
 
 bool initSocket(napi_env env, napi_value exports) {
@@ -299,7 +308,8 @@ bool initSocket(napi_env env, napi_value exports) {
          defineFunction(env, exports, "unixPair", unixPair) &&
          defineFunction(env, exports, "unixSend", unixSend) &&
          defineFunction(env, exports, "unixReceive", unixReceive) &&
-         defineFunction(env, exports, "unixPeer", unixPeer);
+         defineFunction(env, exports, "unixPeer", unixPeer) &&
+         defineFunction(env, exports, "unixShutdown", unixShutdown);
 }
 
 }  // namespace penstock

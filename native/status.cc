@@ -103,6 +103,12 @@ napi_value livenessClose(napi_env env, napi_callback_info info) {
 
 }  // namespace
 
+void countCopies(uint32_t count, uint64_t bytes) {
+  statusWord(kCopiesWord).fetch_add(count, std::memory_order_relaxed);
+  auto* both = reinterpret_cast<uint64_t*>(statusArray() + kCopiedBytesWord);
+  std::atomic_ref(*both).fetch_add(bytes, std::memory_order_relaxed);
+}
+
 bool initStatus(napi_env env, napi_value exports) {
   return defineFunction(env, exports, "segmentPhysical", segmentPhysical) &&
          defineFunction(env, exports, "statusWords", statusWords) &&

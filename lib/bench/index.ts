@@ -30,6 +30,15 @@ export {
   type BenchPeerJobJson,
   type BenchRatioJson,
 } from './json.js';
+export {
+  IDC_DEFAULTS,
+  IDC_QUICK,
+  runIdc,
+  type IdcOptions,
+  type IdcResult,
+  type PayloadResult,
+} from './idc.js';
+export { idcJson, idcText, type IdcJson, type IdcPayloadJson, type RttJson } from './idc-json.js';
 export { defaultJob, findOption, OPTION_WORDS, setOption } from './option-words.js';
 export type { OptionKind, OptionWord } from './option-words.js';
 export { checkReportPath, writeReport, type ReportInput } from './report.js';

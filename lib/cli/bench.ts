@@ -6,6 +6,7 @@ import { type Command, Option } from 'commander';
 import * as bench from '../bench/index.js';
 import { PenstockError, errnoCode } from '../errors.js';
 import { type Flags, type JobFile, addWordOptions, planJobs } from './bench-plan.js';
+import { configureIdc } from './bench-idc.js';
 import { type BenchOutcome, failureOf, runPlan } from './bench-run.js';
 import { catchInterrupts } from './interrupts.js';
 import { Exit, asPenstockError, printFailure, printJson, printNote, printText } from './output.js';
@@ -22,6 +23,8 @@ export function configure(command: Command, finish: Finish): void {
     .addOption(new Option('--vs <peer>', 'run the same job with a peer in turn').choices(['fio']))
     .option('--rounds <int>', `rounds of --vs (default: ${ROUNDS_DEFAULT})`);
   addWordOptions(command, bench);
+  // What stands after `idc` belongs to it: some of its options have names of this command's.
+  configureIdc(command.enablePositionalOptions().command('idc'), finish);
   command
     .addHelpText('after', '\nSizes take k, m, g, t (powers of 1024); durations ms, s, m, h.')
     .action(async (uris: string[], flags: Flags) => {

@@ -64,6 +64,11 @@ export const COMMANDS: readonly CommandEntry[] = [
     load: () => import('./nvme.js'),
   },
   {
+    name: 'driver',
+    summary: 'Serve a device to other processes: it is opened there as idc:SOCKET/NAME',
+    load: () => import('./driver.js'),
+  },
+  {
     name: 'completion',
     summary: 'Print a completion script for bash, zsh or fish',
     load: () => import('./completion.js'),
@@ -82,6 +87,8 @@ export async function buildProgram(
     .description('A bare-metal userspace I/O stack: devices, queues, benchmarks')
     .version(packageVersion())
     .showSuggestionAfterError(true)
+    // Options stand after the command that they belong to.
+    .enablePositionalOptions()
     .exitOverride()
     .configureOutput({ outputError: () => undefined });
   for (const entry of COMMANDS) {

@@ -3,6 +3,7 @@
 
 export const SCHEMES: Readonly<Record<string, string>> = Object.freeze({
   file: 'a file or a block device of the kernel',
+  idc: 'a device that another process serves',
   null: 'a device that forgets',
   nvme: 'an NVMe namespace, driven from here',
   ram: 'a device in memory',

@@ -43,7 +43,11 @@ export interface PassMasks {
 export function passMasks(info: DeviceInfo): PassMasks {
   const transfer = (1 << Op.READ) | (1 << Op.WRITE);
   let sized = transfer | (1 << Op.DISCARD);
-  let slow = (1 << Op.READ_LOAN) | (1 << Op.COMPARE) | (1 << Op.COPY);
+  let slow = (1 << Op.COMPARE) | (1 << Op.COPY);
+  // Loans of the device's own keep to what loans promise, or they are of no use here.
+  const loan = 1 << Op.READ_LOAN;
+  if ((info.operations & loan) !== 0 && info.canLoan && info.loanStable) sized |= loan;
+  else slow |= loan;
   const zeroes = 1 << Op.WRITE_ZEROES;
   if ((info.operations & zeroes) !== 0 || info.readOnly) sized |= zeroes;
   else slow |= zeroes;

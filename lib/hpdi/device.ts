@@ -52,7 +52,7 @@ export class BlockDevice {
     this.backend = backend;
     this.uri = backend.uri;
     this.home = home;
-    this.memory = memory ?? memoryOfKind(backend.memoryKind ?? 'private');
+    this.memory = memory ?? backend.memory ?? memoryOfKind(backend.memoryKind ?? 'private');
   }
 
   /** What the device can do, with what its queues add in software. */

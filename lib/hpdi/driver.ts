@@ -1,5 +1,6 @@
 // What a driver gives to HPDI: a Backend per open device, a QueueDriver per queue.
 
+import type { Memory } from '../memory/index.js';
 import type { DeviceInfo } from './info.js';
 
 /**
@@ -74,6 +75,8 @@ export interface Backend<Info = DeviceInfo, Options = QueueOptions> {
   readonly info: Info;
   /** The kind of memory that the device can reach (default private: any). */
   readonly memoryKind?: 'private' | 'device';
+  /** The memory itself, where it is not this environment's own of that kind. */
+  readonly memory?: Memory | undefined;
   openQueue(options: Options): QueueDriver;
   /** The part of a handle that is the driver's own; attaches with the module's `attach`. */
   share(): unknown;

@@ -7,6 +7,7 @@
 import { PenstockError } from '../errors.js';
 import {
   addressSpace,
+  GRANULE_BYTES,
   Memory,
   type DmaBuffer,
   type MemoryOptions,
@@ -14,8 +15,9 @@ import {
 } from '../memory/index.js';
 import { Channel } from './channel.js';
 import type { MemberInfo, Session, SessionHome } from './hub-session.js';
+import type { Lease } from './leases.js';
 import type { HoldSummary } from './ledger.js';
-import { Link, type Incoming, type LinkChannel, type PeerInfo } from './link.js';
+import { Link, type Incoming, type LinkChannel, type LinkWatcher, type PeerInfo } from './link.js';
 import type { LinkWire } from './link-wire.js';
 import { LoanDesk } from './loan-desk.js';
 
@@ -24,6 +26,7 @@ const CONNECT_MS = 5000;
 /** How often slots of the gone are looked at, and loans taken home while nobody asks. */
 const TICK_MS = 10;
 const TICK_MS_MAX = 50;
+const TIMER_MS_MAX = 2 ** 31 - 1;
 
 /** What asks for a channel on a port that is listened on. */
 export type Listener = (channel: Channel) => void;
@@ -38,25 +41,37 @@ export interface LoanReport {
   readonly held: readonly { owner: number; name: string; loans: number }[];
 }
 
+/** Granules of a slot. */
+const SLOT_GRANULES = 2 ** 36 / GRANULE_BYTES;
+
 export class Domain {
   readonly hub: string;
   readonly name: string;
   /** Shared with all members that may have a link with this one. */
   readonly memory: Memory;
   readonly desk: LoanDesk;
+  /**
+   * One byte per granule of this domain's slot, which all threads can be given: 1 where the memory
+   * is shared and has been told of to those that have a link.
+   */
+  readonly sharedGranules = new Uint8Array(new SharedArrayBuffer(SLOT_GRANULES));
   /** Links by slot, until the process at the other end is dead or has left. */
   readonly links = new Map<number, Link>();
+  /** @internal Segments that other threads of this process have. */
+  readonly leases: Lease[] = [];
   private readonly session: Session;
   private place = { slot: 0, generation: 0 };
   private readonly segments: Segment[] = [];
   private readonly channels = new Set<Channel>();
   private readonly listeners = new Map<string, RawListener>();
   private readonly waiting = new Set<() => void>();
+  private readonly watchers = new Set<LinkWatcher>();
   /** Generations of domains that are gone and whose slots are still held here. */
   private readonly leaving = new Map<number, number>();
   /** The last life of each slot that is known to be over. */
   private readonly over = new Map<number, number>();
   private timer: NodeJS.Timeout | null = null;
+  private listening: NodeJS.Timeout | null = null;
   private tickMs = TICK_MS;
   private closed = false;
   /** Called when a member comes or goes. */
@@ -134,10 +149,20 @@ export class Domain {
     });
   }
 
-  /** The same, for who decides by itself and takes records. `null` stops listening. */
+  /**
+   * The same, for who decides by itself and takes records. `null` stops listening. A domain that
+   * listens keeps its process alive.
+   */
   listenRaw(port: string, listener: RawListener | null): void {
     if (listener === null) this.listeners.delete(port);
     else this.listeners.set(port, listener);
+    // As a server's socket does: who listens is not done.
+    if (this.listeners.size > 0 && !this.closed) {
+      this.listening ??= setInterval(() => {}, TIMER_MS_MAX);
+    } else if (this.listening !== null) {
+      clearInterval(this.listening);
+      this.listening = null;
+    }
   }
 
   /**
@@ -195,6 +220,12 @@ export class Domain {
     }
   }
 
+  /** The function that it gives ends the watch. */
+  watchLinks(watcher: LinkWatcher): () => void {
+    this.watchers.add(watcher);
+    return () => void this.watchers.delete(watcher);
+  }
+
   /** Loans out and in, oldest first by age: what does not come back shows here. */
   loans(): LoanReport {
     this.desk.service();
@@ -217,9 +248,11 @@ export class Domain {
     for (const link of this.links.values()) link.dispose();
     this.links.clear();
     this.session.close();
+    if (this.listening !== null) clearInterval(this.listening);
     if (this.timer !== null) clearTimeout(this.timer);
     this.wakeWaiting();
     this.memory.close();
+    for (const { segment } of this.leases) segment.close();
   }
 
   [Symbol.dispose](): void {
@@ -285,7 +318,14 @@ export class Domain {
   }
 
   /** @internal */
-  onOver(): void {
+  usesMemoryOf(slot: number): boolean {
+    for (const watcher of this.watchers) if (watcher.usesMemoryOf?.(slot) === true) return true;
+    return false;
+  }
+
+  /** @internal */
+  onOver(link: Link): void {
+    for (const watcher of [...this.watchers]) watcher.onOver?.(link);
     this.onPeers?.();
     this.wakeWaiting();
   }
@@ -297,6 +337,7 @@ export class Domain {
     this.takeAll(slot);
     this.desk.gone(link);
     this.links.delete(slot);
+    for (const watcher of [...this.watchers]) watcher.onDead?.(link);
     this.desk.keepFormer(link);
     this.desk.answerAudits();
     this.leaving.set(slot, generation);
@@ -309,10 +350,19 @@ export class Domain {
     return channel;
   }
 
+  /** @internal Memory for another thread, told of as all shared memory is. */
+  makeSegment(bytes: number): Segment {
+    const segment = addressSpace().create(bytes, { kind: 'shared' });
+    this.onSegment(segment);
+    return segment;
+  }
+
   private onSegment(segment: Segment): void {
     if (this.segments.includes(segment)) return; // another pool in a region
     this.segments.push(segment);
     for (const link of this.links.values()) if (link.error === null) link.announce(segment);
+    const first = (segment.address % 2 ** 36) / GRANULE_BYTES;
+    this.sharedGranules.fill(1, first, first + segment.bytes / GRANULE_BYTES);
   }
 
   private onPeer(peer: PeerInfo, wire: LinkWire): void {
@@ -362,6 +412,7 @@ export class Domain {
     this.timer = null;
     const came = this.desk.service();
     for (const [slot, generation] of this.leaving) {
+      this.desk.unmapFormer(slot);
       if (this.links.has(slot) || this.holds(slot)) continue;
       this.leaving.delete(slot);
       this.session.released(slot, generation);

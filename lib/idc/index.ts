@@ -1,3 +1,6 @@
+export { driver } from './device-driver.js';
+export { DeviceServer, type DeviceServerOptions, type DeviceServerStats } from './device-server.js';
+export type { ClientStats } from './device-client.js';
 export { Channel } from './channel.js';
 export { Domain, type Listener, type LoanReport, type RawListener } from './domain.js';
 export { FanIn, FanOut } from './fan.js';
@@ -7,8 +10,9 @@ export { currentDomain, joinDomain, type DomainOptions } from './join.js';
 export type { HoldSummary } from './ledger.js';
 export type { Incoming, LinkChannel, PeerInfo } from './link.js';
 export { Loan, type ReadonlyBytes, type ReadonlyWords } from './loan.js';
+export { IdcOp, Msg, Rec } from './layout.js';
 export { Message, type SendOptions } from './message.js';
-export { RecordChannel } from './record-channel.js';
+export { RecordChannel, type ChannelCounters } from './record-channel.js';
 export { Mailbox, MESSAGE_BYTES_MAX } from './mailbox.js';
 export {
   OwnRegion,
@@ -18,4 +22,4 @@ export {
   type PeerState,
   type RegionMemory,
 } from './region.js';
-export { joinRegions, type RegionsOptions } from './region-session.js';
+export { joinRegions, type Mapped, type RegionsOptions } from './region-session.js';

@@ -22,8 +22,12 @@ export const enum Half {
   serial = 4,
   /** Index up to which this side has taken the other side's records; runs free. */
   consumed = 16,
+  /** Devices: index up to which this side has done with what the records lent. */
+  done = 17,
   /** 0 while this side is awake; else a number that no sleep before had. */
   sleeping = 32,
+  /** The number of the last sleep, for whoever uses this half next. */
+  sleeps = 33,
   /** Not 0: this side sends nothing any more. */
   ended = 48,
   /** Records sent and received so far, and wakes; for those who watch. Behind by some. */
@@ -59,6 +63,10 @@ export const enum IdcOp {
   AUDITED = 36,
   /** Devices: a completion. */
   COMPLETION = 37,
+  /** Devices: a loan (READ_LOAN) given back. */
+  LOAN_BACK = 38,
+  /** Devices: what the device is has changed. */
+  CHANGED = 39,
 }
 
 /** A MESSAGE or REPLY. */
@@ -92,6 +100,27 @@ export const enum LoanRec {
   addressHi = 7,
 }
 
+/** A COMPLETION: of a request that went the other way, an HPDI record with the tag. */
+export const enum Done {
+  op = 0,
+  tag = 1,
+  status = 2,
+  /** READ, READ_LOAN: the buffer's loan words; else the operation's result. */
+  resultLo = 3,
+  resultHi = 4,
+  /** READ_LOAN: the lender's number of the buffer. */
+  buffer = 5,
+}
+
+/** A LOAN_BACK. */
+export const enum Back {
+  op = 0,
+  /** The lender's number of the buffer. */
+  buffer = 1,
+  addressLo = 6,
+  addressHi = 7,
+}
+
 /** The cold form of a half's header. */
 export const HALF_LAYOUT: Layout = layout('half of a channel', HALF_BYTES, 'lib/idc/layout.ts', [
   { name: 'magic', offset: 0, bytes: 4, meaning: "'PIDC'" },
@@ -100,7 +129,9 @@ export const HALF_LAYOUT: Layout = layout('half of a channel', HALF_BYTES, 'lib/
   { name: 'size', offset: 12, bytes: 4, meaning: 'records of the ring' },
   { name: 'serial', offset: 16, bytes: 4, meaning: 'differs from the half that was here before' },
   { name: 'consumed', offset: 64, bytes: 4, meaning: "index of the other's records taken" },
+  { name: 'done', offset: 68, bytes: 4, meaning: 'devices: index of records done with' },
   { name: 'sleeping', offset: 128, bytes: 4, meaning: '0 awake; else the number of the sleep' },
+  { name: 'sleeps', offset: 132, bytes: 4, meaning: 'the number of the last sleep' },
   { name: 'ended', offset: 192, bytes: 4, meaning: 'not 0: nothing more is sent' },
   { name: 'sent', offset: 196, bytes: 4, meaning: 'records sent' },
   { name: 'received', offset: 200, bytes: 4, meaning: 'records received' },

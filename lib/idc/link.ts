@@ -48,6 +48,16 @@ export interface LinkHome {
   onDead(link: Link): void;
 }
 
+/** Who uses other domains' memory otherwise than by loans, or wants to know of their ends. */
+export interface LinkWatcher {
+  /** Whether a domain's memory is still used: it stays mapped, also when the domain is dead. */
+  usesMemoryOf?(slot: number): boolean;
+  /** A link is over; before its memory goes. */
+  onOver?(link: Link): void;
+  /** The process at the other end is dead, or has left. */
+  onDead?(link: Link): void;
+}
+
 const VERSION = 1;
 const SEGMENTS_MAX = 512;
 const CONNECT_MS = 5000;

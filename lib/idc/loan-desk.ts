@@ -57,6 +57,8 @@ export interface DeskHome {
   takeAll(slot: number): void;
   /** Something is out, or waits: `service` is to be called again before long. */
   wantService(): void;
+  /** Whether somebody here still uses a domain's memory, beside who has loans of it. */
+  usesMemoryOf(slot: number): boolean;
 }
 
 export class LoanDesk implements LoanHome {
@@ -419,9 +421,10 @@ export class LoanDesk implements LoanHome {
     this.held.get(loan.owner)?.delete(loan);
   }
 
-  private unmapFormer(slot: number): void {
+  /** Unmaps the memory of a domain whose link is over, once nothing of it is used here. */
+  unmapFormer(slot: number): void {
     const link = this.former.get(slot);
-    if (link === undefined || this.heldOf(slot) > 0) return;
+    if (link === undefined || this.heldOf(slot) > 0 || this.home.usesMemoryOf(slot)) return;
     this.former.delete(slot);
     link.unmap();
   }

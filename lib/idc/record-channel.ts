@@ -19,9 +19,10 @@ import { Half, Rec } from './layout.js';
 import type { RingReader, RingWriter } from './ring.js';
 import type { Wake } from './wake.js';
 
-/** How long park polls before it sleeps, in polls (some ns each), by how the last parks went. */
+/** How long park polls before it sleeps, in polls (some ns each), by how long it slept then. */
 const SPINS_MIN = 64;
 const SPINS_MAX = 1 << 15;
+const SHORT_MS = 0.2;
 /** The same for wait, which holds up an event loop; then turns of the loop, then sleep. */
 const WAIT_SPINS_MAX = 512;
 const TURNS_MAX = 16;
@@ -38,6 +39,16 @@ export interface ChannelEnds {
   readonly half: Uint32Array;
   readonly peerHalf: Uint32Array;
   readonly wake: Wake;
+}
+
+/** Free-running counts of 32 bits, as they stand in the headers, whichever thread moved them. */
+export interface ChannelCounters {
+  readonly sent: number;
+  readonly received: number;
+  /** Sent, and not taken by the other side yet. */
+  readonly unread: number;
+  /** Times that this side woke the other. */
+  readonly wakes: number;
 }
 
 export class RecordChannel {
@@ -150,6 +161,63 @@ export class RecordChannel {
     return this.writer.unread;
   }
 
+  /** The other side sleeps, or is about to: the next submit wakes it. */
+  get peerAsleep(): boolean {
+    return this.peerHalf[Half.sleeping] !== 0;
+  }
+
+  get counters(): ChannelCounters {
+    const { half, peerHalf } = this;
+    const sent = half[Half.sent]!;
+    return {
+      sent,
+      received: half[Half.consumed]!,
+      unread: (sent - peerHalf[Half.consumed]!) >>> 0,
+      wakes: half[Half.wakes]!,
+    };
+  }
+
+  /** Records that `reserve` would grant, when `n` are wanted; looks at the other side only then. */
+  room(n: number): number {
+    if (this.error !== null) return 0;
+    const room = this.writer.room(n);
+    if (this.writer.broken) this.misbehaved('its index of records taken');
+    return room;
+  }
+
+  /** Index of the next record that poll gives. */
+  get taken(): number {
+    return this.reader.head;
+  }
+
+  /** This side's header. */
+  get header(): Uint32Array {
+    return this.half;
+  }
+
+  /**
+   * For who waits on many channels at once: says that this side is about to sleep on `wakeFd`.
+   * False: there is something to be seen, and it stays awake. `disarm` must follow a true.
+   */
+  arm(): boolean {
+    if (this.closed || !this.reader.arm()) return false;
+    // Set before the peer looked for a sleeper, or seen here.
+    if (!this.over) return true;
+    this.reader.disarm();
+    return false;
+  }
+
+  /** Ends a sleep that `arm` began, and takes the signals. False: the other end is closed. */
+  disarm(): boolean {
+    this.reader.disarm();
+    return this.waker.drain();
+  }
+
+  /** Becomes readable when this side is woken, or the other is gone; -1: nobody wakes. */
+  get wakeFd(): number {
+    return this.waker.fd;
+  }
+
   /**
    * Blocks this thread until records are there or `timeoutUs` passed (-1: no limit); polls them.
    * 0 too when the channel is over, or somebody else's signal ended the sleep.
@@ -157,16 +225,20 @@ export class RecordChannel {
   park(timeoutUs: number): number {
     for (let spin = 0; spin < this.spins; spin++) {
       const count = this.reader.poll(this.size);
-      if (count > 0) {
-        this.spins = Math.min(SPINS_MAX, this.spins * 2);
-        return count;
-      }
+      if (count > 0) return count;
     }
-    this.spins = Math.max(SPINS_MIN, this.spins >> 1);
     if (this.closed || this.over || timeoutUs === 0) return this.poll(this.size);
     if (!this.reader.arm()) return this.poll(this.size);
     // Set before the peer looked for a sleeper, or seen here.
-    if (!this.over) this.sleepThread(timeoutUs);
+    if (!this.over) {
+      const before = performance.now();
+      this.sleepThread(timeoutUs);
+      // Who slept for a moment only should have looked for longer.
+      const short = performance.now() - before < SHORT_MS;
+      this.spins = short
+        ? Math.min(SPINS_MAX, this.spins * 2)
+        : Math.max(SPINS_MIN, this.spins >> 1);
+    }
     this.reader.disarm();
     return this.poll(this.size);
   }
@@ -236,6 +308,14 @@ export class RecordChannel {
     this.watch = 0;
     this.waker.close();
     this.onClose();
+  }
+
+  /** Lets go of this side without an end: another thread goes on with it. */
+  leave(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.reader.disarm();
+    this.waker.close();
   }
 
   [Symbol.dispose](): void {

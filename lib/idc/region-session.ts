@@ -21,6 +21,11 @@ const PAGE_BYTES = 4096;
 /** Mail that a peer does not take. */
 const QUEUE_MAX = 1024;
 
+export interface Mapped {
+  readonly own: Segment;
+  readonly peers: readonly Segment[];
+}
+
 export interface RegionsOptions {
   /** Of this domain, for the others: letters, digits, '.', '_' and '-', at most 64. */
   name: string;
@@ -30,7 +35,7 @@ export interface RegionsOptions {
    * Maps the regions, once the domain has its place: its own writable (AddressSpace.import), the
    * others' for reading (AddressSpace.attach or admit). They are closed with the domain.
    */
-  map: () => { own: Segment; peers: readonly Segment[] };
+  map: () => Mapped | Promise<Mapped>;
 }
 
 /**
@@ -70,7 +75,7 @@ class RegionSession implements Session {
   async join(): Promise<void> {
     const { domain, name, map } = this.options;
     addressSpace().join(domain);
-    const { own, peers } = map();
+    const { own, peers } = await map();
     try {
       const region = new OwnRegion(own, { name });
       this.own = { segment: own, region };

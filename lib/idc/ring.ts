@@ -42,6 +42,10 @@ export class RingWriter {
     this.half = half;
     this.peer = peer;
     this.sq = new Uint32Array(ring.length);
+    // Zeros in a fresh half; where another end of this half stopped, this one goes on. Nothing is
+    // granted before the reader's index has been looked at.
+    this.head = this.tail = half[Half.sent]! | 0;
+    this.consumed = (this.tail - this.size) | 0;
   }
 
   // hot:begin
@@ -53,6 +57,12 @@ export class RingWriter {
     const granted = n < free ? n : free;
     this.tail = (this.tail + granted) | 0;
     return granted;
+  }
+
+  /** Records that `reserve` would grant, when `n` are wanted. */
+  room(n: number): number {
+    const free = this.size - ((this.tail - this.consumed) | 0);
+    return free < n ? this.refresh() : free;
   }
 
   /**
@@ -131,7 +141,8 @@ export class RingReader {
   private readonly half: Uint32Array;
   private readonly mask: number;
   private readonly shift: number;
-  private head = 0;
+  /** Index of the next record. */
+  head = 0;
   private sleeps = 0;
 
   constructor(ring: Uint32Array, half: Uint32Array) {
@@ -141,6 +152,8 @@ export class RingReader {
     this.ring = ring;
     this.half = half;
     this.rq = new Uint32Array(ring.length);
+    this.head = half[Half.consumed]! | 0;
+    this.sleeps = half[Half.sleeps]!;
   }
 
   // hot:begin
@@ -186,6 +199,7 @@ export class RingReader {
   /** Says that this side is about to sleep; false: a record came meanwhile, it is awake again. */
   arm(): boolean {
     this.sleeps = (this.sleeps + 1) & WORD || 1;
+    this.half[Half.sleeps] = this.sleeps;
     this.half[Half.sleeping] = this.sleeps;
     fence();
     if (!this.ready) return true;

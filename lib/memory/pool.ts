@@ -55,6 +55,8 @@ export interface PoolOptions extends SegmentOptions {
    * Fill free buffers with a pattern and check it at the next take (default: PENSTOCK_POISON=1).
    */
   poison?: boolean;
+  /** Where the segment comes from (default: a new one). Its bytes are zero. */
+  makeSegment?: (bytes: number) => Segment;
 }
 
 export class BufferPool {
@@ -79,8 +81,9 @@ export class BufferPool {
     }
     if (!Number.isInteger(count) || count < 1)
       throw new RangeError(`count is from 1 on, not ${count}`);
-    const within = options.within;
-    this.segment = within?.segment ?? addressSpace().create(poolBytes(bufferBytes, count), options);
+    const { within, makeSegment } = options;
+    const bytes = poolBytes(bufferBytes, count);
+    this.segment = within?.segment ?? makeSegment?.(bytes) ?? addressSpace().create(bytes, options);
     const offset = within?.offset ?? 0;
     this.start = this.segment.address + offset;
     const controlOffset = offset + roundUp(bufferBytes * count, 4096);
@@ -88,8 +91,8 @@ export class BufferPool {
     this.count = count;
     this.control = new Int32Array(this.segment.u8.buffer, controlOffset, Control.links + 2 * count);
     this.states = Control.links + count;
-    // A region may hold what an earlier life left.
-    if (within !== undefined) this.control.fill(0);
+    // There may be what an earlier pool, or an earlier life, left.
+    if (within !== undefined || makeSegment !== undefined) this.control.fill(0);
     this.control[Control.magic] = MAGIC;
     this.control[Control.bufferBytes] = bufferBytes;
     this.control[Control.count] = count;

@@ -8,6 +8,10 @@ export const enum StatusWord {
   epoch = 0,
   /** Mappings lost to SIGBUS so far. */
   lostCount = 1,
+  /** Copies that lists of copies were so far, and their bytes (two words): wherever data is copied. */
+  copies = 2,
+  copiedBytesLo = 4,
+  copiedBytesHi = 5,
   lost = 16,
   /** A liveness word is not 0 while the environment that opened it lives. */
   liveness = 16 + 4096,

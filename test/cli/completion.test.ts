@@ -71,7 +71,7 @@ describe('bash completion of bench', () => {
     expect(await bashOffers('bench', '--iodepth', '')).toEqual([]);
     expect(await bashOffers('bench', '--ran')).toEqual(['--random-distribution']);
     expect(await bashOffers('bench', 'fi')).toEqual(['file:']);
-    expect(await bashOffers('bench', '')).toEqual(['file:', 'null:', 'nvme:', 'ram:']);
+    expect(await bashOffers('bench', '')).toEqual(['file:', 'idc:', 'null:', 'nvme:', 'ram:']);
     expect(await bashOffers('bench', '--report', `${folder}/penstock.b`)).toEqual([
       `${folder}/penstock.bash`,
     ]);

@@ -23,6 +23,7 @@ const DOORS = [
   'wire/index',
   'uring/index',
   'hpdi/index',
+  'idc/index',
   'pci/index',
 ];
 

@@ -2,11 +2,15 @@
 
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, constants, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import { addressSpace, GRANULE_BYTES, type Segment } from '../../lib/memory/index.js';
+import { accessMap, addressSpace, GRANULE_BYTES, type Segment } from '../../lib/memory/index.js';
 import { native } from '../../lib/native.js';
 import { built } from '../fault/child.js';
+import { openFds } from '../native/support.js';
+import { ALL_SEALS, foreignMemory, type ForeignOptions } from './peer.js';
 
 const PEER = 3 * 2 ** 36; // domain 3's slot
 let next = PEER;
@@ -17,32 +21,8 @@ afterEach(() => {
 });
 
 const SEALS = { shrink: 2, grow: 4, seal: 1, futureWrite: 16 };
-const ALL_SEALS = 2 + 4 + 1 + 16;
 
-/** A memfd of a program that holds it until the test's end: its read-only descriptor here. */
-async function foreign(options: {
-  bytes?: number;
-  seals?: number;
-  filled?: number;
-  mode?: 'r' | 'r+';
-}): Promise<number> {
-  const { bytes = GRANULE_BYTES, seals = ALL_SEALS, filled = bytes, mode = 'r' } = options;
-  const script = `
-import fcntl, os, sys
-fd = os.memfd_create('peer', 2)
-os.ftruncate(fd, ${bytes})
-for at in range(0, ${filled}, 65536): os.pwrite(fd, b'P' * min(65536, ${filled} - at), at)
-if ${seals}: fcntl.fcntl(fd, 1033, ${seals})
-print(fd, flush=True)
-sys.stdin.read()
-`;
-  const child = spawn('python3', ['-c', script], { stdio: ['pipe', 'pipe', 'inherit'] });
-  cleanups.push(() => child.stdin.end());
-  const [line] = (await once(child.stdout, 'data')) as [Buffer];
-  const fd = openSync(`/proc/${child.pid}/fd/${line.toString().trim()}`, mode);
-  cleanups.push(() => closeSync(fd));
-  return fd;
-}
+const foreign = (options: ForeignOptions) => foreignMemory(cleanups, options);
 
 function admit(
   fd: number,
@@ -60,13 +40,20 @@ function admit(
   return segment;
 }
 
-/** The errno and the check that refused. */
+/** The errno and the check that refused, which left no trace. */
 function refusal(fd: number, claim: Parameters<typeof admit>[1] = {}): string {
+  const traces = () => ({
+    fds: openFds(),
+    segments: addressSpace().list(),
+    access: accessMap()[Math.floor((claim.address ?? next) / GRANULE_BYTES)],
+  });
+  const before = traces();
   try {
     admit(fd, claim);
   } catch (error) {
     const { code, cause } = error as { code: string; cause: { code: string; syscall: string } };
     expect(code).toBe('ADMISSION_REFUSED');
+    expect(traces()).toEqual(before);
     return `${cause.code} ${cause.syscall}`;
   }
   return 'admitted';
@@ -102,8 +89,11 @@ describe('admission', () => {
     expect(refusal(await foreign({ seals: 0 }))).toBe('EPERM segmentAdmit(seals)');
   });
 
-  it('refuses a writable descriptor', async () => {
-    const fd = await foreign({ mode: 'r+' });
+  it.each([
+    ['and reading', 'r+'],
+    ['only', constants.O_WRONLY],
+  ] as const)('refuses a descriptor opened for writing %s', async (_name, mode) => {
+    const fd = await foreign({ mode });
     expect(refusal(fd)).toBe('EPERM segmentAdmit(access mode)');
   });
 
@@ -113,9 +103,41 @@ describe('admission', () => {
     expect(refusal(fd, { bytes: 4 * GRANULE_BYTES })).toBe('EINVAL segmentAdmit(size)');
   });
 
-  it('refuses memory with holes', async () => {
-    const fd = await foreign({ filled: GRANULE_BYTES - 65536 });
-    expect(refusal(fd)).toBe('EINVAL segmentAdmit(holes)');
+  it.each([0, 65536, GRANULE_BYTES - 65536])(
+    'refuses memory that has pages for %i of its bytes only',
+    async (filled) => {
+      expect(refusal(await foreign({ filled }))).toBe('EINVAL segmentAdmit(holes)');
+    },
+  );
+
+  it('refuses what is no memory of another process', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'penstock-admit-'));
+    writeFileSync(join(folder, 'file'), Buffer.alloc(GRANULE_BYTES, 1));
+    const device = addressSpace().create(1, { kind: 'device', pageBytes: 4096 });
+    const fds = [
+      openSync(join(folder, 'file'), 'r'),
+      openSync(folder, 'r'),
+      openSync('/dev/zero', 'r'),
+      openSync('/dev/null', 'r'),
+      ...native.unixPair(),
+      native.eventfdCreate(),
+      native.pidfdOpen(process.pid),
+      device.descriptor(), // nothing seals it, and a peer could write it
+    ];
+    try {
+      for (const fd of fds) expect(refusal(fd)).toBe('EPERM segmentAdmit(seals)');
+    } finally {
+      for (const fd of fds) closeSync(fd);
+      device.close();
+      rmSync(folder, { recursive: true });
+    }
+    expect(refusal(fds[0]!)).toBe('EBADF fcntl(F_DUPFD)'); // closed now
+    expect(refusal(2 ** 31 - 1)).toBe('EBADF fcntl(F_DUPFD)');
+  });
+
+  it('refuses a path to memory that was not opened', async () => {
+    const O_PATH = 0x200000;
+    expect(refusal(await foreign({ mode: O_PATH }))).toBe('EPERM segmentAdmit(seals)');
   });
 
   it('refuses a misaligned address or size', async () => {
@@ -138,20 +160,37 @@ describe('admission', () => {
     expect(refusal(fd, { address, bytes: 2 * GRANULE_BYTES })).toBe('EINVAL segmentAdmit(slot)');
   });
 
-  it('refuses an address that is taken', async () => {
-    const first = admit(await foreign({}));
-    expect(refusal(await foreign({}), { address: first.address })).toBe('EEXIST segmentAdmit');
+  it('refuses an address that is taken, wholly or in part', async () => {
+    const bytes = 2 * GRANULE_BYTES;
+    const fd = await foreign({ bytes });
+    const first = admit(fd, { bytes });
+    for (const offset of [-GRANULE_BYTES, 0, GRANULE_BYTES]) {
+      expect(refusal(fd, { address: first.address + offset, bytes })).toBe('EEXIST segmentAdmit');
+    }
+    for (const offset of [-bytes, bytes]) {
+      expect(admit(fd, { address: first.address + offset, bytes }).u8[bytes - 1]).toBe(80);
+    }
     expect(first.u8[0]).toBe(80);
   });
 
-  it('leaves no descriptor behind when it refuses', async () => {
-    const fd = await foreign({ seals: 0 });
-    const before = openSync('/dev/null', 'r');
-    closeSync(before);
-    for (let i = 0; i < 20; i++) refusal(fd);
-    const after = openSync('/dev/null', 'r');
-    closeSync(after);
-    expect(after).toBe(before);
+  it('takes nothing for a claim that no segment could have', async () => {
+    const fd = await foreign({});
+    const before = openFds();
+    for (const wrong of [
+      { address: 0 },
+      { address: 2 ** 36 - GRANULE_BYTES },
+      { address: 2 ** 44 },
+      { address: PEER + 0.5 },
+      { address: NaN },
+      { bytes: 0 },
+      { bytes: -GRANULE_BYTES },
+      { bytes: 2 ** 31 + GRANULE_BYTES },
+      { pageBytes: 0 },
+      { pageBytes: 2 ** 31 },
+    ]) {
+      expect(() => admit(fd, wrong)).toThrow(RangeError);
+    }
+    expect(openFds()).toEqual(before);
   });
 
   it('gives a byte the same address in two processes', async () => {

@@ -15,7 +15,7 @@ import {
   Req,
   Sg,
 } from '../../hpdi/index.js';
-import { addressSpace, returnHome, type Segment } from '../../memory/index.js';
+import { addressSpace, returnHome, type Memory } from '../../memory/index.js';
 import { AccessMap, Copies, Pieces } from './copies.js';
 import type { FaultOptions } from './options.js';
 import { FaultQueue } from './queue.js';
@@ -83,7 +83,8 @@ export class FaultDevice implements Backend, FaultControl {
   isGone = false;
   readonly inner: Backend;
   private readonly access = new AccessMap();
-  private readonly memory: Segment;
+  private readonly ours: { readonly address: number; readonly u32: Uint32Array };
+  private readonly freeOurs: () => void;
   private readonly listWords: Uint32Array[] = [];
   private readonly freeLists = new Uint32Array(LISTS);
   private freeListCount = 0;
@@ -100,8 +101,18 @@ export class FaultDevice implements Backend, FaultControl {
     this.goneAfter = options.goneAfter;
     this.cutDraws = new Random(options.seed, CUT_STREAM);
     const ours = PIECES_BYTES + LISTS * LIST_BYTES;
-    this.memory = addressSpace().create(ours + options.cacheBytes, { kind: this.memoryKind });
-    const { address, u32 } = this.memory;
+    const bytes = ours + options.cacheBytes;
+    if (inner.memory === undefined) {
+      const segment = addressSpace().create(bytes, { kind: this.memoryKind });
+      this.ours = segment;
+      this.freeOurs = () => segment.close();
+    } else {
+      const buffer = inner.memory.alloc(bytes);
+      buffer.u8.fill(0);
+      this.ours = buffer;
+      this.freeOurs = () => buffer.free();
+    }
+    const { address, u32 } = this.ours;
     this.pieces = new Pieces(this.copies, address, u32.subarray(0, PIECES_BYTES / 4));
     for (let list = 0; list < LISTS; list++) {
       const word = (PIECES_BYTES + list * LIST_BYTES) / 4;
@@ -133,6 +144,10 @@ export class FaultDevice implements Backend, FaultControl {
 
   get memoryKind(): 'private' | 'device' {
     return this.inner.memoryKind ?? 'private';
+  }
+
+  get memory(): Memory | undefined {
+    return this.inner.memory;
   }
 
   set onChange(listener: ((info: DeviceInfo) => void) | null) {
@@ -177,7 +192,7 @@ export class FaultDevice implements Backend, FaultControl {
       await this.cache?.close(!this.isGone);
     } finally {
       await this.inner.close();
-      this.memory.close();
+      this.freeOurs();
     }
   }
 
@@ -265,7 +280,7 @@ export class FaultDevice implements Backend, FaultControl {
     const entries = this.pieces.prefix(blocks * this.info.blockSize, words);
     if (entries === 0) return -1;
     this.freeListCount--;
-    const address = this.memory.address + offset;
+    const address = this.ours.address + offset;
     records[at + Req.op] = (op & 0xffff) | (entries << 16);
     records[at + Req.addressLo] = address >>> 0;
     records[at + Req.addressHi] = Math.floor(address / TWO_32);

@@ -13,6 +13,7 @@ import {
   type QueueOptions,
   Req,
 } from '../../hpdi/index.js';
+import type { Memory } from '../../memory/index.js';
 import { Trace, TraceKind } from './format.js';
 import { TraceWriter } from './writer.js';
 
@@ -163,6 +164,10 @@ export class TraceDevice implements Backend {
 
   get memoryKind(): 'private' | 'device' {
     return this.inner.memoryKind ?? 'private';
+  }
+
+  get memory(): Memory | undefined {
+    return this.inner.memory;
   }
 
   set onChange(listener: ((info: DeviceInfo) => void) | null) {

@@ -1,0 +1,86 @@
+// A row of the queue table as its owner uses it: the channel opened in the owner's thread.
+
+import { errnoCode } from '../errors.js';
+import { native } from '../native.js';
+import { Row, type QueueTable, type RowChannel, type RowState } from './device-table.js';
+import { openChannel } from './half.js';
+import type { RecordChannel } from './record-channel.js';
+import { SocketWake } from './wake.js';
+
+export interface RowView {
+  readonly epoch: number;
+  readonly state: RowState;
+  readonly channel: RowChannel;
+}
+
+export class OwnedRow {
+  /** Signalled by the home when the row has changed, for who sleeps without a channel. */
+  readonly eventFd: number;
+  private readonly table: QueueTable;
+  private readonly row: number;
+  private open: RecordChannel | null = null;
+
+  constructor(table: QueueTable, row: number) {
+    this.table = table;
+    this.row = row;
+    // A descriptor of its own: the number would be another's once the home has closed it.
+    this.eventFd = native.fileDuplicate(table.get(row, Row.eventFd));
+  }
+
+  /** The row's words as they were at one moment. */
+  read(): RowView {
+    const { table, row } = this;
+    for (;;) {
+      const epoch = table.get(row, Row.epoch);
+      const state: RowState = table.get(row, Row.state);
+      const channel = table.channel(row);
+      if (table.get(row, Row.epoch) === epoch) return { epoch, state, channel };
+    }
+  }
+
+  acknowledge(epoch: number, held: number): void {
+    this.table.set(this.row, Row.held, held);
+    this.table.set(this.row, Row.acked, epoch);
+  }
+
+  /** Says how many loans of servers that are gone are left. */
+  holds(count: number): void {
+    this.table.set(this.row, Row.held, count);
+  }
+
+  /** The channel, or null: the row has changed meanwhile, or its memory is gone. */
+  openChannel({ epoch, channel }: RowView): RecordChannel | null {
+    this.closeChannel();
+    let fd: number;
+    try {
+      fd = native.fileDuplicate(channel.wakeFd);
+    } catch (error) {
+      if (errnoCode(error) === '') throw error;
+      return null;
+    }
+    const wake = new SocketWake(fd);
+    // While the epoch stood, the number was that of this channel.
+    if (this.table.get(this.row, Row.epoch) !== epoch) {
+      wake.close();
+      return null;
+    }
+    try {
+      this.open = openChannel(channel.places, wake, () => {});
+      return this.open;
+    } catch (error) {
+      wake.close();
+      throw error;
+    }
+  }
+
+  /** Lets go of the channel; it stays open, for its next owner. */
+  closeChannel(): void {
+    this.open?.leave();
+    this.open = null;
+  }
+
+  close(): void {
+    this.closeChannel();
+    native.fileClose(this.eventFd);
+  }
+}
