@@ -131,6 +131,7 @@ export class DeviceServer {
     );
     domain.listenRaw(DEVICE_PORT, (incoming) => this.incoming(incoming));
     domain.listen(STATS_PORT, (channel) => void this.tellStats(channel));
+    domain.reporters.set(STATS_PORT, () => this.stats());
   }
 
   stats(): DeviceServerStats {
@@ -458,6 +459,7 @@ export class DeviceServer {
   private async closeOnce(): Promise<void> {
     this.domain.listenRaw(DEVICE_PORT, null);
     this.domain.listenRaw(STATS_PORT, null);
+    this.domain.reporters.delete(STATS_PORT);
     for (const client of [...this.clients.values()]) {
       for (const session of [...client.sessions]) this.ended(session);
     }

@@ -59,6 +59,7 @@ export interface ChannelsHome {
 }
 
 interface Opening {
+  readonly port: string;
   readonly place: HalfPlace;
   readonly buffer: DmaBuffer;
   readonly wake: Wake;
@@ -76,7 +77,8 @@ interface Lingering {
 
 export class LinkChannels {
   private readonly home: ChannelsHome;
-  private readonly open = new Set<RecordChannel>();
+  /** By their ports. */
+  private readonly open = new Map<RecordChannel, string>();
   private readonly openings = new Map<number, Opening>();
   /** Wakes of channels that are asked for and not answered yet. */
   private readonly offered = new Set<Wake>();
@@ -90,6 +92,11 @@ export class LinkChannels {
   /** Whether halves of closed channels are left. */
   get lingers(): boolean {
     return this.lingering.size > 0;
+  }
+
+  /** Open channels and their ports. */
+  get list(): Iterable<[RecordChannel, string]> {
+    return this.open;
   }
 
   /** Asks the other side for a channel; `wrap` is called as soon as it is there. */
@@ -110,7 +117,7 @@ export class LinkChannels {
       const timer = setTimeout(() => this.expire(id, port, timeoutMs), clamp(timeoutMs));
       const done = (channel: LinkChannel): void => resolve(wrap(channel));
       const fail = reject;
-      this.openings.set(id, { place, buffer, wake, timer, expired: false, done, fail });
+      this.openings.set(id, { port, place, buffer, wake, timer, expired: false, done, fail });
       home.send({ type: 'open', id, port, meta, ...place }, fds);
       closeAll(fds);
     });
@@ -143,7 +150,7 @@ export class LinkChannels {
       if (home.error !== null) throw home.error;
       try {
         const { place, buffer } = makeHalf(home.memory, theirs.size);
-        const channel = this.adopt(place, buffer, theirs, wake, said);
+        const channel = this.adopt(port, { place, buffer }, theirs, wake, said);
         home.send({ type: 'accept', id, meta: said, ...place }, []);
         return channel;
       } catch (error) {
@@ -168,10 +175,10 @@ export class LinkChannels {
     const opening = this.takeOpening(message);
     const theirs = readPlace(message, this.home.peer.slot);
     const meta = text(message, 'meta', META_MAX);
-    const { place, buffer, wake, done, fail } = opening;
+    const { port, wake, done, fail } = opening;
     let channel: LinkChannel;
     try {
-      channel = this.adopt(place, buffer, theirs, wake, meta);
+      channel = this.adopt(port, opening, theirs, wake, meta);
     } catch (error) {
       wake.close();
       fail(error as PenstockError);
@@ -194,7 +201,7 @@ export class LinkChannels {
 
   /** The link is over: channels break, after what was sent has been copied to private memory. */
   end(error: PenstockError): void {
-    for (const channel of this.open) {
+    for (const channel of this.open.keys()) {
       channel.detach();
       channel.fail(error);
     }
@@ -224,8 +231,8 @@ export class LinkChannels {
   }
 
   private adopt(
-    own: HalfPlace,
-    buffer: DmaBuffer,
+    port: string,
+    { place: own, buffer }: { place: HalfPlace; buffer: DmaBuffer },
     theirs: HalfPlace,
     wake: Wake,
     meta: string,
@@ -240,7 +247,7 @@ export class LinkChannels {
         this.lingering.add({ buffer, records });
         this.sweep();
       });
-      this.open.add(records);
+      this.open.set(records, port);
       return { records, meta, own, theirs, wakeFd: wake.fd };
     } catch (error) {
       if (!buffer.freed) buffer.free();
