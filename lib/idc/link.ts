@@ -16,6 +16,7 @@ import { makeHalf, openChannel, readPlace, slotOf, type HalfPlace } from './half
 import { LinkChannels, type Incoming, type LinkChannel } from './link-channels.js';
 import type { LinkWire } from './link-wire.js';
 import { LoanRing } from './loan-ring.js';
+import type { RecordChannel } from './record-channel.js';
 import { closeAll, misbehaved, type Transport } from './transport.js';
 import { NO_WAKE } from './wake.js';
 
@@ -205,6 +206,11 @@ export class Link {
     for (let at = 0; at < holds.length; at += 500) {
       this.transport.send({ type: 'audit', via, holds: holds.slice(at, at + 500) });
     }
+  }
+
+  /** Open channels and their ports. */
+  get openChannels(): Iterable<[RecordChannel, string]> {
+    return this.channels.list;
   }
 
   /** Whether halves of closed channels are left. */
