@@ -288,8 +288,10 @@ export class Link {
   private buried(): void {
     this.forgetDeath();
     this.sweep();
-    if (!this.loanHalf.buffer.freed) this.loanHalf.buffer.free();
     this.home.onDead(this);
+    // Until then what the dead one gave back was still taken from its ring, by words in this half.
+    this.loans.close();
+    if (!this.loanHalf.buffer.freed) this.loanHalf.buffer.free();
   }
 
   private goneError(): PenstockError {

@@ -65,7 +65,7 @@ export class RecordChannel {
   late: ((rq: Uint32Array, at: number) => void) | null = null;
   private readonly writer: RingWriter;
   private readonly reader: RingReader;
-  private readonly half: Uint32Array;
+  private half: Uint32Array;
   private peerHalf: Uint32Array;
   private readonly waker: Wake;
   private spins = 1024;
@@ -307,6 +307,9 @@ export class RecordChannel {
     if (this.watch !== 0) native.watchClose(this.watch);
     this.watch = 0;
     this.waker.close();
+    // A wait that is under way would write to it after it is freed.
+    this.reader.letGo();
+    this.half = new Uint32Array(Half.words);
     this.onClose();
   }
 

@@ -7,7 +7,7 @@
 import { readdirSync, readlinkSync } from 'node:fs';
 import { PenstockError } from '../../lib/errors.js';
 import { Hub, joinDomain, type Channel, type Domain, type Message } from '../../lib/idc/index.js';
-import { statusWords, StatusWord } from '../../lib/memory/index.js';
+import { addressSpace, statusWords, StatusWord } from '../../lib/memory/index.js';
 import { sleep } from './harness.js';
 import { bodyFault, fillBody, Word, type ChildReport } from './idc-words.js';
 
@@ -16,6 +16,7 @@ const life = Number(lifeText);
 /** Buffers of a chain's run; 0: no end, with random sizes and delays. */
 const chain = Number(countText);
 const OUTSTANDING_MAX = 48;
+const DOUBT_MS = 500;
 const CHAIN_BYTES = 65536;
 /** A full look at every so many buffers of a chain; a few words at the others. */
 const CHAIN_WHOLE = 16;
@@ -75,10 +76,12 @@ async function produce(): Promise<void> {
   const outstanding = new Set<number>();
   // Sent when somebody died: they may be acknowledged still, once, or never.
   const doubtful = new Set<number>();
-  domain.onPeers = () => {
+  const doubt = (): void => {
     for (const sequence of outstanding) doubtful.add(sequence);
     outstanding.clear();
   };
+  domain.onPeers = doubt;
+  let fullSince = 0;
   serve('ack', (message) => {
     const sequence = message.u32[Word.sequence]!;
     if (message.u32[Word.life] === life) {
@@ -93,6 +96,9 @@ async function produce(): Promise<void> {
     const channel = await domain.connect('middle', 'pipe', { timeoutMs: 20_000, size: 64 });
     try {
       for (;;) {
+        if (outstanding.size < OUTSTANDING_MAX) fullSince = performance.now();
+        // The consumer had no way to tell: it was not connected yet.
+        else if (performance.now() - fullSince > DOUBT_MS) doubt();
         if (paused || outstanding.size >= OUTSTANDING_MAX) {
           await sleep(1);
           if (channel.records.over) throw channel.records.error ?? new Error('ended');
@@ -236,9 +242,21 @@ function report(ms: number): ChildReport {
     held: domain.desk.heldTotal,
     strays: domain.desk.strays,
     copies: statusWords()[StatusWord.copies]!,
-    descriptors: readdirSync('/proc/self/fd').map(kindOf),
+    descriptors: readdirSync('/proc/self/fd')
+      .map(kindOf)
+      .filter((kind) => !kind.includes('memfd')),
+    orphans: orphans(),
     ms,
   };
+}
+
+/** Segments of domains that there is no link with. */
+function orphans(): number {
+  const isOrphan = ({ address }: { address: number }): boolean => {
+    const slot = Math.floor(address / 2 ** 36);
+    return slot !== domain.slot && !domain.links.has(slot);
+  };
+  return addressSpace().list().filter(isOrphan).length;
 }
 
 function kindOf(fd: string): string {

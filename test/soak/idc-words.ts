@@ -41,7 +41,9 @@ export interface ChildReport {
   strays: number;
   /** Copies that native code made in it. */
   copies: number;
-  /** What each open descriptor is. */
+  /** Mapped segments of domains that are gone. */
+  orphans: number;
+  /** What each open descriptor is, but for segments. */
   descriptors: string[];
   /** Milliseconds that the question took to become true (`quiet`, `forgotten`). */
   ms: number;
