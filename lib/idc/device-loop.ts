@@ -20,8 +20,6 @@ import type { DeviceSession } from './device-session.js';
 
 /** Requests that a client may take in a turn. */
 const QUANTUM = 64;
-/** A client may always have so many in flight, however many clients there are. */
-const SHARE_MIN = 16;
 /** How long the loop goes on before the event loop has its turn. */
 const SLICE_MS = 0.25;
 /** Rounds between two looks at the clock, less one. */
@@ -117,7 +115,7 @@ export class DeviceLoop {
     const { queue } = ops;
     const count = awake.length;
     const fair = count > 1 ? (ops.depth / count) | 0 : ops.depth;
-    const share = fair < SHARE_MIN ? SHARE_MIN : fair;
+    const share = fair < 1 ? 1 : fair;
     let at = this.first < count ? this.first : 0;
     this.first = at + 1;
     let work = 0;

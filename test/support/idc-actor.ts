@@ -6,20 +6,28 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { runInThisContext } from 'node:vm';
 import { Worker } from 'node:worker_threads';
 import * as idc from '../../lib/idc/index.js';
-import { addressSpace } from '../../lib/memory/index.js';
+import type { BlockDevice } from '../../lib/hpdi/index.js';
+import { addressSpace, statusWords } from '../../lib/memory/index.js';
 import type { DmaBuffer } from '../../lib/memory/index.js';
 import { native } from '../../lib/native.js';
+import { attach, open } from '../../lib/open.js';
 
 /** What a function of a test finds in the process that it runs in. */
 export interface Stage {
   readonly idc: typeof idc;
   readonly native: typeof native;
   readonly addressSpace: typeof addressSpace;
+  readonly statusWords: typeof statusWords;
+  readonly open: typeof open;
+  readonly attach: typeof attach;
   readonly sleep: (ms: number) => Promise<void>;
   readonly Worker: typeof Worker;
   /** The process's domain and hub, once it has one. */
   domain: idc.Domain;
   hub: idc.Hub;
+  /** A device that it opened, and what serves it to others. */
+  device: BlockDevice;
+  server: idc.DeviceServer;
   /** What functions leave for each other. */
   readonly channels: Record<string, idc.Channel>;
   readonly messages: idc.Message[];
@@ -51,10 +59,15 @@ const stage: Stage = {
   idc,
   native,
   addressSpace,
+  statusWords,
+  open,
+  attach,
   sleep: (ms) => sleep(ms),
   Worker,
   domain: undefined as unknown as idc.Domain,
   hub: undefined as unknown as idc.Hub,
+  device: undefined as unknown as BlockDevice,
+  server: undefined as unknown as idc.DeviceServer,
   channels: {},
   messages: [],
   buffers: [],
