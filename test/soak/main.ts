@@ -6,6 +6,7 @@ import { parseArgs } from 'node:util';
 import { adapterSoak } from './adapter.js';
 import { faultsSoak } from './faults.js';
 import { runSoak, type Soak } from './harness.js';
+import { idcChainSoak } from './idc-chain.js';
 import { killSoak } from './kill.js';
 import { memorySoak } from './memory.js';
 import { nvmeFuzzSoak } from './nvme-fuzz.js';
@@ -22,6 +23,7 @@ const SOAKS: Readonly<Record<string, Soak>> = {
   faults: faultsSoak,
   'nvme-resets': nvmeResetsSoak,
   'nvme-fuzz': nvmeFuzzSoak,
+  'idc-chain': idcChainSoak,
 };
 
 function usage(problem: string): never {
