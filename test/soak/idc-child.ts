@@ -1,4 +1,4 @@
-// A domain of the soaks: `idc-child.js ROLE HUB LIFE [COUNT]`, told what to do over its IPC channel.
+// A domain of the soaks: `idc-child.js ROLE HUB LIFE`, told what to do over its IPC channel.
 //
 //   producer → middle → consumer → producer (acknowledgements)
 //
@@ -11,15 +11,10 @@ import { addressSpace, statusWords, StatusWord } from '../../lib/memory/index.js
 import { sleep } from './harness.js';
 import { bodyFault, fillBody, Word, type ChildReport } from './idc-words.js';
 
-const [, , role = '', hubPath = '', lifeText = '0', countText = '0'] = process.argv;
+const [, , role = '', hubPath = '', lifeText = '0'] = process.argv;
 const life = Number(lifeText);
-/** Buffers of a chain's run; 0: no end, with random sizes and delays. */
-const chain = Number(countText);
 const OUTSTANDING_MAX = 48;
 const DOUBT_MS = 500;
-const CHAIN_BYTES = 65536;
-/** A full look at every so many buffers of a chain; a few words at the others. */
-const CHAIN_WHOLE = 16;
 
 const faults: string[] = [];
 let sent = 0;
@@ -149,7 +144,7 @@ async function consume(): Promise<void> {
   serve('sink', async (message) => {
     received++;
     const words = message.u32;
-    const wrong = bodyFault(words, 1);
+    const wrong = bodyFault(words);
     if (wrong !== '') fault(wrong);
     if (words[Word.sequence] !== message.aux) fault('a message and its buffer differ');
     const key = `${words[Word.life]}.${message.aux}`;
@@ -158,7 +153,7 @@ async function consume(): Promise<void> {
     const owner = words[Word.life]!;
     if (Math.random() < 0.2) await sleep(Math.random() * 8);
     // Held: nobody may have written to it.
-    const later = bodyFault(words, 1);
+    const later = bodyFault(words);
     if (later !== '') fault(`while it was held, ${later}`);
     message.release();
     if (acks === null) return;
@@ -179,56 +174,6 @@ async function consume(): Promise<void> {
       acks.close();
       acks = null;
     }
-  });
-}
-
-/** The chain: a count of buffers in order, as fast as they go. */
-async function feedChain(): Promise<void> {
-  const channel = await domain.connect('middle', 'pipe', { timeoutMs: 20_000 });
-  while (sent < chain) {
-    const buffer = domain.alloc(CHAIN_BYTES);
-    const { u32 } = buffer;
-    if (sent % CHAIN_WHOLE === 0) fillBody(u32, sent, life);
-    u32[Word.sequence] = sent;
-    u32[Word.addressLo] = buffer.address >>> 0;
-    u32[Word.addressHi] = Math.floor(buffer.address / 2 ** 32);
-    u32[u32.length - 1] = ~sent;
-    if (!channel.trySend(buffer, { aux: sent })) await channel.send(buffer, { aux: sent });
-    sent++;
-    if (sent % 64 === 0) await new Promise((resolve) => setImmediate(resolve));
-  }
-  while (domain.desk.ledger.holds > 0) {
-    domain.desk.service();
-    await sleep(1);
-  }
-  channel.close();
-}
-
-async function passChain(): Promise<void> {
-  const out = await domain.connect('consumer', 'sink', { timeoutMs: 20_000 });
-  serve('pipe', async (message) => {
-    received++;
-    if (!out.trySend(message, { aux: message.aux })) await out.send(message, { aux: message.aux });
-    if (received === chain) out.close();
-  });
-}
-
-function endChain(): void {
-  serve('sink', (message) => {
-    const { u32 } = message;
-    const address = u32[Word.addressHi]! * 2 ** 32 + u32[Word.addressLo]!;
-    if (message.body.address !== address) fault(`buffer ${message.aux} is at another address`);
-    if (u32[Word.sequence] !== received || message.aux !== received) fault('out of order');
-    if (u32[u32.length - 1] !== ~received >>> 0) fault(`the end of ${received} is another`);
-    if (received % CHAIN_WHOLE === 0) {
-      const words = u32.subarray(0, u32.length - 1);
-      const seed = Math.imul(received + 1, 0x9e3779b1) ^ u32[Word.life]!;
-      for (let i = Word.body; i < words.length; i++) {
-        if (words[i] !== (seed ^ i) >>> 0) fault(`word ${i} of ${received} is another`);
-      }
-    }
-    received++;
-    message.release();
   });
 }
 
@@ -308,9 +253,10 @@ if (role === 'hub') {
   domain = await joinDomain(hubPath, { name: role, keepAlive: true, timeoutMs: 20_000 });
   process.on('message', (order: Order) => void obey(order));
   process.send!({ ready: true, slot: domain.slot });
-  const work: Record<string, () => Promise<void> | void> =
-    chain > 0
-      ? { producer: feedChain, middle: passChain, consumer: endChain }
-      : { producer: produce, middle: passOn, consumer: consume };
+  const work: Record<string, () => Promise<void>> = {
+    producer: produce,
+    middle: passOn,
+    consumer: consume,
+  };
   await work[role]!();
 }

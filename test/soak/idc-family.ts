@@ -21,20 +21,14 @@ interface Living {
 
 export class Family {
   private readonly hub = join(scratchFolder(), 'hub');
-  private readonly count: number;
   private readonly living = new Map<Role, Living>();
   private lives = 0;
 
-  /** `count`: buffers of a chain; 0: no end. */
-  constructor(count: number) {
-    this.count = count;
-  }
-
   async start(role: Role): Promise<void> {
     const life = ++this.lives;
-    const child = fork(CHILD, [role, this.hub, String(life), String(this.count)], {
+    const child = fork(CHILD, [role, this.hub, String(life)], {
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-      env: { ...process.env, PENSTOCK_QUIET: '1', PENSTOCK_POISON: this.count > 0 ? '0' : '1' },
+      env: { ...process.env, PENSTOCK_QUIET: '1', PENSTOCK_POISON: '1' },
     });
     const first = this.next(child, role);
     const { slot } = (await within(LIMIT_MS, `the start of ${role}`, first)) as Ready;

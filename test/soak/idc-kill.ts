@@ -14,7 +14,7 @@ const ALIVE_MS = 250;
 
 class KillRun implements SoakRun {
   private readonly random: Random;
-  private readonly family = new Family(0);
+  private readonly family = new Family();
   /** First look at each life. */
   private readonly descriptors = new Map<Role, string[]>();
   private readonly times: number[] = [];
