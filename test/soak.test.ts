@@ -18,6 +18,8 @@ const SLICES: readonly [string, number][] = [
   ['memory', 800],
   ['workers', 6],
   ['faults', 40],
+  ['idc-kill', 6],
+  ['idc-chain', 10_000],
   ['nvme-fuzz', 200],
 ];
 

@@ -30,6 +30,7 @@ export function configure(command: Command, finish: Finish): void {
     .option('--queues <count>', 'queues that each client may have (64)')
     .option('--limit-iops <count>', 'operations a second that each client may do')
     .option('--limit-bw <size>', 'bytes a second that each client may move')
+    .option('--json', 'print JSON alone on stdout')
     .action(async (uri: string, _: object, self: Command) => {
       await serve(uri, self.optsWithGlobals());
       finish(Exit.OK);

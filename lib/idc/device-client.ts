@@ -54,10 +54,10 @@ export const enum Tally {
   words = 11,
 }
 
-/** What a client asks of the server it belongs to. */
+/** What a client asks of the loop that serves it. */
 export interface ClientHome {
   dirtied(session: DeviceSession): void;
-  ended(session: DeviceSession): void;
+  end(session: DeviceSession): void;
 }
 
 /** Tokens gather for this long: so much may come at once after a pause. */
@@ -189,7 +189,7 @@ export class DeviceClient {
   }
 
   ended(session: DeviceSession): void {
-    this.home.ended(session);
+    this.home.end(session);
   }
 
   stats(): ClientStats {

@@ -183,7 +183,7 @@ export class DeviceConnection {
   }
 
   private openChannel(link: Link): Promise<LinkChannel> {
-    return connectInTime(link, this.options.entries * 2, askFor('queue'));
+    return link.connect(DEVICE_PORT, this.options.entries * 2, askFor('queue'));
   }
 
   private publish(row: number, state: RowState): void {
@@ -386,33 +386,7 @@ export class DeviceConnection {
 }
 
 function askInfo(link: Link): Promise<LinkChannel> {
-  return connectInTime(link, CONTROL_RECORDS, askFor('info'));
-}
-
-/** A channel to the device port; a server that is stopped must not keep whoever asks. */
-async function connectInTime(link: Link, size: number, meta: string): Promise<LinkChannel> {
-  let late = false;
-  const made = link.connect(DEVICE_PORT, size, meta).then((channel) => {
-    if (late) channel.records.close();
-    return channel;
-  });
-  let timer: NodeJS.Timeout | undefined;
-  const limit = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => {
-      late = true;
-      reject(
-        new PenstockError('TIMED_OUT', `${link.peer.name} did not answer in ${CONNECT_MS} ms`, {
-          hint: 'its process is stopped or hangs: end it, or let it go on',
-        }),
-      );
-    }, CONNECT_MS);
-  });
-  try {
-    return await Promise.race([made, limit]);
-  } finally {
-    clearTimeout(timer);
-    made.catch(ignore);
-  }
+  return link.connect(DEVICE_PORT, CONTROL_RECORDS, askFor('info'));
 }
 
 function sameDevice(before: DeviceInfo, now: DeviceInfo): boolean {

@@ -17,10 +17,11 @@ import { parseDuration } from '../units.js';
 import { DeviceConnection, type ConnectionOptions } from './device-connection.js';
 import { explainServed } from './device-explain.js';
 import { DeviceQueue } from './device-queue.js';
+import type { OwnMemory } from './device-slots.js';
 import { QueueTable } from './device-table.js';
 import type { Domain } from './domain.js';
-import { currentDomain, joinDomain } from './join.js';
 import { isName } from './fields.js';
+import { currentDomain, joinDomain } from './join.js';
 import { leasedMemory, Lessor } from './leases.js';
 
 const QUEUES = 8;
@@ -34,8 +35,7 @@ const LOOK_MS = 100;
 /** What a thread needs to attach. */
 interface Share {
   readonly table: SharedArrayBuffer;
-  readonly sharedGranules: Uint8Array;
-  readonly slot: number;
+  readonly memory: OwnMemory;
   readonly scheme: string;
   readonly reconnects: boolean;
   /** Where it asks for memory. */
@@ -82,8 +82,7 @@ class IdcBackend implements Backend {
       row,
       depth,
       info: this.info,
-      slot: domain.slot,
-      sharedGranules: domain.sharedGranules,
+      memory: { slot: domain.slot, granules: domain.shared.granules },
       reconnects: this.reconnects,
       settle: (address, bytes) => connection.settle(address, bytes),
       onCut: (misbehaved) => connection.cut(misbehaved),
@@ -96,15 +95,14 @@ class IdcBackend implements Backend {
   share(): Share {
     const { domain, connection } = this;
     this.lessor ??= new Lessor(
-      domain.leases,
-      (bytes) => domain.makeSegment(bytes),
+      domain.shared.leases,
+      (bytes) => domain.shared.makeSegment(bytes),
       (index, serial) => !connection.table.isClaimedBy(index, serial),
     );
     connection.watchOwners();
     return {
       table: connection.table.buffer,
-      sharedGranules: domain.sharedGranules,
-      slot: domain.slot,
+      memory: { slot: domain.slot, granules: domain.shared.granules },
       scheme: connection.facts.scheme,
       reconnects: this.reconnects,
       lessor: this.lessor.name,
@@ -161,8 +159,7 @@ class AttachedIdcBackend implements Backend {
       row,
       depth,
       info: this.info,
-      slot: shared.slot,
-      sharedGranules: shared.sharedGranules,
+      memory: shared.memory,
       reconnects: shared.reconnects,
       settle: () => false,
       onCut: () => {

@@ -1,13 +1,24 @@
-// LoanBook: the loans that one queue has of a device's server, by their words.
+// LoanBook: the loans that one queue has of a device's server, by their words, and those that wait
+// to be given back.
 //
-// Invariant: a loan is in the book from its completion until it is released; what is not in the
-// book is no loan, whatever its words say.
+// Invariants
+// 1. A loan is in the book from its completion until it is released; what is not in the book is no
+//    loan, whatever its words say.
+// 2. Loans of a server that is gone stay in the book, and their memory mapped, until they are
+//    released; nobody is told of that.
+
+import { Back, IdcOp, Rec } from './layout.js';
+import type { RecordChannel } from './record-channel.js';
 
 const EMPTY = -1;
 
 export class LoanBook {
   /** Loans that are out. */
   count = 0;
+  /** Those of servers that are gone. */
+  former = 0;
+  /** Loans that wait to be given back. */
+  backCount = 0;
   private readonly heads: Int32Array;
   private readonly next: Int32Array;
   private readonly lo: Uint32Array;
@@ -15,6 +26,8 @@ export class LoanBook {
   private readonly buffers: Uint32Array;
   private readonly mask: number;
   private free = 0;
+  /** Buffer, lo, hi of each. */
+  private readonly back: Uint32Array;
 
   constructor(capacity: number) {
     const buckets = 2 ** Math.ceil(Math.log2(capacity * 2));
@@ -25,6 +38,7 @@ export class LoanBook {
     this.lo = new Uint32Array(capacity);
     this.hi = new Uint32Array(capacity);
     this.buffers = new Uint32Array(capacity);
+    this.back = new Uint32Array(capacity * 3);
   }
 
   // hot:begin
@@ -42,8 +56,43 @@ export class LoanBook {
     this.count++;
   }
 
-  /** Takes a loan out of the book; gives the server's number of it, or -1: it is not in it. */
-  take(lo: number, hi: number): number {
+  /**
+   * Takes a loan out of the book, to be given back if its server is there (`inUse`). False: it is
+   * in no book.
+   */
+  release(lo: number, hi: number, inUse: boolean): boolean {
+    const entry = this.take(lo, hi);
+    if (entry === EMPTY) return false;
+    if (!inUse) {
+      this.former--;
+      return true;
+    }
+    const at = this.backCount++ * 3;
+    this.back[at] = this.buffers[entry]!;
+    this.back[at + 1] = lo;
+    this.back[at + 2] = hi;
+    return true;
+  }
+
+  /** Gives loans back, as far as the ring has room. */
+  sendBack(channel: RecordChannel): void {
+    const { back } = this;
+    let sent = 0;
+    while (this.backCount > 0) {
+      const to = (channel.tail & channel.mask) << Rec.shift;
+      if (channel.reserve(1) === 0) break;
+      const from = --this.backCount * 3;
+      channel.sq[to] = IdcOp.LOAN_BACK;
+      channel.sq[to + Back.buffer] = back[from]!;
+      channel.sq[to + Back.addressLo] = back[from + 1]!;
+      channel.sq[to + Back.addressHi] = back[from + 2]!;
+      sent++;
+    }
+    if (sent > 0) channel.submit();
+  }
+
+  /** Unlinks an entry; its words stay until the next `add`. */
+  private take(lo: number, hi: number): number {
     const bucket = this.bucketOf(lo);
     let before = EMPTY;
     for (let entry = this.heads[bucket]!; entry !== EMPTY; entry = this.next[entry]!) {
@@ -56,7 +105,7 @@ export class LoanBook {
       this.next[entry] = this.free;
       this.free = entry;
       this.count--;
-      return this.buffers[entry]!;
+      return entry;
     }
     return EMPTY;
   }
@@ -68,11 +117,19 @@ export class LoanBook {
 
   // hot:end
 
-  /** Calls `visit` with each loan. */
-  forEach(visit: (lo: number, hi: number, buffer: number) => void): void {
+  /** The server is gone: its loans are nobody's but ours. */
+  leave(): void {
+    this.former = this.count;
+    this.backCount = 0;
+  }
+
+  /** Calls `visit` with each loan, which may release it. */
+  forEach(visit: (lo: number, hi: number) => void): void {
     for (const head of this.heads) {
-      for (let entry = head; entry !== EMPTY; entry = this.next[entry]!) {
-        visit(this.lo[entry]!, this.hi[entry]!, this.buffers[entry]!);
+      for (let entry = head; entry !== EMPTY;) {
+        const next = this.next[entry]!;
+        visit(this.lo[entry]!, this.hi[entry]!);
+        entry = next;
       }
     }
   }

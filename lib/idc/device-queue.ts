@@ -2,87 +2,42 @@
 //
 // A request's record goes to the server as it is, with the number of its slot for the tag. A READ
 // comes back as a buffer of the server's memory: those of one poll are copied to the callers'
-// buffers by one native call, the only copy there is; then `done` tells the server that it may use
-// them again.
+// buffers at once; then `done` tells the server that it may use them again.
 //
 // Invariants
-// 1. A slot holds its request from submit to completion: what was in flight when the server went
-//    can be issued to the next one as it was.
-// 2. What the server says is hostile: a completion names a slot that is in flight, and its buffer
+// 1. What the server says is hostile: a completion names a slot that is in flight, and its buffer
 //    lies wholly in memory of the server's that was admitted; anything else cuts the server off.
-// 3. Slots are half of the ring's records, so that requests and loans that go back have room.
-// 4. When the table's epoch is another than this queue's, nothing of the channel is looked at
+// 2. Slots are half of the ring's records, so that requests and loans that go back have room.
+// 3. When the table's epoch is another than this queue's, nothing of the channel is looked at
 //    before `follow`.
+// 4. `done` (the ring) never overflows: it holds requests that were refused, at most `depth`, and
+//    completions of slots.
 
-import {
-  Access,
-  CompletionRing,
-  Cpl,
-  Flag,
-  Op,
-  Req,
-  RequestCheck,
-  Status,
-  type DeviceInfo,
-  type QueueCounters,
-  type QueueDriver,
-} from '../hpdi/index.js';
+import { Access, CompletionRing, Cpl, Op, Req, Status, type QueueDriver } from '../hpdi/index.js';
 import { native } from '../native.js';
+import { ReadCopies } from './device-copies.js';
 import { LoanBook } from './device-loans.js';
+import type { DeviceQueueCounters, DeviceQueueOptions } from './device-queue-options.js';
 import { OwnedRow, type RowView } from './device-row.js';
-import { Row, RowState, type QueueTable } from './device-table.js';
-import { Back, Done, Half, IdcOp, Rec } from './layout.js';
+import { RequestSlots } from './device-slots.js';
+import { Row, RowState } from './device-table.js';
+import { Done, Half, IdcOp, Rec } from './layout.js';
 import type { RecordChannel } from './record-channel.js';
 
-export interface DeviceQueueOptions {
-  readonly table: QueueTable;
-  /** Claimed for this queue. */
-  readonly row: number;
-  readonly depth: number;
-  readonly info: DeviceInfo;
-  /** This process's domain, and which granules of it others can read. */
-  readonly slot: number;
-  readonly sharedGranules: Uint8Array;
-  /** Takes what the server told of its memory; false where only another thread can. */
-  readonly settle: (address: number, bytes: number) => boolean;
-  /** The server has let go of the channel, or is dead, or did what no honest one does. */
-  readonly onCut: (misbehaved: boolean) => void;
-  /** Whether another server is waited for when this one is gone. */
-  readonly reconnects: boolean;
-  readonly onClose: (queue: DeviceQueue) => void;
-}
-
-export interface DeviceQueueCounters extends QueueCounters {
-  /** READs whose data was copied out of the server's memory; bytes of it. */
-  copies: number;
-  copiedBytes: number;
-}
-
-/** An entry of native.copyList; `place` is ours: the completion's index in cq. */
-const enum Copy {
-  toLo = 0,
-  toHi = 1,
-  fromLo = 2,
-  fromHi = 3,
-  bytes = 4,
-  place = 6,
-  words = 8,
-}
-
-const CHANGING = (1 << Op.WRITE) | (1 << Op.DISCARD) | (1 << Op.WRITE_ZEROES);
 const SPINS_MIN = 64;
 const SPINS_MAX = 1 << 15;
+/** A sleep that is shorter was not worth it. */
 const SHORT_MS = 0.2;
 const PARK_US_MAX = 100_000;
+const DRAIN_PARK_US = 50;
 /** Loans that may wait to be given back while operations are in flight. */
 const BACK_BATCH = 16;
-/** Polls in vain between two looks at whether the channel is at its end. */
+/** Polls in vain between two looks at whether the channel is at its end, less one. */
 const LOOK_POLLS = 4095;
 /** How long a server that is cut off may take to let go; and memory to be told of. */
 const PATIENCE_MS = 5000;
 
 export class DeviceQueue implements QueueDriver {
-  readonly counters: DeviceQueueCounters = { doorbells: 0, polls: 0, copies: 0, copiedBytes: 0 };
   // What every operation touches stands first.
   private channel: RecordChannel | null = null;
   private rq: Uint32Array = new Uint32Array(0);
@@ -94,36 +49,20 @@ export class DeviceQueue implements QueueDriver {
   /** Records of the last poll: the next one, and how many there are. */
   private at = 0;
   private count = 0;
-  private readonly slots: Uint32Array;
-  private readonly free: Int32Array;
-  private freeCount: number;
-  private readonly check: RequestCheck;
+  private readonly slots: RequestSlots;
   private readonly done: CompletionRing;
-  private readonly list: Uint32Array;
-  private copies = 0;
+  private readonly copies: ReadCopies;
   private readonly depth: number;
-  private readonly blockSize: number;
-  private readonly alignMask: number;
-  private readonly sharedGranules: Uint8Array;
-  private readonly slot: number;
-  private readonly readOnly: boolean;
-  private readonly operations: number;
   private readonly book: LoanBook;
-  /** Loans that are out or asked for. */
-  private loans = 0;
-  private readonly loansMax: number;
-  /** Loans of servers that are gone. */
-  private formerLoans = 0;
-  /** Loans to be given back: buffer, lo, hi of each. */
-  private readonly back: Uint32Array;
-  private backCount = 0;
+  private doorbells = 0;
+  private polls = 0;
+  private idlePolls = 0;
   private armed = false;
   private armedPolls = 0;
   private spins = 1024;
   private readonly parkFds = new Int32Array(1);
   private readonly owned: OwnedRow;
   private readonly options: DeviceQueueOptions;
-  private idlePolls = 0;
   private following = false;
   private cutSinceMs = 0;
   private unmappedSinceMs = 0;
@@ -132,178 +71,84 @@ export class DeviceQueue implements QueueDriver {
   private closed = false;
 
   constructor(options: DeviceQueueOptions) {
-    const { table, row, depth, info } = options;
+    const { table, row, depth, info, memory } = options;
+    const size = table.get(row, Row.size);
     this.options = options;
+    this.depth = depth;
     this.owned = new OwnedRow(table, row);
     this.words = table.words;
     this.epochAt = row * Row.words + Row.epoch;
-    const slots = Math.min(depth, table.get(row, Row.size) >>> 1);
-    this.depth = depth;
-    this.slots = new Uint32Array(slots * Req.words);
-    this.free = new Int32Array(slots);
-    for (let slot = 0; slot < slots; slot++) this.free[slot] = slots - 1 - slot;
-    this.freeCount = slots;
-    this.check = new RequestCheck({ ...info, blocks: table.blocks });
-    this.blockSize = info.blockSize;
-    this.alignMask = info.addressAlign - 1;
-    this.readOnly = info.readOnly;
-    this.operations = info.operations;
+    this.slots = new RequestSlots(Math.min(depth, size >>> 1), depth * 2, info, table, memory);
     this.done = new CompletionRing(depth * 2);
-    this.list = new Uint32Array(table.get(row, Row.size) * Copy.words);
-    this.slot = options.slot;
-    this.sharedGranules = options.sharedGranules;
-    this.loansMax = depth * 2;
-    this.book = new LoanBook(this.loansMax);
-    this.back = new Uint32Array(this.loansMax * 3);
+    this.copies = new ReadCopies(size);
+    this.book = new LoanBook(depth * 2);
     this.follow();
+  }
+
+  get counters(): DeviceQueueCounters {
+    const { doorbells, polls, copies } = this;
+    return { doorbells, polls, copies: copies.copies, copiedBytes: copies.bytes };
   }
 
   // hot:begin
 
   submit(sq: Uint32Array, head: number, tail: number): number {
     if (this.words[this.epochAt] !== this.epoch) this.follow();
-    if (this.backCount > 0) this.sendBack();
+    const { channel, slots, done } = this;
+    if (this.book.backCount > 0 && channel !== null) this.book.sendBack(channel);
     const mask = (sq.length >>> 3) - 1;
-    let room = this.room((tail - head) | 0);
+    const gone = this.state > RowState.waiting || this.state === RowState.closed;
+    let room = gone ? this.depth : this.room((tail - head) | 0);
     const before = room;
     let at = head;
     for (; at !== tail; at = (at + 1) | 0) {
-      if (room === 0 || this.done.length >= this.depth) break;
+      if (room === 0 || done.length >= this.depth) break;
       const record = (at & mask) * Req.words;
-      const status = this.state > RowState.waiting ? Status.DEVICE_GONE : this.prepare(sq, record);
+      const status = gone ? Status.DEVICE_GONE : slots.prepare(sq, record, channel);
       if (status === Status.OK) room--;
-      else this.done.push(sq[record + Req.tag]!, status, 0, 0);
+      else done.push(sq[record + Req.tag]!, status, 0, 0);
     }
-    if (room !== before && this.channel !== null) this.channel.submit();
-    this.counters.doorbells++;
+    if (room !== before && channel !== null) channel.submit();
+    this.doorbells = (this.doorbells + 1) | 0;
     return (at - head) | 0;
   }
 
   poll(cq: Uint32Array, max: number): number {
-    this.counters.polls++;
+    this.polls = (this.polls + 1) | 0;
     if (this.words[this.epochAt] !== this.epoch) this.follow();
     let count = this.done.length > 0 ? this.done.drain(cq, 0, max) : 0;
     count += this.reap(cq, count, max - count);
     if (this.armed) this.afterArm(count);
     else if (count === 0 && (++this.idlePolls & LOOK_POLLS) === 0) this.look();
     if (this.state === RowState.cut) this.whileCut();
-    if (this.backCount >= BACK_BATCH) this.sendBack();
     return count;
   }
 
   release(resultLo: number, resultHi: number): boolean {
-    const lo = resultLo >>> 0;
+    const { book, channel, slots } = this;
     const hi = resultHi >>> 0;
-    const buffer = this.book.take(lo, hi);
-    if (buffer < 0) return false;
-    this.loans--;
-    if ((hi & 0xfff) >>> 4 !== this.serverSlot || this.channel === null) {
-      this.releasedFormer();
-      return true;
-    }
-    const at = this.backCount++ * 3;
-    this.back[at] = buffer;
-    this.back[at + 1] = lo;
-    this.back[at + 2] = hi;
-    // While something is in flight, a poll will come: one submission for many.
-    if (this.backCount >= BACK_BATCH || this.freeCount === this.free.length) this.sendBack();
+    const inUse = channel !== null && (hi & 0xfff) >>> 4 === this.serverSlot;
+    if (!book.release(resultLo >>> 0, hi, inUse)) return false;
+    slots.loans--;
+    if (!inUse) this.owned.holds(book.former);
+    // While something is in flight, a submission or a poll will come: one message for many.
+    else if (book.backCount >= BACK_BATCH || slots.freeCount === slots.count)
+      book.sendBack(channel);
     return true;
   }
 
   /** Requests that can be taken: slots, and records of the ring. */
   private room(wanted: number): number {
-    const most = wanted < this.freeCount ? wanted : this.freeCount;
-    // Who is to refuse all, or to keep them for later, needs no ring.
-    if (this.state > RowState.waiting) return wanted;
-    if (this.channel === null) return most;
-    const room = this.channel.room(most);
+    const { channel, slots } = this;
+    const most = wanted < slots.freeCount ? wanted : slots.freeCount;
+    if (channel === null) return most; // kept for the next server
+    const room = channel.room(most);
     return room < most ? room : most;
-  }
-
-  /** Checks a request, gives it a slot and sends it: OK, or the error it has. */
-  private prepare(sq: Uint32Array, record: number): Status {
-    const word = sq[record]!;
-    const op = word & 0xff;
-    if ((word & (Flag.mask & ~Flag.FUA)) !== 0) return Status.BAD_REQUEST;
-    const bit = op < 32 ? 1 << op : 0;
-    if (this.readOnly && (CHANGING & bit) !== 0) return Status.READ_ONLY;
-    if ((this.operations & bit) === 0) return Status.UNSUPPORTED;
-    const { check } = this;
-    let status = Status.OK;
-    if (op !== Op.FLUSH) {
-      status = check.range(sq, record);
-      if (status === Status.BAD_RANGE) status = this.rangeAgain(sq, record);
-      if (status !== Status.OK) return status;
-      if (sq[record + Req.blocks]! > check.maxBlocks) return Status.TOO_LARGE;
-      if (op === Op.WRITE || op === Op.READ) {
-        status = op === Op.WRITE ? this.sendable(sq, record) : this.writable(sq, record);
-        if (status === Status.OK && (sq[record + Req.addressLo]! & this.alignMask) !== 0) {
-          status = Status.MISALIGNED;
-        }
-      }
-      if (op === Op.READ_LOAN && ++this.loans > this.loansMax) {
-        this.loans--;
-        status = Status.NO_MEMORY;
-      }
-      if (status !== Status.OK) return status;
-    }
-    const slot = this.free[--this.freeCount]!;
-    const { slots } = this;
-    const at = slot * Req.words;
-    slots[at] = word & 0xffff;
-    slots[at + Req.tag] = sq[record + Req.tag]!;
-    slots[at + Req.blocks] = sq[record + Req.blocks]!;
-    slots[at + Req.lbaLo] = sq[record + Req.lbaLo]!;
-    slots[at + Req.lbaHi] = sq[record + Req.lbaHi]!;
-    slots[at + Req.addressLo] = sq[record + Req.addressLo]!;
-    slots[at + Req.addressHi] = sq[record + Req.addressHi]!;
-    if (this.channel !== null) this.issue(this.channel, slot);
-    return Status.OK;
-  }
-
-  /** Puts a slot's request on the channel, which has room. */
-  private issue(channel: RecordChannel, slot: number): void {
-    const { slots } = this;
-    const { sq } = channel;
-    const from = slot * Req.words;
-    const to = (channel.tail & channel.mask) << Rec.shift;
-    channel.reserve(1);
-    sq[to] = slots[from]!;
-    sq[to + Req.tag] = slot;
-    sq[to + Req.blocks] = slots[from + Req.blocks]!;
-    sq[to + Req.aux] = 0;
-    sq[to + Req.lbaLo] = slots[from + Req.lbaLo]!;
-    sq[to + Req.lbaHi] = slots[from + Req.lbaHi]!;
-    sq[to + Req.addressLo] = slots[from + Req.addressLo]!;
-    sq[to + Req.addressHi] = slots[from + Req.addressHi]!;
-  }
-
-  /** Whether a WRITE's buffer lies in memory that the server can read. */
-  private sendable(sq: Uint32Array, record: number): Status {
-    const lo = sq[record + Req.addressLo]!;
-    const hi = sq[record + Req.addressHi]!;
-    const bytes = sq[record + Req.blocks]! * this.blockSize;
-    // A loan of a third domain's may be written too: whether the server has it, it says.
-    if (hi >>> 4 !== this.slot) return this.check.memory(lo, hi, bytes, Access.read);
-    let granule = ((hi & 15) << 11) | (lo >>> 21);
-    const reach = (lo & 0x1fffff) + bytes - 1;
-    const last = granule + (bytes < 0x40000000 ? reach >>> 21 : Math.floor(reach / 2097152));
-    const { sharedGranules } = this;
-    for (; granule <= last; granule++) {
-      if (sharedGranules[granule] !== 1) return Status.BAD_ADDRESS;
-    }
-    return Status.OK;
-  }
-
-  private writable(sq: Uint32Array, record: number): Status {
-    const bytes = sq[record + Req.blocks]! * this.blockSize;
-    const lo = sq[record + Req.addressLo]!;
-    return this.check.memory(lo, sq[record + Req.addressHi]!, bytes, Access.write);
   }
 
   /** Takes up to `max` completions to cq from record `start` on; returns how many. */
   private reap(cq: Uint32Array, start: number, max: number): number {
-    const { channel } = this;
+    const { channel, slots } = this;
     if (channel === null) return 0;
     if (this.at === this.count) {
       this.at = 0;
@@ -311,33 +156,29 @@ export class DeviceQueue implements QueueDriver {
       if (this.count === 0) return 0;
     }
     const end = start + max;
-    const { rq, slots } = this;
+    const { rq } = this;
+    const { words } = slots;
     let to = start;
     while (this.at < this.count && to < end) {
       const at = this.at << Rec.shift;
       const slot = rq[at + Done.tag]!;
-      if (
-        rq[at] !== IdcOp.COMPLETION ||
-        slot >= this.free.length ||
-        slots[slot * Req.words] === 0
-      ) {
+      const from = slot * Req.words;
+      if (rq[at] !== IdcOp.COMPLETION || slot >= slots.count || words[from] === 0) {
         this.cutOff(true);
         break;
       }
-      const from = slot * Req.words;
       const c = to * Cpl.words;
-      cq[c] = slots[from + Req.tag]!;
+      cq[c] = words[from + Req.tag]!;
       cq[c + Cpl.status] = rq[at + Done.status]!;
       cq[c + Cpl.resultLo] = rq[at + Done.resultLo]!;
       cq[c + Cpl.resultHi] = rq[at + Done.resultHi]!;
-      const op = slots[from]! & 0xff;
+      const op = words[from]! & 0xff;
       if ((op === Op.READ || op === Op.READ_LOAN) && !this.takeBuffer(cq, to, from, at)) break;
-      slots[from] = 0;
-      this.free[this.freeCount++] = slot;
+      slots.free(slot);
       this.at++;
       to++;
     }
-    if (this.copies > 0) this.copyOut(cq);
+    if (this.copies.waiting > 0) this.copies.run(cq);
     channel.header[Half.done] = (channel.taken - (this.count - this.at)) | 0;
     return to - start;
   }
@@ -348,63 +189,28 @@ export class DeviceQueue implements QueueDriver {
    */
   private takeBuffer(cq: Uint32Array, to: number, from: number, at: number): boolean {
     const { rq, slots } = this;
-    const isLoan = (slots[from]! & 0xff) === Op.READ_LOAN;
+    const { words } = slots;
+    const isLoan = (words[from]! & 0xff) === Op.READ_LOAN;
     if (rq[at + Done.status] !== Status.OK) {
-      if (isLoan) this.loans--;
+      if (isLoan) slots.loans--;
       return true;
     }
     const lo = rq[at + Done.resultLo]!;
     const hi = rq[at + Done.resultHi]! & 0xfff;
-    const bytes = slots[from + Req.blocks]! * this.blockSize;
-    if (
-      hi >>> 4 !== this.serverSlot ||
-      this.check.memory(lo, hi, bytes, Access.read) !== Status.OK
-    ) {
-      if (!this.mapped(lo, hi, bytes)) return false;
+    const bytes = words[from + Req.blocks]! * slots.blockSize;
+    const known = hi >>> 4 === this.serverSlot;
+    if (!known || slots.check.memory(lo, hi, bytes, Access.read) !== Status.OK) {
+      if (!this.mapped(known, hi * 4294967296 + lo, bytes)) return false;
     }
     if (isLoan) {
       this.book.add(lo, rq[at + Done.resultHi]!, rq[at + Done.buffer]!);
       return true;
     }
-    const { list } = this;
-    const entry = this.copies++ * Copy.words;
-    list[entry] = slots[from + Req.addressLo]!;
-    list[entry + Copy.toHi] = slots[from + Req.addressHi]!;
-    list[entry + Copy.fromLo] = lo;
-    list[entry + Copy.fromHi] = hi;
-    list[entry + Copy.bytes] = bytes;
-    list[entry + Copy.place] = to;
+    const toLo = words[from + Req.addressLo]!;
+    this.copies.add(toLo, words[from + Req.addressHi]!, lo, hi, bytes, to);
     cq[to * Cpl.words + Cpl.resultLo] = 0;
     cq[to * Cpl.words + Cpl.resultHi] = 0;
-    this.counters.copiedBytes += bytes;
     return true;
-  }
-
-  /** Copies what the reads of this poll brought, in one native call. */
-  private copyOut(cq: Uint32Array): void {
-    const count = this.copies;
-    this.copies = 0;
-    this.counters.copies += count;
-    const done = native.copyList(this.list, count);
-    if (done < count) this.resumeCopy(cq, done, count);
-  }
-
-  /** Gives loans back, as far as the ring has room. */
-  private sendBack(): void {
-    const { channel, back } = this;
-    if (channel === null) return;
-    let sent = 0;
-    while (this.backCount > 0) {
-      const to = (channel.tail & channel.mask) << Rec.shift;
-      if (channel.reserve(1) === 0) break;
-      const from = --this.backCount * 3;
-      channel.sq[to] = IdcOp.LOAN_BACK;
-      channel.sq[to + Back.buffer] = back[from]!;
-      channel.sq[to + Back.addressLo] = back[from + 1]!;
-      channel.sq[to + Back.addressHi] = back[from + 2]!;
-      sent++;
-    }
-    if (sent > 0) channel.submit();
   }
 
   // hot:end
@@ -412,13 +218,17 @@ export class DeviceQueue implements QueueDriver {
   arm(): void {
     const { channel } = this;
     this.armedPolls = 0;
-    if (channel === null) return;
+    if (channel === null) {
+      this.owned.drainEvent();
+      return;
+    }
     if (this.armed) channel.disarm();
     this.armed = channel.arm();
   }
 
   eventFd(): number {
-    if (this.done.length > 0 || this.at < this.count || this.state > RowState.waiting) return -1;
+    if (this.done.length > 0 || this.at < this.count) return -1;
+    if (this.state !== RowState.ready && this.state !== RowState.waiting) return -1;
     return this.channel === null ? this.owned.eventFd : this.channel.wakeFd;
   }
 
@@ -427,24 +237,15 @@ export class DeviceQueue implements QueueDriver {
     const mostUs = timeoutUs < 0 || timeoutUs > PARK_US_MAX ? PARK_US_MAX : timeoutUs;
     const { channel } = this;
     if (channel === null) {
+      this.owned.drainEvent();
       this.parkFds[0] = this.owned.eventFd;
-      if (this.state === RowState.waiting) native.park(this.parkFds, mostUs);
+      const waits = this.state === RowState.waiting && this.words[this.epochAt] === this.epoch;
+      if (waits) native.park(this.parkFds, mostUs);
       return;
     }
     if (this.spin(channel)) return;
-    if (channel.arm()) {
-      this.parkFds[0] = channel.wakeFd;
-      const before = performance.now();
-      native.park(this.parkFds, mostUs);
-      // Who slept for a moment only should have looked for longer.
-      const short = performance.now() - before < SHORT_MS;
-      this.spins = short
-        ? Math.min(SPINS_MAX, this.spins * 2)
-        : Math.max(SPINS_MIN, this.spins >> 1);
-      if (!channel.disarm() && !channel.ready) this.cutOff(false);
-    } else if (channel.over) {
-      this.cutOff(false);
-    }
+    if (channel.arm()) this.sleep(channel, mostUs);
+    else if (channel.over) this.cutOff(false);
     if (this.state === RowState.cut) this.whileCut();
   }
 
@@ -455,9 +256,10 @@ export class DeviceQueue implements QueueDriver {
 
   async drain(): Promise<void> {
     const scratch = new Uint32Array(this.depth * Cpl.words);
-    while (this.freeCount < this.free.length) {
+    const { slots } = this;
+    while (slots.freeCount < slots.count) {
       if (this.keep(scratch) > 0) continue;
-      this.park(50);
+      this.park(DRAIN_PARK_US);
       if (this.keep(scratch) > 0) continue;
       await new Promise((resolve) => setTimeout(resolve, 1));
     }
@@ -468,14 +270,13 @@ export class DeviceQueue implements QueueDriver {
     await this.drain();
     // The queue's end is that of its loans.
     this.book.forEach((lo, hi) => this.release(lo, hi));
-    while (this.backCount > 0 && this.channel !== null) {
-      this.sendBack();
-      if (this.backCount > 0) await new Promise((resolve) => setImmediate(resolve));
+    while (this.book.backCount > 0 && this.channel !== null) {
+      this.book.sendBack(this.channel);
+      if (this.book.backCount > 0) await new Promise((resolve) => setImmediate(resolve));
       this.notice();
     }
     this.closed = true;
-    this.owned.close();
-    this.options.table.giveBack(this.options.row, this.broken);
+    this.owned.close(this.broken);
     this.options.onClose(this);
   }
 
@@ -487,6 +288,27 @@ export class DeviceQueue implements QueueDriver {
     return false;
   }
 
+  private sleep(channel: RecordChannel, mostUs: number): void {
+    this.parkFds[0] = channel.wakeFd;
+    const before = performance.now();
+    native.park(this.parkFds, mostUs);
+    const short = performance.now() - before < SHORT_MS;
+    this.spins = short ? Math.min(SPINS_MAX, this.spins * 2) : Math.max(SPINS_MIN, this.spins >> 1);
+    if (!channel.disarm() && !channel.ready) this.cutOff(false);
+  }
+
+  /** Takes completions and keeps them for the next poll. */
+  private keep(scratch: Uint32Array): number {
+    this.notice();
+    const count = this.reap(scratch, 0, this.depth);
+    for (let i = 0; i < count; i++) {
+      const at = i * Cpl.words;
+      const hi = scratch[at + Cpl.resultHi]!;
+      this.done.push(scratch[at]!, scratch[at + Cpl.status]!, scratch[at + Cpl.resultLo]!, hi);
+    }
+    return count;
+  }
+
   /**
    * The row has changed: another channel, or none. What the old one brought is taken first, and
    * what is still in flight is issued again, waits, or fails.
@@ -494,23 +316,27 @@ export class DeviceQueue implements QueueDriver {
   private follow(): void {
     if (this.following) return;
     this.following = true;
-    if (this.channel !== null) this.takeRest();
+    this.takeRest();
     for (;;) {
       const view = this.owned.read();
       this.epoch = view.epoch;
-      if (view.state === RowState.ready && !this.enter(view)) continue;
-      if (view.state === RowState.waiting) this.leave(RowState.waiting);
-      else if (view.state === RowState.cut) {
+      if (view.state === RowState.ready) {
+        if (!this.enter(view)) continue;
+      } else if (view.state === RowState.waiting) {
+        this.leave(RowState.waiting);
+      } else if (view.state === RowState.cut && this.channel !== null) {
         this.state = RowState.cut;
         this.cutSinceMs = performance.now();
-      } else if (view.state !== RowState.ready) this.fail();
-      this.owned.acknowledge(view.epoch, this.formerLoans);
+      } else {
+        this.fail();
+      }
+      this.owned.acknowledge(view.epoch, this.book.former);
       break;
     }
     this.following = false;
   }
 
-  /** Goes on with a channel to a server that may be another one. */
+  /** Goes on with a channel to a server that may be another one. False: the row has changed. */
   private enter(view: RowView): boolean {
     this.leave(RowState.ready);
     const channel = this.owned.openChannel(view);
@@ -518,10 +344,7 @@ export class DeviceQueue implements QueueDriver {
     this.channel = channel;
     this.rq = channel.rq;
     this.serverSlot = view.channel.slot;
-    for (let slot = 0; slot < this.free.length; slot++) {
-      if (this.slots[slot * Req.words] !== 0) this.issue(channel, slot);
-    }
-    channel.submit();
+    this.slots.issueAll(channel);
     return true;
   }
 
@@ -529,8 +352,7 @@ export class DeviceQueue implements QueueDriver {
   private leave(state: RowState): void {
     this.state = state;
     if (this.channel === null) return;
-    this.formerLoans = this.book.count;
-    this.backCount = 0;
+    this.book.leave();
     this.at = 0;
     this.count = 0;
     this.armed = false;
@@ -541,21 +363,16 @@ export class DeviceQueue implements QueueDriver {
   /** Nothing more comes: what is in flight completes with DEVICE_GONE. */
   private fail(): void {
     this.leave(RowState.gone);
-    for (let slot = 0; slot < this.free.length; slot++) {
-      const at = slot * Req.words;
-      const op = this.slots[at]! & 0xff;
-      if (op === 0) continue;
-      if (op === Op.READ_LOAN) this.loans--;
-      this.done.push(this.slots[at + Req.tag]!, Status.DEVICE_GONE, 0, 0);
-      this.slots[at] = 0;
-      this.free[this.freeCount++] = slot;
-    }
+    this.slots.failAll(this.done);
+    this.owned.holds(this.book.former);
   }
 
+  /** Takes what the server has sent. */
   private takeRest(): void {
+    if (this.channel === null) return;
     const scratch = new Uint32Array(this.depth * Cpl.words);
     while (this.keep(scratch) > 0) {
-      // Until nothing is left of what the server sent.
+      // Until nothing is left.
     }
   }
 
@@ -572,9 +389,9 @@ export class DeviceQueue implements QueueDriver {
     this.following = true;
     if (!misbehaved) this.takeRest();
     this.following = false;
-    if (this.options.reconnects && !misbehaved) this.leave(RowState.waiting);
-    else this.fail();
-    this.owned.holds(this.formerLoans);
+    if (misbehaved || !this.options.reconnects) this.fail();
+    else this.leave(RowState.waiting);
+    this.owned.holds(this.book.former);
   }
 
   /** A server that is cut off has its operations in flight; it ends the channel after them. */
@@ -584,7 +401,6 @@ export class DeviceQueue implements QueueDriver {
     const open = channel.disarm();
     if ((open || channel.ready) && performance.now() - this.cutSinceMs < PATIENCE_MS) return;
     this.fail();
-    this.owned.holds(this.formerLoans);
   }
 
   /** Whether the other end is there, where nothing has come for a while. */
@@ -597,8 +413,7 @@ export class DeviceQueue implements QueueDriver {
   /** A poll after `arm`: ends the sleep that was meant, or looks what the signal was. */
   private afterArm(count: number): void {
     const { channel } = this;
-    if (channel === null) return;
-    if (count === 0 && ++this.armedPolls < 2) return;
+    if (channel === null || (count === 0 && ++this.armedPolls < 2)) return;
     const open = channel.disarm();
     this.armed = false;
     if (count > 0) return;
@@ -607,23 +422,13 @@ export class DeviceQueue implements QueueDriver {
     else this.armed = channel.arm();
   }
 
-  private releasedFormer(): void {
-    if (this.formerLoans > 0) this.owned.holds(--this.formerLoans);
-  }
-
-  /** The device may have grown since this thread looked. */
-  private rangeAgain(sq: Uint32Array, record: number): Status {
-    this.check.blocks = this.options.table.blocks;
-    return this.check.range(sq, record);
-  }
-
   /** Whether a buffer that a completion names can be read, once messages were taken. */
-  private mapped(lo: number, hi: number, bytes: number): boolean {
-    if (hi >>> 12 !== 0 || hi >>> 4 !== this.serverSlot) {
+  private mapped(isServers: boolean, address: number, bytes: number): boolean {
+    if (!isServers) {
       this.cutOff(true);
       return false;
     }
-    if (this.options.settle(hi * 2 ** 32 + lo, bytes)) {
+    if (this.options.settle(address, bytes)) {
       this.unmappedSinceMs = 0;
       return true;
     }
@@ -631,28 +436,5 @@ export class DeviceQueue implements QueueDriver {
     if (this.unmappedSinceMs === 0) this.unmappedSinceMs = now;
     else if (now - this.unmappedSinceMs > PATIENCE_MS) this.cutOff(true);
     return false;
-  }
-
-  /** A copy whose target went away since it was checked fails alone; the rest goes on. */
-  private resumeCopy(cq: Uint32Array, failed: number, count: number): void {
-    const { list } = this;
-    let at = failed;
-    while (at < count) {
-      cq[list[at * Copy.words + Copy.place]! * Cpl.words + Cpl.status] = Status.BAD_ADDRESS;
-      at++;
-      if (at < count) at += native.copyList(list.subarray(at * Copy.words), count - at);
-    }
-  }
-
-  /** Takes completions and keeps them for the next poll. */
-  private keep(scratch: Uint32Array): number {
-    this.notice();
-    const count = this.reap(scratch, 0, this.depth);
-    for (let i = 0; i < count; i++) {
-      const at = i * Cpl.words;
-      const hi = scratch[at + Cpl.resultHi]!;
-      this.done.push(scratch[at]!, scratch[at + Cpl.status]!, scratch[at + Cpl.resultLo]!, hi);
-    }
-    return count;
   }
 }

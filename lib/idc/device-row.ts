@@ -79,8 +79,15 @@ export class OwnedRow {
     this.open = null;
   }
 
-  close(): void {
+  /** Takes the signal: whoever sleeps on it looked before. */
+  drainEvent(): void {
+    native.eventfdDrain(this.eventFd);
+  }
+
+  /** Gives the row back, to the next owner or (broken) to the home. */
+  close(broken: boolean): void {
     this.closeChannel();
     native.fileClose(this.eventFd);
+    this.table.giveBack(this.row, broken);
   }
 }

@@ -7,21 +7,20 @@
 import { PenstockError } from '../errors.js';
 import {
   addressSpace,
-  GRANULE_BYTES,
-  Memory,
   type DmaBuffer,
+  type Memory,
   type MemoryOptions,
   type Segment,
 } from '../memory/index.js';
 import { Channel } from './channel.js';
 import type { MemberInfo, Session, SessionHome } from './hub-session.js';
-import type { Lease } from './leases.js';
 import type { HoldSummary } from './ledger.js';
 import { Link, type Incoming, type LinkChannel, type LinkWatcher, type PeerInfo } from './link.js';
 import type { LinkWire } from './link-wire.js';
 import { LoanDesk } from './loan-desk.js';
 import { sendReport } from './report.js';
 import { REPORT_PORT } from './report-read.js';
+import { SharedMemory } from './shared-memory.js';
 
 const CHANNEL_SIZE = 1024;
 const CONNECT_MS = 5000;
@@ -43,27 +42,18 @@ export interface LoanReport {
   readonly held: readonly { owner: number; name: string; loans: number }[];
 }
 
-/** Granules of a slot. */
-const SLOT_GRANULES = 2 ** 36 / GRANULE_BYTES;
-
 export class Domain {
   readonly hub: string;
   readonly name: string;
   /** Shared with all members that may have a link with this one. */
   readonly memory: Memory;
   readonly desk: LoanDesk;
-  /**
-   * One byte per granule of this domain's slot, which all threads can be given: 1 where the memory
-   * is shared and has been told of to those that have a link.
-   */
-  readonly sharedGranules = new Uint8Array(new SharedArrayBuffer(SLOT_GRANULES));
+  /** @internal */
+  readonly shared: SharedMemory;
   /** Links by slot, until the process at the other end is dead or has left. */
   readonly links = new Map<number, Link>();
-  /** @internal Segments that other threads of this process have. */
-  readonly leases: Lease[] = [];
   private readonly session: Session;
   private place = { slot: 0, generation: 0 };
-  private readonly segments: Segment[] = [];
   private readonly channels = new Set<Channel>();
   private readonly listeners = new Map<string, RawListener>();
   private readonly waiting = new Set<() => void>();
@@ -90,18 +80,17 @@ export class Domain {
   ) {
     this.hub = hub;
     this.name = name;
-    this.memory = new Memory({
-      ...memory,
-      kind: 'shared',
-      lasting: true,
-      beforeGrowth: () => this.desk.service(),
-      onSegment: (segment) => this.onSegment(segment),
-    });
+    this.shared = new SharedMemory(
+      memory,
+      () => this.desk.service(),
+      (segment) => this.announce(segment),
+    );
+    this.memory = this.shared.memory;
     this.desk = new LoanDesk(this);
     this.session = connect({
       onPlace: (place) => (this.place = place),
       onPeer: (peer, wire) => this.onPeer(peer, wire),
-      onGone: (slot, generation) => this.onGone(slot, generation),
+      onGone: (slot, generation, left) => this.onGone(slot, generation, left),
       known: () => this.known(),
       onRefused: (error) => this.onRefused(error),
     });
@@ -255,8 +244,7 @@ export class Domain {
     if (this.listening !== null) clearInterval(this.listening);
     if (this.timer !== null) clearTimeout(this.timer);
     this.wakeWaiting();
-    this.memory.close();
-    for (const { segment } of this.leases) segment.close();
+    this.shared.close();
   }
 
   [Symbol.dispose](): void {
@@ -265,9 +253,7 @@ export class Domain {
 
   /** @internal */
   ownSegmentAt(address: number): Segment | undefined {
-    return this.segments.find(
-      (segment) => address >= segment.address && address < segment.address + segment.bytes,
-    );
+    return this.shared.segmentAt(address);
   }
 
   /** @internal */
@@ -292,8 +278,6 @@ export class Domain {
   /** @internal */
   onChannelClosed(channel: Channel): void {
     this.channels.delete(channel);
-    // Its half is freed once the other side has closed, too.
-    this.wantService();
   }
 
   /** @internal */
@@ -360,35 +344,24 @@ export class Domain {
     return channel;
   }
 
-  /** @internal Memory for another thread, told of as all shared memory is. */
-  makeSegment(bytes: number): Segment {
-    const segment = addressSpace().create(bytes, { kind: 'shared' });
-    this.onSegment(segment);
-    return segment;
-  }
-
-  private onSegment(segment: Segment): void {
-    if (this.segments.includes(segment)) return; // another pool in a region
-    this.segments.push(segment);
+  private announce(segment: Segment): void {
     for (const link of this.links.values()) if (link.error === null) link.announce(segment);
-    const first = (segment.address % 2 ** 36) / GRANULE_BYTES;
-    this.sharedGranules.fill(1, first, first + segment.bytes / GRANULE_BYTES);
   }
 
   private onPeer(peer: PeerInfo, wire: LinkWire): void {
     this.links.get(peer.slot)?.dispose();
     const link = new Link(this, peer, wire);
     // After the link has made its loan ring, for which there may be a new segment.
-    for (const segment of this.segments) link.announce(segment);
+    for (const segment of this.shared.segments) link.announce(segment);
     this.links.set(peer.slot, link);
     link.greet();
   }
 
   /** The hub says so; the link's own pidfd does, too, before or after. */
-  private onGone(slot: number, generation: number): void {
+  private onGone(slot: number, generation: number, left: boolean): void {
     const link = this.links.get(slot);
     if (link !== undefined && link.peer.generation === generation) {
-      link.kicked();
+      link.kicked(left);
       return;
     }
     this.over.set(slot, generation);

@@ -10,7 +10,7 @@ import type { Wake } from './wake.js';
 
 export const SIZE_MIN = 2;
 export const SIZE_MAX = 1 << 15;
-export const SLOT_BYTES = 2 ** 36;
+const SLOT_BYTES = 2 ** 36;
 
 /** Where a half lies, as one side tells the other. */
 export interface HalfPlace {

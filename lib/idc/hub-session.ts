@@ -31,8 +31,11 @@ export interface SessionHome {
   /** This process has its place; before anybody is introduced. Once. */
   onPlace(place: { slot: number; generation: number }): void;
   onPeer(peer: PeerInfo, wire: LinkWire): void;
-  /** A domain is gone: answer with `released` once nothing of its slot is held. */
-  onGone(slot: number, generation: number): void;
+  /**
+   * A domain is gone, or has `left` in order: answer with `released` once nothing of its slot is
+   * held.
+   */
+  onGone(slot: number, generation: number, left: boolean): void;
   /** Slots and generations of the domains that this one has links with. */
   known(): readonly [number, number][];
   /** The hub refuses this domain, for good. */
@@ -169,7 +172,7 @@ export class HubSession implements Session {
         return;
       case 'gone':
         closeAll(fds);
-        this.home.onGone(slot(message, 'slot'), generation(message));
+        this.home.onGone(slot(message, 'slot'), generation(message), message['left'] === true);
         return;
       case 'members':
         closeAll(fds);

@@ -340,7 +340,7 @@ export class Hub {
         if (member.transport !== null) this.sendList(member.transport);
         return;
       case 'leave':
-        this.gone(member, 'left');
+        this.gone(member, 'left', true);
         return;
       default:
         throw misbehaved('sent a message of no known type');
@@ -362,7 +362,8 @@ export class Hub {
     this.gone(member, error === null ? 'is gone' : 'was cut off');
   }
 
-  private gone(member: Member, how: string): void {
+  /** `left`: by its own word it reads nothing of the others' any more, though it may live on. */
+  private gone(member: Member, how: string, left = false): void {
     const { slot, generation, name } = member;
     if (this.members.at(slot) !== member) return;
     const told = this.members.remove(member);
@@ -370,7 +371,7 @@ export class Hub {
     forget(member);
     this.log(`${name} (slot ${slot}) ${how}`);
     this.save();
-    for (const other of told) other.transport?.send({ type: 'gone', slot, generation });
+    for (const other of told) other.transport?.send({ type: 'gone', slot, generation, left });
   }
 
   private save(): void {

@@ -56,6 +56,7 @@ export interface ChannelsHome {
   readonly dead: boolean;
   send(message: object, fds: readonly number[]): void;
   settle(address: number, bytes: number): boolean;
+  wantService(): void;
 }
 
 interface Opening {
@@ -246,6 +247,7 @@ export class LinkChannels {
         this.open.delete(records);
         this.lingering.add({ buffer, records });
         this.sweep();
+        home.wantService();
       });
       this.open.set(records, port);
       return { records, meta, own, theirs, wakeFd: wake.fd };

@@ -37,6 +37,8 @@ export interface PeerInfo {
 export interface LinkHome {
   readonly memory: Memory;
   readonly slot: number;
+  /** Something lingers: `sweep` is to be called before long. */
+  wantService(): void;
   onReady(link: Link): void;
   onIncoming(link: Link, incoming: Incoming): void;
   /** The other domain asks how many loans of its memory, had by the word of `via`, are here. */
@@ -106,6 +108,10 @@ export class Link {
 
   get memory(): Memory {
     return this.home.memory;
+  }
+
+  wantService(): void {
+    this.home.wantService();
   }
 
   /** Sends a control message. */
@@ -241,12 +247,13 @@ export class Link {
 
   /**
    * The hub has let this domain go. What it holds stays held until it says bye, or its process
-   * ends: it may still be reading.
+   * ends: it may still be reading; but not when it has `left` in order.
    */
-  kicked(): void {
+  kicked(left: boolean): void {
     this.runDeferred();
     if (this.error === null) this.transport.receive();
-    if (this.error === null) this.end(this.goneError());
+    if (left) this.departed();
+    else if (this.error === null) this.end(this.goneError());
   }
 
   /** Ends the link: what the other side did was wrong, or it is gone. */
@@ -263,11 +270,16 @@ export class Link {
   }
 
   private died(): void {
-    const first = !this.dead;
-    this.dead = true;
     // Messages that were sent before the death: channels may stand in them.
     this.runDeferred();
     if (this.error === null) this.transport.receive();
+    this.departed();
+  }
+
+  /** Its process is dead, or it has left: by now all that it sent has been taken. */
+  private departed(): void {
+    const first = !this.dead;
+    this.dead = true;
     if (this.error === null) this.end(this.goneError());
     else if (first) this.buried();
   }

@@ -55,10 +55,10 @@ export interface DeskHome {
   isGone(slot: number, generation: number): boolean;
   /** Takes all messages that have come from a domain. */
   takeAll(slot: number): void;
-  /** Something is out, or waits: `service` is to be called again before long. */
-  wantService(): void;
   /** Whether somebody here still uses a domain's memory, beside who has loans of it. */
   usesMemoryOf(slot: number): boolean;
+  /** Something is out, or waits: `service` is to be called again before long. */
+  wantService(): void;
 }
 
 export class LoanDesk implements LoanHome {

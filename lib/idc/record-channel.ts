@@ -66,7 +66,7 @@ export class RecordChannel {
   private readonly writer: RingWriter;
   private readonly reader: RingReader;
   private readonly half: Uint32Array;
-  private readonly peerHalf: Uint32Array;
+  private peerHalf: Uint32Array;
   private readonly waker: Wake;
   private spins = 1024;
   private waitSpins = 16;
@@ -77,8 +77,6 @@ export class RecordChannel {
   private wakeUp: (() => void) | null = null;
   private waiting = false;
   private closed = false;
-  /** What the other side's word said when its memory went. */
-  private endedBefore = false;
   private readonly onClose: () => void;
 
   constructor(ends: ChannelEnds, onClose: () => void = () => {}) {
@@ -133,7 +131,7 @@ export class RecordChannel {
 
   /** The other side sends nothing any more, by its own word; there may be something to be read. */
   get peerEnded(): boolean {
-    return this.endedBefore || this.peerHalf[Half.ended] !== 0;
+    return this.peerHalf[Half.ended] !== 0;
   }
 
   /** Nothing more comes: ended, or broken and read to its end. */
@@ -281,9 +279,13 @@ export class RecordChannel {
     this.signal();
   }
 
-  /** Copies what the other side sent to private memory: its own is about to go. */
+  /**
+   * Copies what the other side sent to private memory: its own is about to go. No view of it is
+   * left here, so that its slot comes free though somebody keeps the channel.
+   */
   detach(): void {
-    this.endedBefore ||= this.peerHalf[Half.ended] !== 0;
+    this.peerHalf = this.peerHalf.slice();
+    this.writer.detach(this.peerHalf);
     this.reader.detach();
   }
 

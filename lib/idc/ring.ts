@@ -29,7 +29,7 @@ export class RingWriter {
   broken = false;
   private readonly ring: Uint32Array;
   private readonly half: Uint32Array;
-  private readonly peer: Uint32Array;
+  private peer: Uint32Array;
   private readonly shift: number;
   private consumed = 0;
   private woken = 0;
@@ -113,6 +113,11 @@ export class RingWriter {
   }
 
   // hot:end
+
+  /** Goes on with a copy of the reader's header as it is now. */
+  detach(peer: Uint32Array): void {
+    this.peer = peer;
+  }
 
   /** Records that can be granted. */
   get free(): number {

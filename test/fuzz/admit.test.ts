@@ -2,17 +2,16 @@
 // sealed, read-only, whole and as claimed, names a check that really failed for all else, and
 // leaves no descriptor behind.
 
-import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { addressSpace, GRANULE_BYTES as GRANULE, type Segment } from '../../lib/memory/index.js';
+import { ALL_SEALS, startPython } from '../memory/peer.js';
 import { openFds } from '../native/support.js';
 
 const CASES = 1500;
 const SEED = 20;
-const ALL_SEALS = 1 + 2 + 4 + 16;
 const SLOT = 2 ** 36;
 
 interface Offer {
@@ -33,7 +32,7 @@ const offers: Offer[] = [];
 const live: Segment[] = [];
 /** Addresses that were ever given, which may be taken until their views are collected. */
 const given: Claim[] = [];
-let peer: ChildProcess;
+let peer: ReturnType<typeof startPython>;
 
 /** Memory of another program, of every kind. */
 beforeAll(async () => {
@@ -55,8 +54,8 @@ for n in range(1, 4):
 print(json.dumps(made), flush=True)
 sys.stdin.read()
 `;
-  peer = spawn('python3', ['-c', script], { stdio: ['pipe', 'pipe', 'inherit'] });
-  const [line] = (await once(peer.stdout!, 'data')) as [Buffer];
+  peer = startPython(script);
+  const [line] = (await once(peer.stdout, 'data')) as [Buffer];
   for (const offer of JSON.parse(line.toString()) as Omit<Offer, 'writable'>[]) {
     const path = `/proc/${peer.pid}/fd/${offer.fd}`;
     for (const writable of [false, true]) {
@@ -68,7 +67,7 @@ sys.stdin.read()
 afterAll(() => {
   for (const segment of live) segment.close();
   for (const { fd } of offers) closeSync(fd);
-  peer.stdin!.end();
+  peer.stdin.end();
 });
 
 const isInteger = Number.isSafeInteger;

@@ -1,9 +1,10 @@
 // A segment of this process, and other processes that have it admitted: domains, as tests see them.
 // And memory that other programs made, to be admitted here.
 
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcessByStdio } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
+import type { Readable, Writable } from 'node:stream';
 import { addressSpace, GRANULE_BYTES, type Segment } from '../../lib/memory/index.js';
 import { runChild, type ChildOptions, type Ended } from '../fault/child.js';
 
@@ -57,6 +58,17 @@ export async function runPeer(
 /** F_SEAL_SEAL, SHRINK, GROW and FUTURE_WRITE. */
 export const ALL_SEALS = 1 + 2 + 4 + 16;
 
+/** The environment without a sanitizer's library (.ci/asan.mjs), which makes every start slow. */
+export const PLAIN_ENVIRONMENT = { ...process.env, LD_PRELOAD: undefined };
+
+/** A program with nothing of ours in it; it talks over its stdin and stdout. */
+export function startPython(script: string): ChildProcessByStdio<Writable, Readable, null> {
+  return spawn('python3', ['-c', script], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+    env: PLAIN_ENVIRONMENT,
+  });
+}
+
 export interface ForeignOptions {
   bytes?: number;
   seals?: number;
@@ -81,7 +93,7 @@ if ${seals}: fcntl.fcntl(fd, 1033, ${seals})
 print(fd, flush=True)
 sys.stdin.read()
 `;
-  const child = spawn('python3', ['-c', script], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const child = startPython(script);
   cleanups.push(() => child.stdin.end());
   const [line] = (await once(child.stdout, 'data')) as [Buffer];
   const fd = openSync(`/proc/${child.pid}/fd/${line.toString().trim()}`, mode);

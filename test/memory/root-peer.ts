@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Segment } from '../../lib/memory/index.js';
+import { PLAIN_ENVIRONMENT } from './peer.js';
 
 /** By way (`reopened mmap`): the errno that it failed with, or OK. */
 export type Attempts = Record<string, string>;
@@ -31,6 +32,7 @@ export class RootPeer {
         stdio: ['ignore', 'pipe', 'pipe', fd],
         encoding: 'utf8',
         timeout: 30_000,
+        env: PLAIN_ENVIRONMENT,
       });
       if (status !== 0) throw new Error(`root-peer ended with ${status ?? signal}: ${stderr}`);
       return JSON.parse(stdout) as Attempts;

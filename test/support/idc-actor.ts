@@ -4,6 +4,7 @@
 import { readdirSync, readlinkSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { runInThisContext } from 'node:vm';
+import { Worker } from 'node:worker_threads';
 import * as idc from '../../lib/idc/index.js';
 import { addressSpace } from '../../lib/memory/index.js';
 import type { DmaBuffer } from '../../lib/memory/index.js';
@@ -15,6 +16,7 @@ export interface Stage {
   readonly native: typeof native;
   readonly addressSpace: typeof addressSpace;
   readonly sleep: (ms: number) => Promise<void>;
+  readonly Worker: typeof Worker;
   /** The process's domain and hub, once it has one. */
   domain: idc.Domain;
   hub: idc.Hub;
@@ -50,6 +52,7 @@ const stage: Stage = {
   native,
   addressSpace,
   sleep: (ms) => sleep(ms),
+  Worker,
   domain: undefined as unknown as idc.Domain,
   hub: undefined as unknown as idc.Hub,
   channels: {},

@@ -1,0 +1,28 @@
+// What a queue of a device in another domain is made of, and what it counts.
+
+import type { DeviceInfo, QueueCounters } from '../hpdi/index.js';
+import type { DeviceQueue } from './device-queue.js';
+import type { OwnMemory } from './device-slots.js';
+import type { QueueTable } from './device-table.js';
+
+export interface DeviceQueueOptions {
+  readonly table: QueueTable;
+  /** Claimed for this queue. */
+  readonly row: number;
+  readonly depth: number;
+  readonly info: DeviceInfo;
+  readonly memory: OwnMemory;
+  /** Takes what the server told of its memory; false where only another thread can. */
+  readonly settle: (address: number, bytes: number) => boolean;
+  /** The server has let go of the channel, or is dead, or did what no honest one does. */
+  readonly onCut: (misbehaved: boolean) => void;
+  /** Whether another server is waited for when this one is gone. */
+  readonly reconnects: boolean;
+  readonly onClose: (queue: DeviceQueue) => void;
+}
+
+export interface DeviceQueueCounters extends QueueCounters {
+  /** READs whose data was copied out of the server's memory; bytes of it. */
+  readonly copies: number;
+  readonly copiedBytes: number;
+}
