@@ -288,8 +288,10 @@ export class Link {
   private buried(): void {
     this.forgetDeath();
     this.sweep();
-    if (!this.loanHalf.buffer.freed) this.loanHalf.buffer.free();
     this.home.onDead(this);
+    // Not before: what the dead one gave back was taken from its ring, which is told in our half.
+    this.loans.close();
+    if (!this.loanHalf.buffer.freed) this.loanHalf.buffer.free();
   }
 
   private goneError(): PenstockError {
