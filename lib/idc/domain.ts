@@ -18,9 +18,9 @@ import type { HoldSummary } from './ledger.js';
 import { Link, type Incoming, type LinkChannel, type LinkWatcher, type PeerInfo } from './link.js';
 import type { LinkWire } from './link-wire.js';
 import { LoanDesk } from './loan-desk.js';
+import { SharedMemory } from './shared-memory.js';
 import { sendReport } from './report.js';
 import { REPORT_PORT } from './report-read.js';
-import { SharedMemory } from './shared-memory.js';
 
 const CHANNEL_SIZE = 1024;
 const CONNECT_MS = 5000;
