@@ -48,7 +48,8 @@ async function runHub(socket: string, flags: HubFlags): Promise<void> {
     using hub = Hub.listen(socket, { mode, allow, log });
     log(`listens at ${hub.path}`);
     if (flags.json === true) {
-      printJson('idc-hub', { socket: hub.path, pid: process.pid, mode, allow });
+      const shown = mode.toString(8).padStart(4, '0');
+      printJson('idc-hub', { socket: hub.path, pid: process.pid, mode: shown, allow });
     }
     await ended;
     log('ends; members go on, and come back to the next hub here');

@@ -3,7 +3,9 @@
 import { native } from '../native.js';
 import { connectError, hubSilent, noHub, type MemberInfo } from './hub-session.js';
 import { printable } from './report-read.js';
-import { SocketTransport } from './transport.js';
+import { closeAll, SocketTransport } from './transport.js';
+
+const LIST_MAX = 1024;
 
 /** Errors: NO_HUB, HUB_SILENT, PERMISSION_DENIED. */
 export async function listMembers(path: string, timeoutMs = 5000): Promise<MemberInfo[]> {
@@ -13,6 +15,7 @@ export async function listMembers(path: string, timeoutMs = 5000): Promise<Membe
   } catch (cause) {
     throw connectError(path, cause);
   }
+  const listed: MemberInfo[] = [];
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => {
       transport.close();
@@ -21,11 +24,13 @@ export async function listMembers(path: string, timeoutMs = 5000): Promise<Membe
     const transport = new SocketTransport(
       fd,
       {
-        onMessage: ({ members }, fds) => {
-          for (const extra of fds) native.fileClose(extra);
+        onMessage: ({ members, more }, fds) => {
+          closeAll(fds);
+          if (Array.isArray(members)) listed.push(...members.map(readMember));
+          if (more === true && listed.length < LIST_MAX) return;
           clearTimeout(timer);
           transport.close();
-          resolve(Array.isArray(members) ? members.map(readMember) : []);
+          resolve(listed);
         },
         onEnd: (error) => {
           clearTimeout(timer);
