@@ -49,7 +49,9 @@ describe('the death of a server', () => {
           device.flush(),
         ];
         const outcomes = await Promise.allSettled<unknown>(work);
-        const codes = outcomes.map((each) => (each.status === 'rejected' ? codeOf(each.reason) : ''));
+        const codes = outcomes.map((each) =>
+          each.status === 'rejected' ? codeOf(each.reason) : '',
+        );
         const later = await device.write(0, buffer).then(() => '', codeOf);
         const loan = stage.notes['loan'] as { u8: Uint8Array; release(): void };
         const readable = loan.u8.every((byte) => byte === 0x77);
@@ -109,9 +111,7 @@ describe('the death of a server', () => {
       }
       return statuses;
     });
-    await server.run((stage) =>
-      stage.until('requests', () => stage.server.stats().inFlight === 4),
-    );
+    await server.run((stage) => stage.until('requests', () => stage.server.stats().inFlight === 4));
     await server.kill();
     expect(await done).toEqual([10, 10, 10, 10]);
   });
@@ -151,13 +151,10 @@ describe('?reconnect=1', () => {
 
   async function more(client: Actor, count: number): Promise<void> {
     const before = await rounds(client);
-    await client.run(
-      (stage, from) => {
-        const state = stage.notes['state'] as { rounds: number; failed: string };
-        return stage.until('rounds', () => state.rounds > from || state.failed !== '', 30_000);
-      },
-      before + count,
-    );
+    await client.run((stage, from) => {
+      const state = stage.notes['state'] as { rounds: number; failed: string };
+      return stage.until('rounds', () => state.rounds > from || state.failed !== '', 30_000);
+    }, before + count);
   }
 
   it.each(['SIGKILL', 'SIGTERM'] as const)(
@@ -250,9 +247,12 @@ describe('the death of a client', () => {
       await stage.until('death', () => !stage.domain.links.has(at));
       // The device may still read it.
       const { inFlight } = stage.server.stats();
-      const held = stage.addressSpace().list().some(({ address }) => {
-        return Math.floor(address / 2 ** 36) === at;
-      });
+      const held = stage
+        .addressSpace()
+        .list()
+        .some(({ address }) => {
+          return Math.floor(address / 2 ** 36) === at;
+        });
       return inFlight === 0 || held;
     }, slot);
     expect(mapped).toBe(true);

@@ -25,37 +25,41 @@ async function clientsOf(server: Actor): Promise<readonly ClientStats[]> {
 }
 
 describe('copies', () => {
-  it.each(['null:8MiB', 'FILE', 'FILE&direct=1'])('%s: none on WRITE and READ_LOAN', async (uri) => {
-    const hub = hubPath();
-    await startHub(hub);
-    const device = uri.replace('FILE', newFile());
-    const server = await startServer(hub, 'disk0', device);
-    const copiesThere = (): Promise<number> => server.run((stage) => stage.server.stats().copies);
-    const before = await copiesThere();
-    const client = await startClient(hub, 'client', 'disk0');
-    const found = await client.run(async (stage, keepsData) => {
-      const { device: disk } = stage;
-      const copies = (): number => stage.statusWords()[2]!;
-      const first = copies();
-      const COUNT = 100;
-      const buffers = Array.from({ length: COUNT }, () => disk.memory.alloc(4096));
-      const step = 4096 / disk.info.blockSize;
-      buffers.forEach((buffer, i) => buffer.u32.fill(i + 1));
-      await Promise.all(buffers.map((buffer, i) => disk.write(i * step, buffer)));
-      let wrong = 0;
-      const loans = await Promise.all(buffers.map((_, i) => disk.readLoan(i * step, step)));
-      loans.forEach((loan, i) => {
-        if (keepsData && !loan.u8.every((byte, at) => byte === (at % 4 === 0 ? i + 1 : 0))) wrong++;
-        loan.release();
-      });
-      const none = copies() - first;
-      // What a plain READ costs is one each, and counted.
-      await Promise.all(buffers.map((buffer, i) => disk.read(i * step, buffer)));
-      return { wrong, none, reads: copies() - first };
-    }, uri !== 'null:8MiB');
-    expect(found).toEqual({ wrong: 0, none: 0, reads: 100 });
-    expect(await copiesThere()).toBe(before);
-  });
+  it.each(['null:8MiB', 'FILE', 'FILE&direct=1'])(
+    '%s: none on WRITE and READ_LOAN',
+    async (uri) => {
+      const hub = hubPath();
+      await startHub(hub);
+      const device = uri.replace('FILE', newFile());
+      const server = await startServer(hub, 'disk0', device);
+      const copiesThere = (): Promise<number> => server.run((stage) => stage.server.stats().copies);
+      const before = await copiesThere();
+      const client = await startClient(hub, 'client', 'disk0');
+      const found = await client.run(async (stage, keepsData) => {
+        const { device: disk } = stage;
+        const copies = (): number => stage.statusWords()[2]!;
+        const first = copies();
+        const COUNT = 100;
+        const buffers = Array.from({ length: COUNT }, () => disk.memory.alloc(4096));
+        const step = 4096 / disk.info.blockSize;
+        buffers.forEach((buffer, i) => buffer.u32.fill(i + 1));
+        await Promise.all(buffers.map((buffer, i) => disk.write(i * step, buffer)));
+        let wrong = 0;
+        const loans = await Promise.all(buffers.map((_, i) => disk.readLoan(i * step, step)));
+        loans.forEach((loan, i) => {
+          if (keepsData && !loan.u8.every((byte, at) => byte === (at % 4 === 0 ? i + 1 : 0)))
+            wrong++;
+          loan.release();
+        });
+        const none = copies() - first;
+        // What a plain READ costs is one each, and counted.
+        await Promise.all(buffers.map((buffer, i) => disk.read(i * step, buffer)));
+        return { wrong, none, reads: copies() - first };
+      }, uri !== 'null:8MiB');
+      expect(found).toEqual({ wrong: 0, none: 0, reads: 100 });
+      expect(await copiesThere()).toBe(before);
+    },
+  );
 });
 
 describe('several clients', () => {
