@@ -161,7 +161,7 @@ class AttachedIdcBackend implements Backend {
       info: this.info,
       memory: shared.memory,
       reconnects: shared.reconnects,
-      settle: () => false,
+      settle: null,
       onCut: () => {
         // The home hears of it by itself.
       },

@@ -300,6 +300,8 @@ export class DeviceLoop {
   }
 
   private buryEnded(): void {
+    // What is left in it would keep views of a dead client's memory.
+    if (this.dirtyCount === 0) this.dirty.length = 0;
     for (const session of this.ending) {
       if (session.inFlight > 0 || session.dirty) continue;
       this.ending.delete(session);

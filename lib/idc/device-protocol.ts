@@ -120,7 +120,9 @@ function readDescription(value: unknown): Record<string, string | number | boole
 function parse(meta: string): Record<string, unknown> {
   try {
     const value = JSON.parse(meta) as unknown;
-    if (typeof value === 'object' && value !== null) return value as Record<string, unknown>;
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
+      return value as Record<string, unknown>;
+    }
   } catch {
     // As if it were no object.
   }

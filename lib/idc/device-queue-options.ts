@@ -12,8 +12,11 @@ export interface DeviceQueueOptions {
   readonly depth: number;
   readonly info: DeviceInfo;
   readonly memory: OwnMemory;
-  /** Takes what the server told of its memory; false where only another thread can. */
-  readonly settle: (address: number, bytes: number) => boolean;
+  /**
+   * Takes what the server told of its memory; false: it has not told of this. Null where another
+   * thread takes it, in its own time.
+   */
+  readonly settle: ((address: number, bytes: number) => boolean) | null;
   /** The server has let go of the channel, or is dead, or did what no honest one does. */
   readonly onCut: (misbehaved: boolean) => void;
   /** Whether another server is waited for when this one is gone. */

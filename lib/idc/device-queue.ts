@@ -65,7 +65,7 @@ export class DeviceQueue implements QueueDriver {
   private readonly options: DeviceQueueOptions;
   private following = false;
   private cutSinceMs = 0;
-  private unmappedSinceMs = 0;
+  private unmappedSinceMs = -Infinity;
   /** Its channel ended while the home knew nothing of it. */
   private broken = false;
   private closed = false;
@@ -424,17 +424,12 @@ export class DeviceQueue implements QueueDriver {
 
   /** Whether a buffer that a completion names can be read, once messages were taken. */
   private mapped(isServers: boolean, address: number, bytes: number): boolean {
-    if (!isServers) {
-      this.cutOff(true);
-      return false;
-    }
-    if (this.options.settle(address, bytes)) {
-      this.unmappedSinceMs = 0;
-      return true;
-    }
+    const { settle } = this.options;
+    if (isServers && settle?.(address, bytes) === true) return true;
     const now = performance.now();
-    if (this.unmappedSinceMs === 0) this.unmappedSinceMs = now;
-    else if (now - this.unmappedSinceMs > PATIENCE_MS) this.cutOff(true);
+    if (this.unmappedSinceMs < now - 2 * PATIENCE_MS) this.unmappedSinceMs = now;
+    const late = now - this.unmappedSinceMs > PATIENCE_MS;
+    if (!isServers || settle !== null || late) this.cutOff(true);
     return false;
   }
 }

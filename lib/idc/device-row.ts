@@ -18,7 +18,9 @@ export class OwnedRow {
   readonly eventFd: number;
   private readonly table: QueueTable;
   private readonly row: number;
-  private open: RecordChannel | null = null;
+  private open: { readonly records: RecordChannel; readonly wake: SocketWake } | null = null;
+  /** Wakes of former channels, on which HPDI's queue may still have a watch. */
+  private wakes: SocketWake[] = [];
 
   constructor(table: QueueTable, row: number) {
     this.table = table;
@@ -65,8 +67,9 @@ export class OwnedRow {
       return null;
     }
     try {
-      this.open = openChannel(channel.places, wake, () => {});
-      return this.open;
+      const records = openChannel(channel.places, wake, () => {});
+      this.open = { records, wake };
+      return records;
     } catch (error) {
       wake.close();
       throw error;
@@ -75,8 +78,12 @@ export class OwnedRow {
 
   /** Lets go of the channel; it stays open, for its next owner. */
   closeChannel(): void {
-    this.open?.leave();
+    if (this.open !== null) {
+      this.open.records.leave();
+      this.wakes.push(this.open.wake);
+    }
     this.open = null;
+    this.wakes = this.wakes.filter((wake) => !closed(wake));
   }
 
   /** Takes the signal: whoever sleeps on it looked before. */
@@ -89,5 +96,16 @@ export class OwnedRow {
     this.closeChannel();
     native.fileClose(this.eventFd);
     this.table.giveBack(this.row, broken);
+  }
+}
+
+/** Whether a wake could be closed: not while somebody watches its descriptor. */
+function closed(wake: SocketWake): boolean {
+  try {
+    wake.close();
+    return true;
+  } catch (error) {
+    if (errnoCode(error) !== 'EBUSY') throw error;
+    return false;
   }
 }

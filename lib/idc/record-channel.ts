@@ -319,12 +319,11 @@ export class RecordChannel {
     this.onClose();
   }
 
-  /** Lets go of this side without an end: another thread goes on with it. */
+  /** Lets go of this side without an end: another thread goes on with it. Its wake stays open. */
   leave(): void {
     if (this.closed) return;
     this.closed = true;
     this.reader.disarm();
-    this.waker.close();
   }
 
   [Symbol.dispose](): void {

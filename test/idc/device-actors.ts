@@ -37,11 +37,8 @@ export async function startClient(
   keys = '',
 ): Promise<Actor> {
   const actor = await Actor.start();
-  await actor.run(
-    async (stage, uri) => {
-      stage.device = await stage.open(uri);
-    },
-    `idc:${hub}/${served}?name=${name}${keys}`,
-  );
+  await actor.run(async (stage, uri) => {
+    stage.device = await stage.open(uri);
+  }, `idc:${hub}/${served}?name=${name}${keys}`);
   return actor;
 }
