@@ -4,7 +4,9 @@
 import { native } from '../native.js';
 import { fileRoot, type Root } from '../pci/index.js';
 
-/** The first processor that this thread may use, and the best other; null when there is one only. */
+/**
+ * The first processor that this thread may use, and the best other; null when there is one only.
+ */
 export function twoCpus(
   allowed = native.cpuAffinity(),
   root: Pick<Root, 'read'> = fileRoot(),

@@ -1,5 +1,5 @@
-// What `idc ls` and `idc top` have in common: this process joins the hub for a moment, and asks each
-// member for its report.
+// What `idc ls` and `idc top` have in common: this process joins the hub for a moment, and asks
+// each member for its report.
 
 import { PenstockError } from '../errors.js';
 import {

@@ -22,8 +22,8 @@ export class ReportReader {
   }
 
   /**
-   * A member's report, or null when there is no answer in time: it is stopped or busy. Errors: those
-   * of Domain.connect, PEER_GONE, PEER_MISBEHAVED.
+   * A member's report, or null when there is no answer in time: it is stopped or busy. Errors:
+   * those of Domain.connect, PEER_GONE, PEER_MISBEHAVED.
    */
   async ask(member: string, timeoutMs: number): Promise<DomainReport | null> {
     let answer = this.asked.get(member);

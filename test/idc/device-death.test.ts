@@ -118,7 +118,9 @@ describe('the death of a server', () => {
 });
 
 describe('?reconnect=1', () => {
-  /** Writes and reads over and over, each block with its own count; gives how often it was wrong. */
+  /**
+   * Writes and reads over and over, each block with its own count; gives how often it was wrong.
+   */
   async function startWork(client: Actor): Promise<void> {
     await client.run((stage) => {
       const { device } = stage;

@@ -1,9 +1,10 @@
 // Deaths of domains: a random member of a chain of three, or the hub, is killed at a random moment
 // under verified load, round after round; now and then one is stopped for a while first.
 //
-// After each: the survivors hold nothing of the dead one, and nobody holds anything by it; once it is
-// back, work goes on, and everything that is lent comes home when the source pauses. Children check
-// that no buffer changes while it is held and that no acknowledged one is lost or comes twice.
+// After each: the survivors hold nothing of the dead one, and nobody holds anything by it; once it
+// is back, work goes on, and everything that is lent comes home when the source pauses. Children
+// check that no buffer changes while it is held and that no acknowledged one is lost or comes
+// twice.
 
 import { check, sleep, type Random, type Soak, type SoakRun } from './harness.js';
 import { Family, MEMBERS, type Member, type Role } from './idc-family.js';
