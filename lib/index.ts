@@ -68,6 +68,7 @@ export {
   PeerRegion,
   RecordChannel,
   type DomainOptions,
+  type DomainReport,
   type Heap,
   type HoldSummary,
   type HubOptions,

@@ -61,6 +61,13 @@ describe('examples', () => {
     expect(stdout).toBe(`${lines.join('\n')}\n`);
   });
 
+  it('domains pass buffers through three processes, and leave nothing', async () => {
+    const { stdout, stderr, exitCode } = await example('domains.mjs', ['200']);
+    expect({ stderr, exitCode }).toEqual({ stderr: '', exitCode: 0 });
+    expect(stdout).toBe('200 buffers of 65536 bytes by 2 hops, 0 wrong, 0 still lent\n');
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
   it('fault-injection fails the same way for the same seed', async () => {
     const first = await example('fault-injection.mjs', ['7']);
     expect(first.exitCode).toBe(0);

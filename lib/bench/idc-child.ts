@@ -123,9 +123,19 @@ async function main(hub: string, parent: string): Promise<void> {
   child.close();
 }
 
-async function nextOrder(): Promise<ChildOrder> {
-  const [message] = (await once(process, 'message')) as [ChildOrder];
-  return message;
+/** Orders in turn; words that are to be added up are answered at once. */
+function nextOrder(): Promise<ChildOrder> {
+  return new Promise((resolve) => {
+    const onMessage = (message: ChildOrder | Uint32Array): void => {
+      if (message instanceof Uint32Array) {
+        process.send?.(sumOf(message, 0, message.length));
+        return;
+      }
+      process.off('message', onMessage);
+      resolve(message);
+    };
+    process.on('message', onMessage);
+  });
 }
 
 const [hub = '', parent = '', cpu = ''] = process.argv.slice(2);

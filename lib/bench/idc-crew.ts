@@ -38,7 +38,7 @@ export class IdcCrew {
   readonly asker: Asker;
   readonly clock: Clock;
   readonly folder: string;
-  private readonly child: ChildProcess;
+  readonly child: ChildProcess;
   /** What is left to be undone, in reverse. */
   private readonly undo: (() => void)[];
 
@@ -83,6 +83,8 @@ export class IdcCrew {
       const child = fork(program, [path, NAME, String(cpus?.[1] ?? '')], {
         stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
         execArgv: [],
+        // Structured clones, as between workers.
+        serialization: 'advanced',
         // What it would warn of, this process has said.
         env: { ...process.env, PENSTOCK_QUIET: '1' },
       });

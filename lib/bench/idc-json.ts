@@ -19,6 +19,7 @@ export interface IdcPayloadJson {
   read: { rtt_ns: RttJson };
   loan: { rtt_ns: RttJson };
   socket: { rtt_ns: RttJson };
+  process_send: { rtt_ns: RttJson };
   postmessage: { rtt_ns: RttJson };
 }
 
@@ -33,8 +34,12 @@ export interface IdcJson {
   idle_cpu_percent: number;
   stream: { batch: number; ring: number; windows: number; best_per_s: number; disturbed: number };
   idle: { seconds: number; asker_cpu_percent: number; answerer_cpu_percent: number };
-  /** Largest median of an untouched payload over the smallest; postMessage over a read payload. */
-  ratio: { untouched_max_to_min: number; postmessage_to_read: Record<string, number> };
+  /** Largest median of an untouched payload over the smallest; clones over a read one, by bytes. */
+  ratio: {
+    untouched_max_to_min: number;
+    postmessage_to_read: Record<string, number>;
+    process_send_to_read: Record<string, number>;
+  };
   cpus: readonly number[];
   host: Omit<HostFacts, 'memoryBytes'> & { memory_bytes: number };
 }
@@ -52,6 +57,7 @@ export function idcJson(result: IdcResult, host: HostFacts): IdcJson {
       read: { rtt_ns: rttJson(payload.read) },
       loan: { rtt_ns: rttJson(payload.loan) },
       socket: { rtt_ns: rttJson(payload.socket) },
+      process_send: { rtt_ns: rttJson(payload.processSend) },
       postmessage: { rtt_ns: rttJson(payload.postMessage) },
     })),
     wake_us: { event_loop: wakeJson(wake.eventLoop), park: wakeJson(wake.park) },
@@ -70,12 +76,8 @@ export function idcJson(result: IdcResult, host: HostFacts): IdcJson {
     },
     ratio: {
       untouched_max_to_min: rounded(flatness(payloads)),
-      postmessage_to_read: Object.fromEntries(
-        payloads.map(({ bytes, read, postMessage }) => [
-          String(bytes),
-          rounded(ratio(postMessage, read)),
-        ]),
-      ),
+      postmessage_to_read: toRead(payloads, 'postMessage'),
+      process_send_to_read: toRead(payloads, 'processSend'),
     },
     cpus: result.cpus ?? [],
     host: { ...facts, memory_bytes: memoryBytes },
@@ -113,21 +115,23 @@ const COLUMNS: readonly [string, keyof Omit<PayloadResult, 'bytes'>][] = [
   ['read', 'read'],
   ['loan', 'loan'],
   ['socket', 'socket'],
+  ['process.send', 'processSend'],
   ['postMessage', 'postMessage'],
 ];
-const WIDTH = 20;
+const WIDTH = 19;
 
 function payloadLines(payloads: readonly PayloadResult[]): string[] {
   const heading = COLUMNS.map(([name]) => name.padStart(WIDTH)).join('');
   return [
-    `${'p50 / p99'.padEnd(9)}${heading}   postMessage/read`,
+    `${'p50 / p99'.padEnd(9)}${heading}   over read`,
     ...payloads.map((payload) => {
       const cells = COLUMNS.map(([, key]) => {
         const histogram = payload[key];
         return `${time(histogram, 50)} / ${time(histogram, 99)}`.padStart(WIDTH);
       });
-      const times = ratio(payload.postMessage, payload.read);
-      return `${scaleBytes(payload.bytes).padEnd(9)}${cells.join('')}   ${times.toFixed(1)} x`;
+      const { processSend, postMessage, read } = payload;
+      const times = [processSend, postMessage].map((each) => `${ratio(each, read).toFixed(1)} x`);
+      return `${scaleBytes(payload.bytes).padEnd(9)}${cells.join('')}   ${times.join(', ')}`;
     }),
   ];
 }
@@ -150,6 +154,15 @@ function wakeJson(histogram: Histogram): IdcJson['wake_us']['park'] {
 function flatness(payloads: readonly PayloadResult[]): number {
   const medians = payloads.map(({ untouched }) => untouched.percentile(50)).filter((ns) => ns > 0);
   return medians.length === 0 ? 0 : Math.max(...medians) / Math.min(...medians);
+}
+
+function toRead(
+  payloads: readonly PayloadResult[],
+  peer: 'postMessage' | 'processSend',
+): Record<string, number> {
+  return Object.fromEntries(
+    payloads.map((payload) => [String(payload.bytes), rounded(ratio(payload[peer], payload.read))]),
+  );
 }
 
 function ratio(over: Histogram, under: Histogram): number {

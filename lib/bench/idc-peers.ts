@@ -1,7 +1,8 @@
 // What `bench idc` holds channels against, in the same run and with the same payloads, which the
-// other side adds up whole: a socket between the two processes, which copies twice, and postMessage
-// to a worker, which clones.
+// other side adds up whole: a socket between the two processes, which copies twice; process.send
+// between them, and postMessage to a worker, which clone.
 
+import type { ChildProcess, Serializable } from 'node:child_process';
 import { once } from 'node:events';
 import { unlinkSync } from 'node:fs';
 import { join } from 'node:path';
@@ -80,56 +81,69 @@ export class SocketPeer {
   }
 }
 
-/** Round trips of the payload by postMessage, as the structured clone has it: copied. */
-export class WorkerPeer {
-  private readonly worker: Worker;
-  private readonly clock: Clock;
+/** Round trips of the payload by messages that are structured clones, through event loops. */
+abstract class MessagePeer {
+  private readonly clock = openClock();
   private failure: Error | null = null;
 
-  constructor() {
-    const { words, read } = native.tscClock();
-    this.clock = { words: new Uint32Array(words), read, hertz: native.tscHertz() };
-    this.worker = new Worker(new URL('./idc-echo.js', import.meta.url), { execArgv: [] });
-    this.worker.on('error', (error) => (this.failure = error as Error));
+  protected abstract send(payload: Uint32Array): void;
+  /** Calls back with each answer, a sum, until the function that it gives is called. */
+  protected abstract listen(onAnswer: (sum: unknown) => void): () => void;
+
+  protected fail(error: Error): void {
+    this.failure ??= error;
   }
 
   async run(payload: Payload, histogram: Histogram, seconds: number): Promise<void> {
     const { words, read, hertz } = this.clock;
-    const { worker } = this;
     // Of its own: a clone takes the whole ArrayBuffer that a view lies in.
     const sent = payload.words[0]!.slice();
     const sum = payload.sums[0]!;
     await new Promise<void>((resolve, reject) => {
       let last = 0;
-      let until = 0;
-      const onAnswer = (answer: number): void => {
+      const stop = this.listen((answer) => {
         read();
         const now = words[1]! * TWO32 + words[0]!;
         histogram.record(Math.round(((now - last) * 1e9) / hertz), 1);
-        if (answer !== ((sum + sent[0]!) | 0)) {
-          worker.off('message', onAnswer);
-          reject(wrong('postMessage did not carry what was sent'));
+        if (answer !== ((sum + sent[0]!) | 0)) this.fail(wrong('a clone is not what was sent'));
+        if (now < until && this.failure === null) {
+          ask(now);
           return;
         }
-        if (now > until || this.failure !== null) {
-          worker.off('message', onAnswer);
-          if (this.failure === null) resolve();
-          else reject(this.failure);
-          return;
-        }
-        ask(now);
-      };
+        stop();
+        if (this.failure === null) resolve();
+        else reject(this.failure);
+      });
       const ask = (now: number): void => {
         last = now;
         sent[0] = (sent[0]! + 1) >>> 0;
-        worker.postMessage(sent);
+        this.send(sent);
       };
-      worker.on('message', onAnswer);
       read();
       const now = words[1]! * TWO32 + words[0]!;
-      until = now + seconds * hertz;
+      const until = now + seconds * hertz;
       ask(now);
     });
+  }
+}
+
+/** postMessage to a worker of this process. */
+export class WorkerPeer extends MessagePeer {
+  private readonly worker: Worker;
+
+  constructor() {
+    super();
+    this.worker = new Worker(new URL('./idc-echo.js', import.meta.url), { execArgv: [] });
+    this.worker.on('error', (error) => this.fail(error as Error));
+  }
+
+  protected override send(payload: Uint32Array): void {
+    this.worker.postMessage(payload);
+  }
+
+  protected override listen(onAnswer: (sum: unknown) => void): () => void {
+    this.worker.on('message', onAnswer);
+    return () => this.worker.off('message', onAnswer);
   }
 
   async close(): Promise<void> {
@@ -137,6 +151,31 @@ export class WorkerPeer {
     await this.worker.terminate();
     await ended.catch(() => undefined);
   }
+}
+
+/** process.send to the other process, which answers while it does nothing else. */
+export class ProcessPeer extends MessagePeer {
+  private readonly child: ChildProcess;
+
+  constructor(child: ChildProcess) {
+    super();
+    this.child = child;
+  }
+
+  protected override send(payload: Uint32Array): void {
+    this.child.send(payload as unknown as Serializable);
+  }
+
+  protected override listen(onAnswer: (sum: unknown) => void): () => void {
+    const onEnd = (): void => onAnswer(this.fail(wrong('the other process ended')));
+    this.child.on('message', onAnswer).on('exit', onEnd);
+    return () => this.child.off('message', onAnswer).off('exit', onEnd);
+  }
+}
+
+function openClock(): Clock {
+  const { words, read } = native.tscClock();
+  return { words: new Uint32Array(words), read, hertz: native.tscHertz() };
 }
 
 function wrong(message: string): PenstockError {

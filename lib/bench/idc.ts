@@ -8,7 +8,7 @@ import { twoCpus } from './idc-cpus.js';
 import { IdcCrew } from './idc-crew.js';
 import { LoanLoop } from './idc-loans.js';
 import { Ask, sumOf, type Payload } from './idc-records.js';
-import { SocketPeer, WorkerPeer } from './idc-peers.js';
+import { ProcessPeer, SocketPeer, WorkerPeer } from './idc-peers.js';
 
 export interface IdcOptions {
   /**
@@ -36,6 +36,7 @@ export interface PayloadResult {
   /** By the friendly path: allocated, lent, passed back, released. */
   readonly loan: Histogram;
   readonly socket: Histogram;
+  readonly processSend: Histogram;
   readonly postMessage: Histogram;
 }
 
@@ -170,6 +171,9 @@ class IdcRun {
       } finally {
         socket.close();
       }
+      // Once it answers to messages again.
+      await crew.order({ phase: 'cpu' });
+      await new ProcessPeer(crew.child).run(payload, result.processSend, seconds);
       await this.worker.run(payload, result.postMessage, seconds);
     });
     await this.loans(bytes, result.loan, seconds);
@@ -290,6 +294,7 @@ function emptyResult(bytes: number): PayloadResult {
     read: new Histogram(),
     loan: new Histogram(),
     socket: new Histogram(),
+    processSend: new Histogram(),
     postMessage: new Histogram(),
   };
 }

@@ -159,7 +159,7 @@ describe('?reconnect=1', () => {
     }, before + count);
   }
 
-  // Not SIGTERM: after an orderly end blocks read wrong now and then, a defect (docs/idc.md, Limits).
+  // Not SIGTERM: after an orderly end blocks read wrong now and then (docs/idc.md, Limits).
   it.each(['SIGKILL'] as const)(
     'goes on with the next server of the name (%s), in flight or not',
     async (signal) => {
