@@ -111,6 +111,7 @@ describe('README', () => {
 describe('programs on other pages', () => {
   it.each([
     ['docs/trace-format.md', /^100 submitted, 100 replayed, 0 failed\n$/],
+    ['docs/idc.md', /^answer 42, still in domain 1's memory\n$/],
     ['docs/bench.md', /^job: \(g=0\): rw=randread, .*\n$/],
   ])('run as written: %s', (page, printed) => {
     const programs = programsOf(readText(page));
@@ -121,7 +122,7 @@ describe('programs on other pages', () => {
   });
 
   it('are all run', () => {
-    const known = ['README.md', 'docs/bench.md', 'docs/trace-format.md'];
+    const known = ['README.md', 'docs/bench.md', 'docs/idc.md', 'docs/trace-format.md'];
     expect(PAGES.filter((page) => programsOf(readText(page)).length > 0).sort()).toEqual(known);
   });
 });
@@ -250,7 +251,7 @@ describe('the command line in pages', () => {
     const flagsOf = new Map(
       program.commands.map((command) => [
         command.name(),
-        command.options.map((option) => option.long ?? ''),
+        [command, ...command.commands].flatMap((one) => one.options.map(({ long }) => long ?? '')),
       ]),
     );
     const lines = ['README.md', 'docs/bench.md', 'docs/setup.md'].flatMap((file) =>

@@ -205,7 +205,8 @@ int main(int argc, char **argv) {
   if (size < 2 || size > 32768 || (size & (size - 1)) != 0) fail("--size is a power of two");
   if (batch < 1 || batch > size) fail("--batch is between 1 and the size");
   size_t bytes = (HALF_WORDS + (size_t)size * REC_WORDS) * 4;
-  uint8_t *memory = mmap(NULL, bytes * 2, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  uint8_t *memory =
+      mmap(NULL, bytes * 2, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) fail("out of memory");
   struct writer w;
   struct reader r;

@@ -108,7 +108,9 @@ export class Asker {
 
   // hot:begin
 
-  /** One slice of round trips: `most` of them, or as many as go into `seconds`; returns how many. */
+  /**
+   * One slice of round trips: `most` of them, or as many as go into `seconds`; returns how many.
+   */
   ask(
     op: Ask,
     payload: Payload | null,
@@ -327,13 +329,13 @@ export class Answerer {
   private locate(hi: number, lo: number, bytes: number): number {
     const { range } = this;
     const address = (hi & 0xfff) * TWO32 + lo;
-    if (address < range[0]! || address + bytes > range[1]!) this.find(address, bytes);
+    if (address < range[0]! || address + bytes > range[1]!) this.look(address, bytes);
     return (address - range[0]!) >>> 2;
   }
 
   // hot:end
 
-  private find(address: number, bytes: number): void {
+  private look(address: number, bytes: number): void {
     const segment = this.link.settle(address, bytes)
       ? this.domain.desk.segmentAt(address)
       : undefined;

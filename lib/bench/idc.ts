@@ -11,7 +11,9 @@ import { Ask, sumOf, type Payload } from './idc-records.js';
 import { SocketPeer, WorkerPeer } from './idc-peers.js';
 
 export interface IdcOptions {
-  /** Seconds of each measurement of a round; the first two, of records alone, take four times it. */
+  /**
+   * Seconds of each measurement of a round; the first two, of records alone, take four times it.
+   */
   readonly runtime: number;
   readonly rounds: number;
   /** Bytes of the payloads, each a multiple of 4. */

@@ -13,13 +13,10 @@ export function bashScript(commands: readonly CommandWords[], schemes: readonly 
       if (option.takesValue) values.set(option.flag, bashValue(option));
     }
     const words = command.options.map((option) => option.flag).join(' ');
-    const rest = command.takesUri
-      ? '_penstock_uri "$cur"'
-      : `COMPREPLY=($(compgen -W "${command.choices.join(' ')}" -- "$cur"))`;
     cases.push(
       `    ${command.name})\n` +
         `      if [[ $cur == -* ]]; then COMPREPLY=($(compgen -W "${words}" -- "$cur"))\n` +
-        `      else ${rest}; fi ;;`,
+        `      else ${bashArguments(command)}; fi ;;`,
     );
   }
   const valueCases = [...values].map(([flag, reply]) => `    ${flag}) ${reply}; return ;;`);
@@ -50,9 +47,18 @@ ${valueCases.join('\n')}
 ${cases.join('\n')}
     *) COMPREPLY=($(compgen -W "${names} --help --version" -- "$cur")) ;;
   esac
+  return 0
 }
 complete -F _penstock penstock
 `;
+}
+
+function bashArguments({ choices, takesUri, takesPath }: CommandWords): string {
+  const words = `$(compgen -W "${choices.join(' ')}" -- "$cur")`;
+  if (takesUri)
+    return `_penstock_uri "$cur"${choices.length === 0 ? '' : `; COMPREPLY+=(${words})`}`;
+  if (!takesPath) return `COMPREPLY=(${words})`;
+  return `compopt -o filenames 2>/dev/null; COMPREPLY=(${words} $(compgen -f -- "$cur"))`;
 }
 
 function bashValue(option: OptionWords): string {
@@ -72,12 +78,7 @@ export function zshScript(
   const described = commands.map((command) => `    ${quote(`${command.name}:${command.help}`)}`);
   const cases = commands.map((command) => {
     const options = command.options.map((option) => `        ${quote(zshOption(option))}`);
-    const rest = command.takesUri
-      ? `'*:uri:_penstock_uri'`
-      : command.choices.length > 0
-        ? quote(`1:word:(${command.choices.join(' ')})`)
-        : '';
-    const specs = rest === '' ? options : [...options, `        ${rest}`];
+    const specs = [...options, ...zshArguments(command).map((spec) => `        ${quote(spec)}`)];
     return `    ${command.name})\n      _arguments \\\n${specs.join(' \\\n')}\n      ;;`;
   });
   const uris = Object.entries(schemes).map(([name, help]) => `    ${quote(`${name}:${help}`)}`);
@@ -114,6 +115,13 @@ if [ "$funcstack[1]" = "_penstock" ]; then _penstock "$@"; else compdef _penstoc
 `;
 }
 
+function zshArguments({ choices, takesUri, takesPath }: CommandWords): string[] {
+  const words = choices.join(' ');
+  if (takesUri && words === '') return ['*:uri:_penstock_uri'];
+  if (takesUri) return [`*:uri:{ _penstock_uri; compadd -- ${words} }`];
+  return [...(words === '' ? [] : [`1:word:(${words})`]), ...(takesPath ? ['*:file:_files'] : [])];
+}
+
 /**
  * `--bs=[bytes per operation]:bs:` in _arguments' language, where brackets and colons mean things.
  */
@@ -148,6 +156,7 @@ export function fishScript(
     if (command.choices.length > 0) {
       lines.push(`complete -c penstock -n ${within} -a ${quote(command.choices.join(' '))}`);
     }
+    if (command.takesPath) lines.push(`complete -c penstock -n ${within} -F`);
     if (!command.takesUri) continue;
     for (const [scheme, help] of Object.entries(schemes)) {
       lines.push(`complete -c penstock -n ${within} -a ${scheme}: -d ${quote(help)}`);

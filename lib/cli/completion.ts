@@ -26,6 +26,8 @@ export interface CommandWords {
   /** What its arguments may be: words, and schemes of URIs. */
   readonly choices: readonly string[];
   readonly takesUri: boolean;
+  /** It has an argument that is a path. */
+  readonly takesPath: boolean;
 }
 
 const SHELLS: Readonly<Record<string, (commands: readonly CommandWords[]) => string>> = {
@@ -77,6 +79,7 @@ export function commandWords(program: Command): CommandWords[] {
           ? Object.keys(SHELLS)
           : command.commands.map((each) => each.name()),
       takesUri: all.some((each) => each.registeredArguments[0]?.name() === 'uri'),
+      takesPath: all.some((each) => each.registeredArguments[0]?.name() === 'socket'),
     };
   });
 }
@@ -86,7 +89,7 @@ function optionWords(option: Option): OptionWords {
     flag: option.long ?? option.flags,
     help: option.description,
     takesValue: option.required || option.optional,
-    takesFile: /<file>/i.test(option.flags),
+    takesFile: /<(?:file|socket)>/i.test(option.flags),
     choices: option.argChoices ?? [],
   };
 }

@@ -69,6 +69,11 @@ export const COMMANDS: readonly CommandEntry[] = [
     load: () => import('./driver.js'),
   },
   {
+    name: 'idc',
+    summary: 'Run a hub that domains join, list its members, watch their channels and loans',
+    load: () => import('./idc.js'),
+  },
+  {
     name: 'completion',
     summary: 'Print a completion script for bash, zsh or fish',
     load: () => import('./completion.js'),
@@ -87,12 +92,15 @@ export async function buildProgram(
     .description('A bare-metal userspace I/O stack: devices, queues, benchmarks')
     .version(packageVersion())
     .showSuggestionAfterError(true)
-    // Options stand after the command that they belong to.
+    // So that a command can have it, too (bench): what stands after its subcommand is that one's.
     .enablePositionalOptions()
     .exitOverride()
     .configureOutput({ outputError: () => undefined });
   for (const entry of COMMANDS) {
-    const command = program.command(entry.name).description(entry.summary);
+    const command = program
+      .command(entry.name)
+      .description(entry.summary)
+      .enablePositionalOptions(false);
     if (wanted !== 'all' && !wanted.includes(entry.name)) continue;
     command.option('--json', 'print JSON alone on stdout');
     await (await entry.load()).configure(command, finish);

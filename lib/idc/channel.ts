@@ -27,6 +27,8 @@ const TAG_MAX = 0x7fff_ffff;
 /** How long the memory of a third domain may take to be mapped, and how often that is looked at. */
 const COMING_MS = 2000;
 const COMING_LOOK_MS = 2;
+/** Messages sent or received between two turns of the event loop, at most. */
+const TURN_EVERY = 16;
 
 interface Asked {
   readonly resolve: (message: Message) => void;
@@ -56,6 +58,7 @@ export class Channel implements AsyncIterable<Message> {
   /** The first one's memory is not mapped here yet: all wait, so that their order stays. */
   private coming: { message: Message; reply: boolean }[] = [];
   private comingSince = 0;
+  private sinceTurn = 0;
   private readonly asked = new Map<number, Asked>();
   private lastTag = 0;
   private pumping: Promise<void> | null = null;
@@ -80,6 +83,7 @@ export class Channel implements AsyncIterable<Message> {
   /** Sends a buffer, once there is room. Errors: PEER_GONE, PEER_MISBEHAVED, CHANNEL_CLOSED. */
   async send(body: DmaBuffer | Loan | Message, options: SendOptions = {}): Promise<void> {
     await this.postWhenFree(IdcOp.MESSAGE, 0, body, options);
+    if (++this.sinceTurn >= TURN_EVERY) await this.turn();
   }
 
   /**
@@ -137,7 +141,10 @@ export class Channel implements AsyncIterable<Message> {
   async receive(): Promise<Message | null> {
     for (;;) {
       const message = this.tryReceive();
-      if (message !== null) return message;
+      if (message !== null) {
+        if (++this.sinceTurn >= TURN_EVERY) await this.turn();
+        return message;
+      }
       if (this.isOver) {
         this.close();
         const { error } = this.records;
@@ -146,6 +153,15 @@ export class Channel implements AsyncIterable<Message> {
       }
       await this.some();
     }
+  }
+
+  /**
+   * Now and then a turn of the loop: who always finds a message, or room for one, would never let
+   * the process hear of anything else.
+   */
+  private turn(): Promise<void> {
+    this.sinceTurn = 0;
+    return new Promise((resolve) => setImmediate(resolve));
   }
 
   /** Nothing more comes but what is here. */
@@ -276,7 +292,7 @@ export class Channel implements AsyncIterable<Message> {
     const loan = body instanceof Message ? body.body : body;
     const isOwn = !(loan instanceof Loan);
     // Comes before the looks at the channel: it may end the link.
-    if (isOwn && desk.ledger.holdsOf(this.peer.slot) >= HOLDS_MAX) desk.service();
+    if (isOwn) desk.beforeLending(this.peer.slot, HOLDS_MAX);
     this.assertUsable();
     if (records.free === 0) {
       if (records.error !== null) throw records.error; // found out just now

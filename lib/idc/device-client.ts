@@ -93,7 +93,9 @@ export class DeviceClient {
 
   // hot:begin
 
-  /** Serves its queues in turn, `quantum` requests at most; returns records it did something with. */
+  /**
+   * Serves its queues in turn, `quantum` requests at most; returns records it did something with.
+   */
   serve(quantum: number, nowMs: number): number {
     let left = quantum;
     if (this.isLimited) {

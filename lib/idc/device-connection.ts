@@ -377,7 +377,8 @@ export class DeviceConnection {
         this.channels[row] = fresh;
       }
     } catch (error) {
-      if (!(error instanceof PenstockError)) throw error; // the server is gone, and all rows with it
+      // Otherwise the server is gone, and all rows with it.
+      if (!(error instanceof PenstockError)) throw error;
     }
     if (this.closed) return;
     this.publish(row, this.channels[row] === null ? this.state : RowState.ready);

@@ -94,6 +94,7 @@ export class DeviceServer {
     ];
     domain.listenRaw(DEVICE_PORT, (incoming) => this.incoming(incoming));
     domain.listen(STATS_PORT, (channel) => void this.tellStats(channel));
+    domain.reporters.set(STATS_PORT, () => this.stats());
   }
 
   stats(): DeviceServerStats {
@@ -199,6 +200,7 @@ export class DeviceServer {
   private async closeOnce(): Promise<void> {
     this.domain.listenRaw(DEVICE_PORT, null);
     this.domain.listenRaw(STATS_PORT, null);
+    this.domain.reporters.delete(STATS_PORT);
     await this.loop.close();
     for (const end of this.endings) end();
     // Last: to the clients it says that nothing of theirs is in flight here.

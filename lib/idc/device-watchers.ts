@@ -1,5 +1,6 @@
-// Those who want to know when a served device changes: a channel each, which every client keeps open
-// for as long as it has the device. Its end tells the client that the device is served no more.
+// Those who want to know when a served device changes: a channel each, which every client keeps
+// open for as long as it has the device. Its end tells the client that the device is served no
+// more.
 
 import { native } from '../native.js';
 import { IdcOp, Rec } from './layout.js';

@@ -19,6 +19,8 @@ import { Link, type Incoming, type LinkChannel, type LinkWatcher, type PeerInfo 
 import type { LinkWire } from './link-wire.js';
 import { LoanDesk } from './loan-desk.js';
 import { SharedMemory } from './shared-memory.js';
+import { sendReport } from './report.js';
+import { REPORT_PORT } from './report-read.js';
 
 const CHANNEL_SIZE = 1024;
 const CONNECT_MS = 5000;
@@ -64,6 +66,8 @@ export class Domain {
   private listening: NodeJS.Timeout | null = null;
   private tickMs = TICK_MS;
   private closed = false;
+  /** What services of this domain add to its report, by name; called when somebody asks. */
+  readonly reporters = new Map<string, () => unknown>();
   /** Called when a member comes or goes. */
   onPeers: (() => void) | null = null;
 
@@ -284,7 +288,11 @@ export class Domain {
   }
 
   /** @internal */
-  onIncoming(_link: Link, incoming: Incoming): void {
+  onIncoming(link: Link, incoming: Incoming): void {
+    if (incoming.port === REPORT_PORT) {
+      this.channels.add(sendReport(this, link, incoming));
+      return;
+    }
     const listener = this.listeners.get(incoming.port);
     if (listener !== undefined) {
       listener(incoming);

@@ -5,12 +5,15 @@ import type { Channel } from './channel.js';
 import type { Loan } from './loan.js';
 import type { Message, SendOptions } from './message.js';
 
+const TURN_EVERY = 16;
+
 /** Messages of several channels, taken in turn so that none waits behind a busy one. */
 export class FanIn implements AsyncIterable<Message> {
   private readonly channels: Channel[] = [];
   /** Channels that are waited on: one wait each, however often `receive` is called. */
   private readonly waited = new Set<Channel>();
   private next = 0;
+  private sinceTurn = 0;
   private wake: (() => void) | null = null;
 
   constructor(channels: Iterable<Channel> = []) {
@@ -44,7 +47,14 @@ export class FanIn implements AsyncIterable<Message> {
   async receive(): Promise<Message | null> {
     for (;;) {
       const message = this.tryReceive();
-      if (message !== null) return message;
+      if (message !== null) {
+        // As a channel does: the process must hear of other things, too.
+        if (++this.sinceTurn >= TURN_EVERY) {
+          this.sinceTurn = 0;
+          await new Promise((resolve) => setImmediate(resolve));
+        }
+        return message;
+      }
       for (let i = this.channels.length - 1; i >= 0; i--) {
         const channel = this.channels[i]!;
         if (!channel.isOver) continue;

@@ -285,7 +285,7 @@ function generation(message: Record<string, unknown>): number {
   return integer(message, 'generation', 1, 2 ** 31);
 }
 
-function connectError(path: string, cause: unknown): PenstockError {
+export function connectError(path: string, cause: unknown): PenstockError {
   const code = errnoCode(cause);
   if (code === 'EACCES' || code === 'EPERM') {
     return new PenstockError('PERMISSION_DENIED', `the hub at ${path} may not be joined`, {
@@ -297,7 +297,7 @@ function connectError(path: string, cause: unknown): PenstockError {
   return noHub(path, cause);
 }
 
-function noHub(path: string, cause: unknown): PenstockError {
+export function noHub(path: string, cause: unknown): PenstockError {
   return new PenstockError('NO_HUB', `no hub listens at ${path}`, {
     hint: `start one: penstock idc hub ${path}`,
     exitCode: 3,
@@ -305,16 +305,18 @@ function noHub(path: string, cause: unknown): PenstockError {
   });
 }
 
+export function hubSilent(path: string, timeoutMs: number): PenstockError {
+  return new PenstockError('HUB_SILENT', `the hub at ${path} did not answer in ${timeoutMs} ms`, {
+    hint: 'its process may be stopped or hang; end it and start another: members come back',
+    exitCode: 3,
+  });
+}
+
 async function withTimeout<T>(work: Promise<T>, timeoutMs: number, path: string): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
-      reject(
-        new PenstockError('HUB_SILENT', `the hub at ${path} did not answer in ${timeoutMs} ms`, {
-          hint: 'its process may be stopped or hang; end it and start another: members come back',
-          exitCode: 3,
-        }),
-      );
+      reject(hubSilent(path, timeoutMs));
     }, timeoutMs);
   });
   try {

@@ -5,6 +5,7 @@ export { Channel } from './channel.js';
 export { Domain, type Listener, type LoanReport, type RawListener } from './domain.js';
 export { FanIn, FanOut } from './fan.js';
 export { Hub, type HubOptions } from './hub.js';
+export { listMembers } from './hub-list.js';
 export type { MemberInfo, Sharing } from './hub-session.js';
 export { currentDomain, joinDomain, type DomainOptions } from './join.js';
 export type { HoldSummary } from './ledger.js';
@@ -23,3 +24,11 @@ export {
   type RegionMemory,
 } from './region.js';
 export { joinRegions, type Mapped, type RegionsOptions } from './region-session.js';
+export {
+  makeReport,
+  type ChannelReport,
+  type DomainReport,
+  type HeldReport,
+  type LentReport,
+} from './report.js';
+export { printable, ReportReader } from './report-read.js';

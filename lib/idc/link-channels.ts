@@ -60,6 +60,7 @@ export interface ChannelsHome {
 }
 
 interface Opening {
+  readonly port: string;
   readonly place: HalfPlace;
   readonly buffer: DmaBuffer;
   readonly wake: Wake;
@@ -77,7 +78,8 @@ interface Lingering {
 
 export class LinkChannels {
   private readonly home: ChannelsHome;
-  private readonly open = new Set<RecordChannel>();
+  /** By their ports. */
+  private readonly open = new Map<RecordChannel, string>();
   private readonly openings = new Map<number, Opening>();
   /** Wakes of channels that are asked for and not answered yet. */
   private readonly offered = new Set<Wake>();
@@ -91,6 +93,11 @@ export class LinkChannels {
   /** Whether halves of closed channels are left. */
   get lingers(): boolean {
     return this.lingering.size > 0;
+  }
+
+  /** Open channels and their ports. */
+  get list(): Iterable<[RecordChannel, string]> {
+    return this.open;
   }
 
   /** Asks the other side for a channel; `wrap` is called as soon as it is there. */
@@ -111,7 +118,7 @@ export class LinkChannels {
       const timer = setTimeout(() => this.expire(id, port, timeoutMs), clamp(timeoutMs));
       const done = (channel: LinkChannel): void => resolve(wrap(channel));
       const fail = reject;
-      this.openings.set(id, { place, buffer, wake, timer, expired: false, done, fail });
+      this.openings.set(id, { port, place, buffer, wake, timer, expired: false, done, fail });
       home.send({ type: 'open', id, port, meta, ...place }, fds);
       closeAll(fds);
     });
@@ -144,7 +151,7 @@ export class LinkChannels {
       if (home.error !== null) throw home.error;
       try {
         const { place, buffer } = makeHalf(home.memory, theirs.size);
-        const channel = this.adopt(place, buffer, theirs, wake, said);
+        const channel = this.adopt(port, { place, buffer }, theirs, wake, said);
         home.send({ type: 'accept', id, meta: said, ...place }, []);
         return channel;
       } catch (error) {
@@ -169,10 +176,10 @@ export class LinkChannels {
     const opening = this.takeOpening(message);
     const theirs = readPlace(message, this.home.peer.slot);
     const meta = text(message, 'meta', META_MAX);
-    const { place, buffer, wake, done, fail } = opening;
+    const { port, wake, done, fail } = opening;
     let channel: LinkChannel;
     try {
-      channel = this.adopt(place, buffer, theirs, wake, meta);
+      channel = this.adopt(port, opening, theirs, wake, meta);
     } catch (error) {
       wake.close();
       fail(error as PenstockError);
@@ -195,7 +202,7 @@ export class LinkChannels {
 
   /** The link is over: channels break, after what was sent has been copied to private memory. */
   end(error: PenstockError): void {
-    for (const channel of this.open) {
+    for (const channel of this.open.keys()) {
       channel.detach();
       channel.fail(error);
     }
@@ -225,8 +232,8 @@ export class LinkChannels {
   }
 
   private adopt(
-    own: HalfPlace,
-    buffer: DmaBuffer,
+    port: string,
+    { place: own, buffer }: { place: HalfPlace; buffer: DmaBuffer },
     theirs: HalfPlace,
     wake: Wake,
     meta: string,
@@ -242,7 +249,7 @@ export class LinkChannels {
         this.sweep();
         home.wantService();
       });
-      this.open.add(records);
+      this.open.set(records, port);
       return { records, meta, own, theirs, wakeFd: wake.fd };
     } catch (error) {
       if (!buffer.freed) buffer.free();

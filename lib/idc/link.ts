@@ -16,6 +16,7 @@ import { makeHalf, openChannel, readPlace, slotOf, type HalfPlace } from './half
 import { LinkChannels, type Incoming, type LinkChannel } from './link-channels.js';
 import type { LinkWire } from './link-wire.js';
 import { LoanRing } from './loan-ring.js';
+import type { RecordChannel } from './record-channel.js';
 import { closeAll, misbehaved, type Transport } from './transport.js';
 import { NO_WAKE } from './wake.js';
 
@@ -207,6 +208,11 @@ export class Link {
     }
   }
 
+  /** Open channels and their ports. */
+  get openChannels(): Iterable<[RecordChannel, string]> {
+    return this.channels.list;
+  }
+
   /** Whether halves of closed channels are left. */
   get lingers(): boolean {
     return this.channels.lingers;
@@ -282,8 +288,10 @@ export class Link {
   private buried(): void {
     this.forgetDeath();
     this.sweep();
-    if (!this.loanHalf.buffer.freed) this.loanHalf.buffer.free();
     this.home.onDead(this);
+    // Until then what the dead one gave back was still taken from its ring, by words in this half.
+    this.loans.close();
+    if (!this.loanHalf.buffer.freed) this.loanHalf.buffer.free();
   }
 
   private goneError(): PenstockError {

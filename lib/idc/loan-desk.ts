@@ -23,6 +23,8 @@ import { misbehaved } from './transport.js';
 
 /** Records taken from one ring in one pass: a peer that floods must not keep its owner. */
 const PASS_MAX = 1024;
+/** Loans given out between two looks at what came back: far fewer than a loan ring has records. */
+const SERVICE_EVERY = 128;
 /** Questions of one owner that wait: an honest one asks once per death. */
 const AUDITS_MAX = 4096;
 /** Buffers start at multiples of this many bytes. */
@@ -71,6 +73,7 @@ export class LoanDesk implements LoanHome {
   private readonly former = new Map<number, Link>();
   private waitingAudits: AuditAsked[] = [];
   private readonly strangers: Strangers;
+  private sinceService = 0;
 
   constructor(home: DeskHome) {
     this.home = home;
@@ -97,6 +100,11 @@ export class LoanDesk implements LoanHome {
     throw new PenstockError('SEGMENT_PRIVATE', 'a buffer of private memory cannot be sent', {
       hint: "allocate it with the domain's own memory: domain.alloc(bytes)",
     });
+  }
+
+  /** Takes what came back, if it was not done for long or `to` has as much as it may. */
+  beforeLending(to: number, most: number): void {
+    if (++this.sinceService >= SERVICE_EVERY || this.ledger.holdsOf(to) >= most) this.service();
   }
 
   /** Enters a hold of `to` on an own buffer; the handle is surrendered. Returns its upper word. */
@@ -211,6 +219,7 @@ export class LoanDesk implements LoanHome {
   /** Takes what came on all loan rings; true when something did. */
   service(): boolean {
     const { ledger } = this;
+    this.sinceService = 0;
     ledger.now = performance.now();
     const strays: Stray[] = [];
     let any = false;

@@ -65,7 +65,7 @@ export class RecordChannel {
   late: ((rq: Uint32Array, at: number) => void) | null = null;
   private readonly writer: RingWriter;
   private readonly reader: RingReader;
-  private readonly half: Uint32Array;
+  private half: Uint32Array;
   private peerHalf: Uint32Array;
   private readonly waker: Wake;
   private spins = 1024;
@@ -76,6 +76,8 @@ export class RecordChannel {
   private watch = 0;
   private wakeUp: (() => void) | null = null;
   private waiting = false;
+  /** The descriptor was readable: see takeSignals. */
+  private signalled = false;
   private closed = false;
   private readonly onClose: () => void;
 
@@ -228,6 +230,7 @@ export class RecordChannel {
       if (count > 0) return count;
     }
     if (this.closed || this.over || timeoutUs === 0) return this.poll(this.size);
+    this.takeSignals();
     if (!this.reader.arm()) return this.poll(this.size);
     // Set before the peer looked for a sleeper, or seen here.
     if (!this.over) {
@@ -240,6 +243,9 @@ export class RecordChannel {
         : Math.max(SPINS_MIN, this.spins >> 1);
     }
     this.reader.disarm();
+    const count = this.poll(this.size);
+    if (count > 0) return count;
+    this.takeSignals();
     return this.poll(this.size);
   }
 
@@ -307,6 +313,9 @@ export class RecordChannel {
     if (this.watch !== 0) native.watchClose(this.watch);
     this.watch = 0;
     this.waker.close();
+    // A wait that is under way would write to it after it is freed.
+    this.reader.letGo();
+    this.half = new Uint32Array(Half.words);
     this.onClose();
   }
 
@@ -343,6 +352,7 @@ export class RecordChannel {
     }
     this.turns = Math.max(1, this.turns >> 1);
     for (;;) {
+      this.takeSignals();
       if (this.closed || this.over) return;
       const leftMs = until - performance.now();
       if (leftMs <= 0) return;
@@ -364,14 +374,14 @@ export class RecordChannel {
       this.blindUs = this.ready ? BLIND_US_MIN : Math.min(BLIND_US_MAX, this.blindUs * 2);
       return;
     }
-    if (native.park(this.parkFds, timeoutUs) === 0 && !this.waker.drain()) this.gone();
+    if (native.park(this.parkFds, timeoutUs) === 0) this.signalled = true;
   }
 
   private sleepLoop(leftMs: number): Promise<void> {
     const { fd } = this.waker;
     if (fd >= 0 && this.watch === 0) {
       this.watch = native.watchOpen(fd, () => {
-        if (!this.waker.drain()) this.gone();
+        this.signalled = true;
         this.wakeUp?.();
       });
     }
@@ -395,6 +405,16 @@ export class RecordChannel {
       };
       if (this.watch !== 0) native.watchSet(this.watch, true);
     });
+  }
+
+  /**
+   * What woke this side is taken when it is about to sleep again, or finds nothing: calls of the
+   * kernel that nobody who waits for an answer should wait for.
+   */
+  private takeSignals(): void {
+    if (!this.signalled) return;
+    this.signalled = false;
+    if (!this.waker.drain()) this.gone();
   }
 
   /** The other end of the wake is closed: in order, or by the death of its process. */

@@ -138,7 +138,7 @@ export class RingReader {
   /** Received records, private: record i of the last poll lies at word i * 8. */
   readonly rq: Uint32Array;
   private ring: Uint32Array;
-  private readonly half: Uint32Array;
+  private half: Uint32Array;
   private readonly mask: number;
   private readonly shift: number;
   /** Index of the next record. */
@@ -215,5 +215,10 @@ export class RingReader {
   /** Goes on reading from a copy of the ring as it is now. */
   detach(): void {
     this.ring = this.ring.slice();
+  }
+
+  /** Writes to the half no more: it may be somebody else's memory soon. */
+  letGo(): void {
+    this.half = new Uint32Array(Half.words);
   }
 }

@@ -8,7 +8,9 @@ export const enum StatusWord {
   epoch = 0,
   /** Mappings lost to SIGBUS so far. */
   lostCount = 1,
-  /** Copies that lists of copies were so far, and their bytes (two words): wherever data is copied. */
+  /**
+   * Copies that lists of copies were so far, and their bytes (two words): wherever data is copied.
+   */
   copies = 2,
   copiedBytesLo = 4,
   copiedBytesHi = 5,

@@ -28,6 +28,19 @@ describe('the C baselines', () => {
     expect(result.ops_per_s).toBeGreaterThan(0);
   });
 
+  it('idc-loop', async () => {
+    const args = ['--runtime', '0.05', '--batch', '32', '--size', '1024'];
+    const result = await runBaseline<{
+      rtt_ns: { p50: number; p99: number };
+      descriptors_per_s: number;
+      disturbed: number;
+    }>('idc-loop', args);
+    expect(result.rtt_ns.p50).toBeGreaterThan(0);
+    expect(result.rtt_ns.p99).toBeGreaterThanOrEqual(result.rtt_ns.p50);
+    expect(result.descriptors_per_s).toBeGreaterThanOrEqual(0);
+    expect(result.disturbed).toBeLessThanOrEqual(1);
+  });
+
   it.each([[], ['--fixed'], ['--sqpoll', '--fixed'], ['--sequential', '--batch', '4']])(
     'uring-read %s %s %s',
     async (...flags) => {

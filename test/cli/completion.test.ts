@@ -71,13 +71,26 @@ describe('bash completion of bench', () => {
     expect(await bashOffers('bench', '--iodepth', '')).toEqual([]);
     expect(await bashOffers('bench', '--ran')).toEqual(['--random-distribution']);
     expect(await bashOffers('bench', 'fi')).toEqual(['file:']);
-    expect(await bashOffers('bench', '')).toEqual(['file:', 'idc:', 'null:', 'nvme:', 'ram:']);
+    const schemes = ['file:', 'idc:', 'null:', 'nvme:', 'ram:'];
+    expect(await bashOffers('bench', '')).toEqual([...schemes, 'idc']);
+    expect(await bashOffers('bench', '--qu')).toEqual(['--quick']);
     expect(await bashOffers('bench', '--report', `${folder}/penstock.b`)).toEqual([
       `${folder}/penstock.bash`,
     ]);
     // Bash splits `file:/path` into three words.
     expect(await bashOffers('bench', 'file', ':', `${folder}/penstock.z`)).toEqual([
       `${folder}/penstock.zsh`,
+    ]);
+  });
+});
+
+describe('bash completion of idc', () => {
+  it('offers its commands, their options, and the paths of sockets', async () => {
+    expect(await bashOffers('idc', 'h')).toEqual(['hub']);
+    expect(await bashOffers('idc', 'hub', '--allow')).toEqual(['--allow-uid', '--allow-gid']);
+    expect(await bashOffers('idc', 'top', '--o')).toEqual(['--once']);
+    expect(await bashOffers('idc', 'ls', `${folder}/penstock.b`)).toEqual([
+      `${folder}/penstock.bash`,
     ]);
   });
 });

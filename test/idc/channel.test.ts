@@ -383,7 +383,11 @@ describe('who waits', () => {
   });
 
   it('does not stop a process from ending that has nothing else to do', async () => {
+    // A channel and its links, without a listener: that would be something to do.
     const { a, b } = await pair();
+    await b.run((stage) => {
+      for (const port of ['echo', 'keep']) stage.domain.listenRaw(port, null);
+    });
     for (const actor of [a, b]) {
       await actor.run(() => {
         process.removeAllListeners('message');

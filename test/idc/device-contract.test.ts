@@ -1,4 +1,5 @@
-// A device that another process serves keeps the contract as any driver does, whatever device it is.
+// A device that another process serves keeps the contract as any driver does, whatever device it
+// is.
 
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';

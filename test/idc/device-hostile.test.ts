@@ -1,5 +1,5 @@
-// A client that writes what no honest one would: every request gets its status or ends the queue, and
-// nobody else notices. And a server that completes what it was not asked for.
+// A client that writes what no honest one would: every request gets its status or ends the queue,
+// and nobody else notices. And a server that completes what it was not asked for.
 
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

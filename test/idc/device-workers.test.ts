@@ -65,7 +65,8 @@ const WORK = `
     }
   };
   let code = '';
-  await Promise.all([0, 1, 2, 3, 4, 5, 6, 7].map((i) => lane(me * 8 + i))).catch((e) => (code = e.code));
+  const lanes = [0, 1, 2, 3, 4, 5, 6, 7].map((i) => lane(me * 8 + i));
+  await Promise.all(lanes).catch((e) => (code = e.code));
   await device.close();
   parentPort.postMessage({ code, wrong, rounds });
   parentPort.close();

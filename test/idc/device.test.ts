@@ -1,4 +1,5 @@
-// A device served to other processes: no copies, data of several clients, limits, turns, statistics.
+// A device served to other processes: no copies, data of several clients, limits, turns,
+// statistics.
 
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

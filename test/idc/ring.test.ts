@@ -17,6 +17,7 @@ const HALF_WORDS = {
   serial: Half.serial,
   consumed: Half.consumed,
   sleeping: Half.sleeping,
+  sleeps: Half.sleeps,
   ended: Half.ended,
   sent: Half.sent,
   received: Half.received,

@@ -6,6 +6,8 @@ import { parseArgs } from 'node:util';
 import { adapterSoak } from './adapter.js';
 import { faultsSoak } from './faults.js';
 import { runSoak, type Soak } from './harness.js';
+import { idcChainSoak } from './idc-chain.js';
+import { idcKillSoak } from './idc-kill.js';
 import { killSoak } from './kill.js';
 import { memorySoak } from './memory.js';
 import { nvmeFuzzSoak } from './nvme-fuzz.js';
@@ -20,6 +22,8 @@ const SOAKS: Readonly<Record<string, Soak>> = {
   memory: memorySoak,
   workers: workersSoak,
   faults: faultsSoak,
+  'idc-kill': idcKillSoak,
+  'idc-chain': idcChainSoak,
   'nvme-resets': nvmeResetsSoak,
   'nvme-fuzz': nvmeFuzzSoak,
 };

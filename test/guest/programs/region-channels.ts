@@ -1,5 +1,5 @@
-// A domain in a guest, by regions: `region-channels.js DOMAIN PCI=DOMAIN…`. Domain 3 sends buffers to
-// domain 2, which passes them on, unread, to the host.
+// A domain in a guest, by regions: `region-channels.js DOMAIN PCI=DOMAIN…`. Domain 3 sends buffers
+// to domain 2, which passes them on, unread, to the host.
 
 import { joinRegions, type Domain } from '../../../lib/idc/index.js';
 import { mapIvshmem } from '../../../lib/pci/index.js';
