@@ -19,13 +19,18 @@ import { Kind, type DeviceOps } from './device-ops.js';
 import type { DeviceSession } from './device-session.js';
 
 /** Requests that a client may take in a turn. */
-const QUANTUM = 64;
+const QUANTUM = 32;
 /** How long the loop goes on before the event loop has its turn. */
 const SLICE_MS = 0.25;
 /** Rounds between two looks at the clock, less one. */
 const CLOCK_ROUNDS = 63;
-/** How long everything must be idle before the loop sleeps; and one channel, in rounds. */
-const IDLE_MS = 0.1;
+/**
+ * How long everything must be idle before the loop sleeps, from, to: the longer, the more often it
+ * slept for less than SHORT_MS. And one channel, in rounds.
+ */
+const IDLE_MS_MIN = 0.02;
+const IDLE_MS_MAX = 0.1;
+const SHORT_MS = 0.25;
 const IDLE_ROUNDS = 2048;
 /** How long it sleeps while clients wait for their limits. */
 const THROTTLED_MS = 1;
@@ -48,6 +53,10 @@ export class DeviceLoop {
   private readonly ending = new Set<DeviceSession>();
   private readonly isLimited: boolean;
   private nowMs = 0;
+  private idleMs = IDLE_MS_MIN;
+  /** When it went to sleep; 0: awake. */
+  private asleepSince = 0;
+  private idleSince = 0;
   private turning = false;
   private stopped = false;
   private deviceWatch = 0;
@@ -190,15 +199,15 @@ export class DeviceLoop {
     this.turning = false;
     if (this.stopped) return;
     this.nowMs = performance.now();
+    if (this.asleepSince > 0) this.awoke();
     const until = this.nowMs + SLICE_MS;
-    let idleSince = this.nowMs;
     let worked = false;
     for (let round = 1; this.nowMs < until; round++) {
       if (this.round() > 0) worked = true;
       if ((round & CLOCK_ROUNDS) !== 0) continue;
       this.nowMs = performance.now();
-      if (worked) idleSince = this.nowMs;
-      else if (this.nowMs - idleSince >= IDLE_MS) {
+      if (worked) this.idleSince = this.nowMs;
+      else if (this.nowMs - this.idleSince >= this.idleMs) {
         this.rest();
         return;
       }
@@ -210,6 +219,16 @@ export class DeviceLoop {
       }
     }
     this.again();
+  }
+
+  /** How long it looks before the next sleep depends on how long the last ones were. */
+  private awoke(): void {
+    const short = this.nowMs - this.asleepSince < SHORT_MS;
+    this.idleMs = short
+      ? Math.min(IDLE_MS_MAX, this.idleMs * 2)
+      : Math.max(IDLE_MS_MIN, this.idleMs / 2);
+    this.asleepSince = 0;
+    this.idleSince = this.nowMs;
   }
 
   private again(): void {
@@ -244,6 +263,7 @@ export class DeviceLoop {
       this.watchDevice(fd);
     }
     this.sleeps++;
+    this.asleepSince = this.nowMs;
   }
 
   private later(): void {

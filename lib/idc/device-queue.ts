@@ -24,10 +24,12 @@ import { Row, RowState } from './device-table.js';
 import { Done, Half, IdcOp, Rec } from './layout.js';
 import type { RecordChannel } from './record-channel.js';
 
-const SPINS_MIN = 64;
-const SPINS_MAX = 1 << 15;
-/** A sleep that is shorter was not worth it. */
-const SHORT_MS = 0.2;
+/** How long `park` looks before it sleeps, from, to; and polls between two looks at the clock. */
+const SPIN_MS_MIN = 0.005;
+const SPIN_MS_MAX = 0.1;
+const SPIN_POLLS = 512;
+/** A sleep that is shorter was not worth it: being woken may take a good part of that. */
+const SHORT_MS = 0.25;
 const PARK_US_MAX = 100_000;
 const DRAIN_PARK_US = 50;
 /** Loans that may wait to be given back while operations are in flight. */
@@ -59,7 +61,7 @@ export class DeviceQueue implements QueueDriver {
   private idlePolls = 0;
   private armed = false;
   private armedPolls = 0;
-  private spins = 1024;
+  private spinMs = SPIN_MS_MIN;
   private readonly parkFds = new Int32Array(1);
   private readonly owned: OwnedRow;
   private readonly options: DeviceQueueOptions;
@@ -282,10 +284,15 @@ export class DeviceQueue implements QueueDriver {
 
   /** True: something came. How long it looks depends on how long the last sleeps were. */
   private spin(channel: RecordChannel): boolean {
-    for (let spin = 0; spin < this.spins; spin++) {
-      if (channel.ready || this.words[this.epochAt] !== this.epoch) return true;
+    let until = 0;
+    for (;;) {
+      for (let poll = 0; poll < SPIN_POLLS; poll++) {
+        if (channel.ready || this.words[this.epochAt] !== this.epoch) return true;
+      }
+      const now = performance.now();
+      if (until === 0) until = now + this.spinMs;
+      else if (now >= until) return false;
     }
-    return false;
   }
 
   private sleep(channel: RecordChannel, mostUs: number): void {
@@ -293,7 +300,9 @@ export class DeviceQueue implements QueueDriver {
     const before = performance.now();
     native.park(this.parkFds, mostUs);
     const short = performance.now() - before < SHORT_MS;
-    this.spins = short ? Math.min(SPINS_MAX, this.spins * 2) : Math.max(SPINS_MIN, this.spins >> 1);
+    this.spinMs = short
+      ? Math.min(SPIN_MS_MAX, this.spinMs * 2)
+      : Math.max(SPIN_MS_MIN, this.spinMs / 2);
     if (!channel.disarm() && !channel.ready) this.cutOff(false);
   }
 

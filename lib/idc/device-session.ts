@@ -32,6 +32,11 @@ const DEFERRED = -1;
 const NO_REQUEST = -2;
 const CHANGING = (1 << Op.WRITE) | (1 << Op.DISCARD) | (1 << Op.WRITE_ZEROES);
 const WITHOUT_FLAGS = ~(0xff | Flag.FUA);
+/**
+ * Bytes after which a session's turn is over: the device may move them while it takes them, and
+ * nobody hears of what is done before all of a round was taken.
+ */
+const QUANTUM_BYTES = 256 * 1024;
 /** Rounds without a request after which a look at the channel's end is due. */
 const LOOK_ROUNDS = 63;
 
@@ -170,7 +175,7 @@ export class DeviceSession {
     const first = this.at;
     let left = most;
     this.bytesTaken = 0;
-    while (left > 0 && this.at < this.count) {
+    while (left > 0 && this.at < this.count && this.bytesTaken < QUANTUM_BYTES) {
       const at = this.at << Rec.shift;
       const status = this.accept(rq, at);
       if (status === DEFERRED) {
