@@ -112,7 +112,10 @@ export class LentBuffers {
 
   /** Frees the memory of all. Nothing may be in flight into any of them. */
   close(): void {
-    for (const buffer of this.buffers) buffer?.free();
+    for (const buffer of this.buffers) {
+      // The domain may be closed by now, and its memory with it.
+      if (buffer !== null && !buffer.freed) buffer.free();
+    }
     this.buffers.length = 0;
     this.states.fill(State.none);
     this.heads.fill(-1);

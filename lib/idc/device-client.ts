@@ -3,8 +3,9 @@
 
 import type { Memory } from '../memory/index.js';
 import { LentBuffers } from './device-buffers.js';
-import type { DeviceSession } from './device-session.js';
+import { mayRead, type DeviceSession } from './device-session.js';
 import type { Link, PeerInfo } from './link.js';
+import type { RecordChannel } from './record-channel.js';
 
 /** What a client may do at most; Infinity: no limit. */
 export interface ClientLimits {
@@ -72,6 +73,8 @@ export class DeviceClient {
   /** All sessions, and those whose channel is polled. */
   readonly sessions = new Set<DeviceSession>();
   readonly awake: DeviceSession[] = [];
+  /** Channels of sessions that are over, while their other end may still look at buffers. */
+  readonly readers = new Set<RecordChannel>();
   /** Operations at the device, and how many there may be. */
   inFlight = 0;
   share = 0;
@@ -188,6 +191,16 @@ export class DeviceClient {
   settle(lo: number, hi: number, bytes: number): boolean {
     // Only its own memory can be under way on its link.
     return this.link.error === null && this.link.settle(hi * 2 ** 32 + lo, bytes);
+  }
+
+  /** Frees all buffers, if it has no session any more and looks at none of them. */
+  letGo(): boolean {
+    for (const channel of this.readers) {
+      if (!mayRead(channel, this)) this.readers.delete(channel);
+    }
+    if (this.sessions.size > 0 || this.readers.size > 0) return false;
+    this.buffers.close();
+    return true;
   }
 
   ended(session: DeviceSession): void {

@@ -51,6 +51,7 @@ export interface DeviceServerStats {
 const DEPTH = 1024;
 const QUEUES = 64;
 const LENT_BYTES = 512 * 2 ** 20;
+const SWEEP_MS = 20;
 
 const SERVED =
   (1 << Op.READ) | (1 << Op.WRITE) | (1 << Op.FLUSH) | (1 << Op.DISCARD) | (1 << Op.WRITE_ZEROES);
@@ -64,6 +65,9 @@ export class DeviceServer {
   private readonly limits: ServedLimits;
   private readonly clientLimits: ClientLimits;
   private readonly clients = new Map<Link, DeviceClient>();
+  /** Clients without a queue that may still look at buffers. */
+  private readonly leaving = new Set<DeviceClient>();
+  private sweeping: NodeJS.Timeout | null = null;
   private readonly watchers = new Watchers();
   private readonly endings: (() => void)[];
   private closing: Promise<void> | null = null;
@@ -167,8 +171,18 @@ export class DeviceServer {
     session.end();
     client.sessions.delete(session);
     if (client.sessions.size > 0) return;
-    client.buffers.close();
     this.clients.delete(client.link);
+    if (client.letGo()) return;
+    this.leaving.add(client);
+    this.sweepLater();
+  }
+
+  private sweepLater(): void {
+    this.sweeping ??= setTimeout(() => {
+      this.sweeping = null;
+      for (const client of this.leaving) if (client.letGo()) this.leaving.delete(client);
+      if (this.leaving.size > 0) this.sweepLater();
+    }, SWEEP_MS).unref();
   }
 
   private facts(): { scheme: string; info: DeviceInfo } {

@@ -6,7 +6,8 @@
 //    all of it lies in memory that was admitted from another domain, never in the server's own.
 // 2. No request is taken without room for its completion: a client that does not read its
 //    completions stops itself and nobody else.
-// 3. When a session is over, its buffers go once nothing of it is in flight at the device.
+// 3. When a session is over, its buffers go once nothing of it is in flight at the device, and the
+//    client has ended its side: until then it may read them.
 // 4. A record that no honest client writes ends the session.
 
 import { Access, Flag, Op, Req, RequestCheck, Status } from '../hpdi/index.js';
@@ -68,6 +69,7 @@ export class DeviceSession {
   /** Completions that the client has done with. */
   private done = 0;
   private bytesTaken = 0;
+  private trusted = true;
 
   constructor(
     id: number,
@@ -260,13 +262,18 @@ export class DeviceSession {
 
   /** Lets go of what is left of a session that is over and has nothing in flight. */
   end(): void {
-    this.client.buffers.freeOf(this.id);
+    const { channel, client } = this;
+    // A client that is there may still copy what it was sent, and look at its loans: it ends the
+    // channel when it does so no more. One that cannot be trusted has no right to that.
+    if (this.trusted && mayRead(channel, client)) client.readers.add(channel);
+    else client.buffers.freeOf(this.id);
     this.readsOut = 0;
-    this.channel.close();
+    channel.close();
   }
 
   /** Ends the session: the client wrote what no honest one writes. */
   misbehaved(): void {
+    this.trusted = false;
     if (this.channel.error === null) {
       this.channel.fail(misbehaved('wrote to a device what is no request'));
     }
@@ -302,4 +309,9 @@ export class DeviceSession {
   look(): void {
     if (this.channel.over) this.client.ended(this);
   }
+}
+
+/** Whether whoever was at the other end of a channel that is over may still look at its buffers. */
+export function mayRead(channel: RecordChannel, { link }: Pick<DeviceClient, 'link'>): boolean {
+  return !link.dead && !channel.peerEnded;
 }

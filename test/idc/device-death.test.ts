@@ -159,8 +159,7 @@ describe('?reconnect=1', () => {
     }, before + count);
   }
 
-  // Not SIGTERM: after an orderly end blocks read wrong now and then (docs/idc.md, Limits).
-  it.each(['SIGKILL'] as const)(
+  it.each(['SIGKILL', 'SIGTERM'] as const)(
     'goes on with the next server of the name (%s), in flight or not',
     async (signal) => {
       const hub = hubPath();
@@ -171,7 +170,7 @@ describe('?reconnect=1', () => {
       await startWork(client);
       for (let life = 0; life < 3; life++) {
         await more(client, 50);
-        if ((signal as string) === 'SIGTERM') {
+        if (signal === 'SIGTERM') {
           await server.run(async (stage) => {
             await stage.server.close();
             await stage.device.close();
