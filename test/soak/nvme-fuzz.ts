@@ -24,7 +24,13 @@ import {
   type Soak,
   type SoakRun,
 } from './harness.js';
-import { chooseHostility, disturb, makeHostile, type Hostility } from './nvme-hostile.js';
+import {
+  chooseHostility,
+  disturb,
+  makeHostile,
+  type Hostility,
+  type Judgement,
+} from './nvme-hostile.js';
 
 /** Cases at once: most of a case's time is waiting. */
 const CASES_AT_ONCE = 16;
@@ -53,6 +59,7 @@ async function openDriver(
 class FuzzCase {
   private readonly random: Random;
   private readonly how: Hostility;
+  private readonly judgement: Judgement;
   private readonly twin: NvmeTwin;
   private readonly keys: Record<string, string>;
   private buffers: DmaBuffer[] = [];
@@ -67,7 +74,7 @@ class FuzzCase {
     if (random.chance(0.2)) this.keys['completion'] = 'polled';
     if (random.chance(0.2)) this.keys['sgl'] = '0';
     this.twin = new NvmeTwin({ ...this.options(), address });
-    makeHostile(random, this.twin, this.how);
+    this.judgement = makeHostile(random, this.twin, this.how);
   }
 
   /** Whether the controller tells the truth, and everything has to go well. */
@@ -94,7 +101,7 @@ class FuzzCase {
     }
     twin.check();
     const { violations } = twin.controller;
-    const bad = this.isHonest ? violations.list : violations.memory;
+    const bad = this.isHonest ? violations.list : this.judgement.memory;
     check(bad.length === 0, bad.slice(0, 5).join('; '));
     twin.close();
   }
@@ -143,7 +150,7 @@ class FuzzCase {
       for (let steps = random.between(1, STEPS_MAX); steps > 0; steps--) {
         for (let count = random.between(1, DEPTH); count > 0; count--) this.send(device, queue);
         queue.submit();
-        disturb(random, this.twin, this.how);
+        disturb(random, this.judgement, this.twin, this.how);
         this.take(queue, await queue.wait(random.pick([1, 20])));
       }
       await this.finish(queue);

@@ -230,8 +230,33 @@ export function chooseHostility(random: Random): Hostility {
   return Object.fromEntries(KINDS.map((kind) => [kind, chosen.has(kind)])) as unknown as Hostility;
 }
 
+/**
+ * What can be held against the driver. A controller that says that a command completed, and then
+ * executes it, reads what the driver has put there for another command since: from its first lie
+ * about a completion on, it may look anywhere, and only an IOMMU keeps it from that.
+ */
+export class Judgement {
+  private readonly twin: NvmeTwin;
+  private until = Infinity;
+
+  constructor(twin: NvmeTwin) {
+    this.twin = twin;
+  }
+
+  /** The controller lies about completions of I/O commands from now on. */
+  lie(): void {
+    this.until = Math.min(this.until, this.twin.controller.violations.memory.length);
+  }
+
+  /** Accesses to memory that the device has no business in, by the driver's word. */
+  get memory(): readonly string[] {
+    return this.twin.controller.violations.memory.slice(0, this.until);
+  }
+}
+
 /** Sets the twin up to be hostile in these ways. */
-export function makeHostile(random: Random, twin: NvmeTwin, how: Hostility): void {
+export function makeHostile(random: Random, twin: NvmeTwin, how: Hostility): Judgement {
+  const judgement = new Judgement(twin);
   const { faults } = twin;
   if (how.config) twin.mutateConfig((config) => mutate(random, config, CONFIG_FIELDS));
   if (how.registers) hostileRegisters(random, twin);
@@ -243,9 +268,10 @@ export function makeHostile(random: Random, twin: NvmeTwin, how: Hostility): voi
   }
   if (how.logs) faults.log = (_, page) => mutate(random, page, LOG_FIELDS);
   if (how.identify && random.chance(0.3)) faults.queuesGranted = random.u32();
-  if (how.completions || how.adminCompletions) hostileCompletions(random, twin, how);
+  if (how.completions || how.adminCompletions) hostileCompletions(random, judgement, twin, how);
   if (how.statuses) hostileStatuses(random, twin);
   if (how.stuck) stuckCommands(random, twin);
+  return judgement;
 }
 
 /** CAP, VS and the memory buffer's registers; CAP.TO stays short, since a driver waits for it. */
@@ -276,11 +302,19 @@ function hostileRegisters(random: Random, twin: NvmeTwin): void {
   if (choice === 3) faults.readySteps = random.between(1, 50);
 }
 
-function hostileCompletions(random: Random, twin: NvmeTwin, how: Hostility): void {
+function hostileCompletions(
+  random: Random,
+  judgement: Judgement,
+  twin: NvmeTwin,
+  how: Hostility,
+): void {
   const share = random.pick([0.01, 0.1, 0.5]);
+  let doubles = false;
   twin.faults.completion = (cqe, qid) => {
+    if (qid !== 0 && doubles) judgement.lie();
     const may = qid === 0 ? how.adminCompletions : how.completions;
     if (!may || !random.chance(share)) return;
+    if (qid !== 0) judgement.lie();
     switch (random.below(8)) {
       case 0: // an identifier that is nobody's, or somebody else's
         setBits(cqe, Cqe.status, 0xffff, random.pick([random.below(8), random.u32() & 0xffff]));
@@ -308,8 +342,8 @@ function hostileCompletions(random: Random, twin: NvmeTwin, how: Hostility): voi
         cqe.fill(random.pick([0, 0xffffffff]));
     }
   };
-  if (random.chance(0.3))
-    twin.faults.twice({ count: random.between(1, 4), skip: random.below(30) });
+  doubles = random.chance(0.3);
+  if (doubles) twin.faults.twice({ count: random.between(1, 4), skip: random.below(30) });
 }
 
 function setBits(cqe: Uint32Array, word: number, mask: number, value: number): void {
@@ -340,7 +374,12 @@ function stuckCommands(random: Random, twin: NvmeTwin): void {
 }
 
 /** Something that happens in the middle of the work. */
-export function disturb(random: Random, twin: NvmeTwin, how: Hostility): void {
+export function disturb(
+  random: Random,
+  judgement: Judgement,
+  twin: NvmeTwin,
+  how: Hostility,
+): void {
   if (how.events && random.chance(0.5)) {
     const nsid = random.between(1, 6);
     const there = twin.controller.namespaces.has(nsid);
@@ -349,7 +388,10 @@ export function disturb(random: Random, twin: NvmeTwin, how: Hostility): void {
     else twin.removeNamespace(nsid);
   }
   if (how.events) twin.event(random.below(8), random.below(256), random.below(256));
-  if (how.completions && random.chance(0.3)) postStray(random, twin);
+  if (how.completions && random.chance(0.3)) {
+    judgement.lie();
+    postStray(random, twin);
+  }
   if (how.removal && random.chance(0.3)) twin.remove(random.pick([0xffffffff, 0xffffffff, 0]));
   if (how.fatal && random.chance(0.3)) twin.fail();
 }
