@@ -282,8 +282,10 @@ export class Link {
   private buried(): void {
     this.forgetDeath();
     this.sweep();
-    if (!this.loanHalf.buffer.freed) this.loanHalf.buffer.free();
     this.home.onDead(this);
+    // Last: what the other side wrote on its loan ring was taken meanwhile, and noted in ours.
+    this.loans.close();
+    if (!this.loanHalf.buffer.freed) this.loanHalf.buffer.free();
   }
 
   private goneError(): PenstockError {

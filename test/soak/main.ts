@@ -7,6 +7,7 @@ import { adapterSoak } from './adapter.js';
 import { faultsSoak } from './faults.js';
 import { runSoak, type Soak } from './harness.js';
 import { idcChainSoak } from './idc-chain.js';
+import { idcKillSoak } from './idc-kill.js';
 import { killSoak } from './kill.js';
 import { memorySoak } from './memory.js';
 import { nvmeFuzzSoak } from './nvme-fuzz.js';
@@ -24,6 +25,7 @@ const SOAKS: Readonly<Record<string, Soak>> = {
   'nvme-resets': nvmeResetsSoak,
   'nvme-fuzz': nvmeFuzzSoak,
   'idc-chain': idcChainSoak,
+  'idc-kill': idcKillSoak,
 };
 
 function usage(problem: string): never {
