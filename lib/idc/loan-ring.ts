@@ -76,6 +76,7 @@ export class LoanRing {
 
   close(): void {
     this.channel?.close();
+    this.channel = null;
     this.backlog = [];
   }
 

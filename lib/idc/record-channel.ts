@@ -211,6 +211,7 @@ export class RecordChannel {
 
   /** Ends a sleep that `arm` began, and takes the signals. False: the other end is closed. */
   disarm(): boolean {
+    if (this.closed) return false;
     this.reader.disarm();
     return this.waker.drain();
   }
@@ -307,6 +308,7 @@ export class RecordChannel {
   close(): void {
     if (this.closed) return;
     this.closed = true;
+    this.reader.disarm();
     this.half[Half.ended] = 1;
     this.signal();
     if (this.wakeUp !== null) this.wakeUp();
@@ -358,6 +360,8 @@ export class RecordChannel {
       if (leftMs <= 0) return;
       // The other side may have ended after the look above: its signal comes after its word.
       if (this.reader.arm() && !this.over) await this.sleepLoop(leftMs);
+      // Closed meanwhile: the half may be another's by now.
+      if (this.closed) return;
       this.reader.disarm();
       if (!this.ready) continue;
       this.blindUs = BLIND_US_MIN;

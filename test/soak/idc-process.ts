@@ -52,13 +52,17 @@ export class IdcProcess {
 
   /** The next report of a kind that has not been taken yet; it is taken. */
   async take(kind: string, ms = START_MS): Promise<Report> {
+    const report = await this.peek(kind, ms);
+    this.reports.delete(kind);
+    return report;
+  }
+
+  /** The last report of a kind, once there is one; it stays. */
+  async peek(kind: string, ms = START_MS): Promise<Report> {
     const look = async (): Promise<Report> => {
       for (;;) {
         const report = this.reports.get(kind);
-        if (report !== undefined) {
-          this.reports.delete(kind);
-          return report;
-        }
+        if (report !== undefined) return report;
         check(this.alive, `${this.label} ended (${this.ending()}) before ${kind}\n${this.text}`);
         await new Promise<void>((resolve) => this.waiting.push(resolve));
       }
