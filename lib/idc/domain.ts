@@ -92,7 +92,8 @@ export class Domain {
       onPeer: (peer, wire) => this.onPeer(peer, wire),
       onGone: (slot, generation, left) => this.onGone(slot, generation, left),
       known: () => this.known(),
-      onRefused: (error) => this.onRefused(error),
+      onLost: (error) => this.warn('LOST', 'connects to its hub again', error),
+      onRefused: (error) => this.warn('REFUSED', 'is no member of its hub any more', error),
     });
   }
 
@@ -376,10 +377,11 @@ export class Domain {
     return [...known];
   }
 
-  private onRefused(error: PenstockError): void {
-    process.emitWarning(`domain ${this.name} is no member of its hub any more: ${error.message}`, {
-      code: 'PENSTOCK_HUB_REFUSED',
-      detail: error.hint,
+  /** Of what happens between this domain and its hub while nobody waits for an answer. */
+  private warn(what: 'LOST' | 'REFUSED', text: string, { message, hint }: PenstockError): void {
+    process.emitWarning(`domain ${this.name} ${text}: ${message}`, {
+      code: `PENSTOCK_HUB_${what}`,
+      detail: hint,
     });
   }
 

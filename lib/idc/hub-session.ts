@@ -38,6 +38,8 @@ export interface SessionHome {
   onGone(slot: number, generation: number, left: boolean): void;
   /** Slots and generations of the domains that this one has links with. */
   known(): readonly [number, number][];
+  /** The connection was given up for something wrong; it is tried again. */
+  onLost(error: PenstockError): void;
   /** The hub refuses this domain, for good. */
   onRefused(error: PenstockError): void;
 }
@@ -263,6 +265,7 @@ export class HubSession implements Session {
       this.answer(error ?? noHub(this.path, undefined));
       return;
     }
+    if (error !== null) this.home.onLost(error);
     this.retryLater();
   }
 

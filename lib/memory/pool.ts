@@ -203,8 +203,9 @@ export class BufferPool {
 
   private checkPoison(index: number): void {
     const bytes = this.bytesOf(index);
-    const at = bytes.findIndex((byte) => byte !== POISON);
-    if (at < 0) return;
+    let at = 0;
+    while (at < bytes.length && bytes[at] === POISON) at++;
+    if (at === bytes.length) return;
     const address = hex(this.start + index * this.bufferBytes);
     throw new PenstockError(
       'USE_AFTER_FREE',

@@ -7,6 +7,8 @@ import { adapterSoak } from './adapter.js';
 import { faultsSoak } from './faults.js';
 import { runSoak, type Soak } from './harness.js';
 import { idcChainSoak } from './idc-chain.js';
+import { idcDeviceSoak } from './idc-device.js';
+import { idcFuzzSoak } from './idc-fuzz.js';
 import { idcKillSoak } from './idc-kill.js';
 import { killSoak } from './kill.js';
 import { memorySoak } from './memory.js';
@@ -22,6 +24,8 @@ const SOAKS: Readonly<Record<string, Soak>> = {
   memory: memorySoak,
   workers: workersSoak,
   faults: faultsSoak,
+  'idc-device': idcDeviceSoak,
+  'idc-fuzz': idcFuzzSoak,
   'idc-kill': idcKillSoak,
   'idc-chain': idcChainSoak,
   'nvme-resets': nvmeResetsSoak,
