@@ -106,7 +106,7 @@ export function leasedMemory(name: string, index: number, serial: number): Memor
   return new Memory({
     kind: 'shared',
     lasting: true,
-    makeSegment: (bytes) => takeLease(name, bytes, index, serial),
+    carve: (bytes) => ({ segment: takeLease(name, bytes, index, serial), offset: 0 }),
   });
 }
 

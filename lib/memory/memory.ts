@@ -121,8 +121,6 @@ export interface MemoryOptions extends SegmentOptions {
   beforeGrowth?: () => void;
   /** Called with each new segment, before any buffer of it is given out. */
   onSegment?: (segment: Segment) => void;
-  /** Gives a zeroed segment of at least `bytes` in place of a new one of this environment. */
-  makeSegment?: (bytes: number) => Segment;
 }
 
 /** Buffers by size class (powers of two); grows by new segments, shrinks by `trim`. */

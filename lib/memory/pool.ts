@@ -47,16 +47,14 @@ export interface PoolOptions extends SegmentOptions {
   bufferBytes: number;
   count: number;
   /**
-   * Where the pool lies, in memory that has other pools, too; a segment of its own when left out.
-   * Buffers of such a pool are freed by its own thread.
+   * Where the pool lies; a new segment when left out. Buffers of a pool that does not begin where
+   * its segment does are freed by its own thread.
    */
   within?: Place;
   /**
    * Fill free buffers with a pattern and check it at the next take (default: PENSTOCK_POISON=1).
    */
   poison?: boolean;
-  /** Where the segment comes from (default: a new one). Its bytes are zero. */
-  makeSegment?: (bytes: number) => Segment;
 }
 
 export class BufferPool {
@@ -81,9 +79,8 @@ export class BufferPool {
     }
     if (!Number.isInteger(count) || count < 1)
       throw new RangeError(`count is from 1 on, not ${count}`);
-    const { within, makeSegment } = options;
-    const bytes = poolBytes(bufferBytes, count);
-    this.segment = within?.segment ?? makeSegment?.(bytes) ?? addressSpace().create(bytes, options);
+    const { within } = options;
+    this.segment = within?.segment ?? addressSpace().create(poolBytes(bufferBytes, count), options);
     const offset = within?.offset ?? 0;
     this.start = this.segment.address + offset;
     const controlOffset = offset + roundUp(bufferBytes * count, 4096);
@@ -92,11 +89,12 @@ export class BufferPool {
     this.control = new Int32Array(this.segment.u8.buffer, controlOffset, Control.links + 2 * count);
     this.states = Control.links + count;
     // There may be what an earlier pool, or an earlier life, left.
-    if (within !== undefined || makeSegment !== undefined) this.control.fill(0);
+    if (within !== undefined) this.control.fill(0);
     this.control[Control.magic] = MAGIC;
     this.control[Control.bufferBytes] = bufferBytes;
     this.control[Control.count] = count;
-    if (within === undefined) {
+    // Who is not at home finds the pool by its segment: one that begins there has it to itself.
+    if (offset === 0) {
       native.setSegmentCompanion(this.segment.id, this.segment.address + controlOffset);
     }
     this.freeIndices = new Int32Array(count);
