@@ -6,8 +6,8 @@ import { Mailbox, OwnRegion, PeerRegion } from '../../lib/idc/index.js';
 import { addressSpace, MemoryObject, type Segment } from '../../lib/memory/index.js';
 import { native } from '../../lib/native.js';
 import { needGuest } from './available.js';
-import { ivshmem } from './devices.js';
-import { type Guest, startGuest } from './guest.js';
+import type { Guest } from './guest.js';
+import { placeOf, startRegionGuest } from './region-guest.js';
 import { addressOf, checkData, checksum, exchange, lifeIn, offerData } from './region-talk.js';
 
 const LIMIT_MS = 240_000;
@@ -23,36 +23,21 @@ afterAll(() => {
   while (cleanups.length > 0) cleanups.pop()!();
 });
 
-/** A region's place on the bus says whose it is. */
-const place = (domain: number) => `${(0x10 + domain).toString(16)}.0`;
-
 /** A guest with every domain's region: its own by a writable descriptor, others to be read. */
-async function startDomain(
+function startDomain(
   domain: number,
   regions: ReadonlyMap<number, { writable?: number; readOnly: number }>,
 ): Promise<Guest> {
-  const owners = [...regions.keys()];
-  const descriptors = owners.map((owner) => {
-    const { writable, readOnly } = regions.get(owner)!;
-    return owner === domain ? writable! : readOnly;
-  });
-  const places = owners.map((owner) => `0000:00:${place(owner)}=${owner}`);
-  return startGuest({
+  return startRegionGuest({
     name: `domain ${domain}`,
-    command: [
-      ...['node', 'dist/test/guest/programs/regions.js'],
-      ...[String(domain), 'talk', ...places],
-    ],
-    descriptors,
-    devices: owners.flatMap((owner, index) =>
-      ivshmem({
-        id: `domain${owner}`,
-        descriptor: 3 + index,
-        bytes: BYTES,
-        readOnly: owner !== domain,
-        addr: place(owner),
+    domain,
+    program: ['regions', String(domain), 'talk'],
+    descriptors: new Map(
+      [...regions].map(([owner, { writable, readOnly }]) => {
+        return [owner, owner === domain ? writable! : readOnly] as const;
       }),
     ),
+    bytes: BYTES,
     timeoutMs: LIMIT_MS,
   });
 }
@@ -133,7 +118,7 @@ it(
     const shape = (domain: number, kind: string) => [addressOf(domain), BYTES, kind];
     expect(a.results).toMatchObject({
       devices: [HOST, ...GUESTS].map((domain) => {
-        return { address: `0000:00:${place(domain)}`, bytes: BYTES };
+        return { address: `0000:00:${placeOf(domain)}`, bytes: BYTES };
       }),
       segments: [shape(2, 'imported'), shape(1, 'admitted'), shape(3, 'admitted')],
       names: ['host', 'guest 3'],

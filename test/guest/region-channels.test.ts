@@ -6,9 +6,8 @@ import { joinRegions } from '../../lib/idc/index.js';
 import { addressSpace, MemoryObject } from '../../lib/memory/index.js';
 import { native } from '../../lib/native.js';
 import { needGuest } from './available.js';
-import { ivshmem } from './devices.js';
-import { startGuest, type Guest } from './guest.js';
 import { BUFFER_BYTES, firstWrong } from './region-buffers.js';
+import { startRegionGuest } from './region-guest.js';
 import { addressOf } from './region-talk.js';
 
 const LIMIT_MS = 240_000;
@@ -22,27 +21,6 @@ const cleanups: (() => void)[] = [];
 afterAll(() => {
   while (cleanups.length > 0) cleanups.pop()!();
 });
-
-const place = (domain: number) => `${(0x10 + domain).toString(16)}.0`;
-
-function startDomain(domain: number, descriptors: readonly number[]): Promise<Guest> {
-  const places = OWNERS.map((owner) => `0000:00:${place(owner)}=${owner}`);
-  return startGuest({
-    name: `channels ${domain}`,
-    command: ['node', 'dist/test/guest/programs/region-channels.js', String(domain), ...places],
-    descriptors,
-    devices: OWNERS.flatMap((owner, index) =>
-      ivshmem({
-        id: `domain${owner}`,
-        descriptor: 3 + index,
-        bytes: BYTES,
-        readOnly: owner !== domain,
-        addr: place(owner),
-      }),
-    ),
-    timeoutMs: LIMIT_MS,
-  });
-}
 
 it(
   'guests and host pass loans on by channels over regions',
@@ -80,10 +58,16 @@ it(
     });
     const [guestA, guestB] = await Promise.all(
       GUESTS.map((guest) =>
-        startDomain(
-          guest,
-          OWNERS.map((owner, i) => (owner === guest ? objects[i]!.fd : readers[i]!)),
-        ),
+        startRegionGuest({
+          name: `channels ${guest}`,
+          domain: guest,
+          program: ['region-channels', String(guest)],
+          descriptors: new Map(
+            OWNERS.map((owner, i) => [owner, owner === guest ? objects[i]!.fd : readers[i]!]),
+          ),
+          bytes: BYTES,
+          timeoutMs: LIMIT_MS,
+        }),
       ),
     );
     await using a = guestA!;
