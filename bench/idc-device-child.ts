@@ -1,5 +1,6 @@
 // A process of bench:idc-device: serves a device, or does I/O on one as fast as it can. What it is
-// to do comes as JSON in its argument; it prints one line of JSON, when it serves or when it is done.
+// to do comes as JSON in its argument; it prints one line of JSON, when it serves or when it is
+// done.
 
 import type { BlockDevice, Queue } from '../lib/hpdi/index.js';
 import { Cpl, Op, Req } from '../lib/hpdi/records.js';

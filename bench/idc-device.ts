@@ -1,5 +1,5 @@
-// A device served to other processes: what it does for one client at several depths, beside the same
-// device in the client's own process, and how four clients share it.
+// A device served to other processes: what it does for one client at several depths, beside the
+// same device in the client's own process, and how four clients share it.
 //
 // A null device shows the cost of the way between the processes alone; each of the two has a
 // processor to itself. A file shows what is left of that where the kernel has work to do: read past

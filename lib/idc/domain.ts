@@ -92,8 +92,6 @@ export class Domain {
       onPeer: (peer, wire) => this.onPeer(peer, wire),
       onGone: (slot, generation, left) => this.onGone(slot, generation, left),
       known: () => this.known(),
-      onLost: (error) => this.warn('LOST', 'connects to its hub again', error),
-      onRefused: (error) => this.warn('REFUSED', 'is no member of its hub any more', error),
     });
   }
 
@@ -375,14 +373,6 @@ export class Domain {
     const known = new Map(this.leaving);
     for (const { peer } of this.links.values()) known.set(peer.slot, peer.generation);
     return [...known];
-  }
-
-  /** Of what happens between this domain and its hub while nobody waits for an answer. */
-  private warn(what: 'LOST' | 'REFUSED', text: string, { message, hint }: PenstockError): void {
-    process.emitWarning(`domain ${this.name} ${text}: ${message}`, {
-      code: `PENSTOCK_HUB_${what}`,
-      detail: hint,
-    });
   }
 
   /** Whether anything of a slot is still held here. */

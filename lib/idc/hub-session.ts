@@ -38,10 +38,6 @@ export interface SessionHome {
   onGone(slot: number, generation: number, left: boolean): void;
   /** Slots and generations of the domains that this one has links with. */
   known(): readonly [number, number][];
-  /** The connection was given up for something wrong; it is tried again. */
-  onLost(error: PenstockError): void;
-  /** The hub refuses this domain, for good. */
-  onRefused(error: PenstockError): void;
 }
 
 export interface MemberInfo extends PeerInfo {
@@ -230,7 +226,12 @@ export class HubSession implements Session {
       return;
     }
     this.close();
-    this.home.onRefused(error);
+    this.warn('PENSTOCK_HUB_REFUSED', 'is no member of its hub any more', error);
+  }
+
+  /** Of what happens while nobody waits for an answer. */
+  private warn(code: string, text: string, { message, hint }: PenstockError): void {
+    process.emitWarning(`domain ${this.name} ${text}: ${message}`, { code, detail: hint });
   }
 
   private peer(message: Record<string, unknown>, fds: number[]): void {
@@ -265,7 +266,7 @@ export class HubSession implements Session {
       this.answer(error ?? noHub(this.path, undefined));
       return;
     }
-    if (error !== null) this.home.onLost(error);
+    if (error !== null) this.warn('PENSTOCK_HUB_LOST', 'connects to its hub again', error);
     this.retryLater();
   }
 

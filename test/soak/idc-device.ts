@@ -1,9 +1,9 @@
-// Deaths round a served device: `kill -9` of the driver process, of its client, or of the hub, round
-// after round, while the client writes and reads every block that it has and knows what must be
-// there (idc-device-actor.ts). It opened the device with ?reconnect.
+// Deaths round a served device: `kill -9` of the driver process, of its client, or of the hub,
+// round after round, while the client writes and reads every block that it has and knows what must
+// be there (idc-device-actor.ts). It opened the device with ?reconnect.
 //
-// What must hold: whatever the client was told is written is there, through all servers and clients;
-// no read is wrong; everybody goes on; and a server keeps nothing of a dead client.
+// What must hold: whatever the client was told is written is there, through all servers and
+// clients; no read is wrong; everybody goes on; and a server keeps nothing of a dead client.
 
 import { join } from 'node:path';
 import { check, scratchFolder, sleep, type Random, type Soak, type SoakRun } from './harness.js';

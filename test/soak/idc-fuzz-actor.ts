@@ -1,8 +1,8 @@
 // A process of the fuzz over domains: it waits until it is told what to be.
 //
-// honest: serves and asks whoever there is, looks at all that it gets, lends, holds, passes on. What
-// must never be it reports as `failed`. friend: talks with the honest one, and checks every word.
-// hostile: joins as anybody, and writes to its own memory at random from then on.
+// honest: serves and asks whoever there is, looks at all that it gets, lends, holds, passes on.
+// What must never be it reports as `failed`. friend: talks with the honest one, and checks every
+// word. hostile: joins as anybody, and writes to its own memory at random from then on.
 
 import { PenstockError } from '../../lib/errors.js';
 import { Hub, joinDomain, type Channel, type Domain, type Message } from '../../lib/idc/index.js';

@@ -1,9 +1,10 @@
 // Hostile peers: a domain that writes every word of its own memory at random (rings, headers, loan
 // records, pools, what it has lent), and sends control messages that nobody would, life after life.
 //
-// The other side is a process of its own, which must never crash nor hang; what it is handed lies in
-// memory that was shared with it; every channel that breaks does so by a typed error; and after each
-// life all of its own buffers are home, once, and its friend has noticed nothing (idc-fuzz-actor.ts).
+// The other side is a process of its own, which must never crash nor hang; what it is handed lies
+// in memory that was shared with it; every channel that breaks does so by a typed error; and after
+// each life all of its own buffers are home, once, and its friend has noticed nothing
+// (idc-fuzz-actor.ts).
 
 import { join } from 'node:path';
 import { check, scratchFolder, type Random, type Soak, type SoakRun } from './harness.js';

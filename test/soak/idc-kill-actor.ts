@@ -245,8 +245,8 @@ class Member {
     if (wrong === 0) return;
     const head = Array.from({ length: 6 }, (_, i) => u32[i]!.toString(16)).join(' ');
     throw new Error(
-      `${this.domain.name}: ${wrong} wrong words of ${u32.length} in 0x${body.address.toString(16)}` +
-        ` of ${owner}/${ownerGeneration} by ${body.via}: ${head}`,
+      `${this.domain.name}: ${wrong} wrong words of ${u32.length} in ` +
+        `0x${body.address.toString(16)} of ${owner}/${ownerGeneration} by ${body.via}: ${head}`,
     );
   }
 

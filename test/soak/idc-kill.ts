@@ -16,11 +16,13 @@ const SPARES = 2;
 const WAIT_MS = 20_000;
 /** Loan rings, and the halves of four channels with each of the two others. */
 const HALVES_TAKEN = 10;
-/** What memory should be back by; told of in the end, and a failure only when it is far from that. */
+/**
+ * What memory should be back by; told of in the end, and a failure only when it is far from that.
+ */
 const BACK_MS = 100;
 /**
- * Of a member at rest: two links, eight channels and the hub, each watched by a copy; what it has of
- * its own memory.
+ * Of a member at rest: two links, eight channels and the hub, each watched by a copy; what it has
+ * of its own memory.
  */
 const DESCRIPTORS_MAX = { socket: 25, 'anon_inode:[pidfd]': 4, '/memfd': 24 };
 const BACK_MS_MAX = 5000;
