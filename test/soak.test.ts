@@ -20,6 +20,8 @@ const SLICES: readonly [string, number][] = [
   ['faults', 40],
   ['idc-kill', 6],
   ['idc-chain', 10_000],
+  ['idc-device', 3],
+  ['idc-fuzz', 40_000],
   ['nvme-fuzz', 200],
 ];
 

@@ -7,7 +7,7 @@ import type { Random } from './harness.js';
 /** A domain's insides, as far as they are spoiled. */
 export interface Target {
   readonly slot: number;
-  readonly segments: readonly Segment[];
+  readonly shared: { readonly segments: readonly Segment[] };
   readonly links: ReadonlyMap<number, { readonly transport: Sender }>;
   readonly session: { readonly transport: Sender | null };
 }
@@ -55,7 +55,7 @@ export class Scribbler {
   /** Halves are found by what they begin with, before that is spoiled. */
   private scan(): void {
     const found: HalfAt[] = [];
-    for (const { u32 } of this.target.segments) {
+    for (const { u32 } of this.target.shared.segments) {
       for (let at = 0; at < u32.length; at += HALF_ALIGN_WORDS) {
         if (u32[at + Half.magic] !== HALF_MAGIC) continue;
         const size = u32[at + Half.size]!;
@@ -71,7 +71,7 @@ export class Scribbler {
     const mode = this.mode === 'everything' ? random.pick(modes) : this.mode;
     if (mode === 'control') return this.control();
     if (mode === 'anywhere' || this.halves.length === 0) {
-      const { u32 } = random.pick(this.target.segments);
+      const { u32 } = random.pick(this.target.shared.segments);
       u32[random.below(u32.length)] = this.value();
       return 1;
     }

@@ -34,7 +34,7 @@ class FuzzRun implements SoakRun {
   private hub!: IdcProcess;
   private honest!: IdcProcess;
   private friend!: IdcProcess;
-  private atRest!: Report;
+  private atRest: Report | null = null;
   private lives = 0;
 
   private constructor(random: Random) {
@@ -69,6 +69,7 @@ class FuzzRun implements SoakRun {
       while (hostile.alive && writes < LIFE_WRITES) {
         const report = await this.nextOf(hostile);
         writes = Number(report?.['writes'] ?? writes);
+        check(!hostile.reports.has('failed'), JSON.stringify(hostile.reports.get('failed')));
       }
       await hostile.kill();
       this.lives++;
@@ -115,19 +116,21 @@ class FuzzRun implements SoakRun {
   }
 
   private async rest(): Promise<Report> {
-    this.honest.tell({ order: 'rest' });
+    const { taken = 1e9, mapped = 1e9 } = this.atRest ?? ({} as Report);
+    this.honest.tell({ order: 'rest', taken, mapped });
     const report = await this.honest.take('rest', WAIT_MS);
     this.honest.tell({ order: 'go' });
     return report;
   }
 
   private compare(now: Report): void {
-    const seen = JSON.stringify(now);
+    const before = this.atRest!;
+    const seen = `${JSON.stringify(now)}\nat first ${JSON.stringify(before)}`;
     check(now['lent'] === 0 && now['held'] === 0, `something is out: ${seen}`);
-    check(now['taken'] === this.atRest['taken'], `buffers are not home: ${seen}`);
-    check(now['mapped'] === this.atRest['mapped'], `a dead one's memory is mapped: ${seen}`);
+    check(now['taken'] === before['taken'], `buffers are not home: ${seen}`);
+    check(now['mapped'] === before['mapped'], `a dead one's memory is mapped: ${seen}`);
     for (const kind of new Set(now['descriptors'] as string[])) {
-      const more = countOf(now, kind) - countOf(this.atRest, kind);
+      const more = countOf(now, kind) - countOf(before, kind);
       check(more <= DESCRIPTORS_MORE, `${more} more descriptors of ${kind}: ${seen}`);
     }
   }
