@@ -415,6 +415,11 @@ export interface Native {
   membarrier(): void;
   /** Executes `count` PAUSE instructions (at most 10^6). */
   pause(count: number): void;
+  /**
+   * sched_yield(2): another thread that waits for this processor has its turn; where there is none,
+   * it costs a system call. For who polls for what such a thread may have to do first.
+   */
+  yieldCpu(): void;
   /** [user, system] CPU nanoseconds of this thread. */
   threadCpuTime(): [number, number];
 

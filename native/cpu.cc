@@ -1,5 +1,5 @@
-// The processor: affinity, the time stamp counter and its rate, PAUSE, a thread's CPU time, a
-// barrier on all of the process's threads.
+// The processor: affinity, the time stamp counter and its rate, PAUSE, leaving it to another thread,
+// a thread's CPU time, a barrier on all of the process's threads.
 //
 // The counter is used as a clock only where CPUID promises that it ticks at one rate in every power
 // state (leaf 0x80000007, bit 8: what Linux calls constant_tsc and nonstop_tsc). Elsewhere the
@@ -220,6 +220,12 @@ napi_value pause(napi_env env, napi_callback_info info) {
   return makeUndefined(env);
 }
 
+// Never fails on Linux.
+napi_value yieldCpu(napi_env env, napi_callback_info) {
+  sched_yield();
+  return makeUndefined(env);
+}
+
 double toNs(const timeval& time) {
   return static_cast<double>(time.tv_sec) * 1e9 + static_cast<double>(time.tv_usec) * 1e3;
 }
@@ -251,6 +257,7 @@ bool initCpu(napi_env env, napi_value exports) {
          defineFunction(env, exports, "tscClock", tscClock) &&
          defineFunction(env, exports, "membarrier", membarrier) &&
          defineFunction(env, exports, "pause", pause) &&
+         defineFunction(env, exports, "yieldCpu", yieldCpu) &&
          defineFunction(env, exports, "threadCpuTime", threadCpuTime);
 }
 

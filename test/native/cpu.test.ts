@@ -111,6 +111,27 @@ test('pause takes at most a million', () => {
   expectInvalid(() => native.pause(-1));
 });
 
+test('two threads that poll on one processor have turns by yielding it', async () => {
+  const words = new Int32Array(new SharedArrayBuffer(4));
+  const [cpu] = native.cpuAffinity();
+  // Without yielding, each of 2 × 3000 turns would last a scheduler's slice.
+  const players = [0, 1].map((side) =>
+    startWorker(
+      `const { words, cpu, side } = workerData;
+      native.setCpuAffinity([cpu]);
+      for (let turn = 0; turn < 3000; turn++) {
+        while ((Atomics.load(words, 0) & 1) !== side) native.yieldCpu();
+        Atomics.add(words, 0, 1);
+      }
+      parentPort.postMessage(Atomics.load(words, 0));`,
+      { words, cpu, side },
+    ),
+  );
+  const ends = players.map(ended);
+  await Promise.all(ends);
+  expect(words[0]).toBe(6000);
+});
+
 test('the CPU time of a thread grows as it works, and is not the process’s', async () => {
   const [user, system] = native.threadCpuTime();
   let sum = 0;
