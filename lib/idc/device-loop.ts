@@ -22,8 +22,9 @@ import type { DeviceSession } from './device-session.js';
 const QUANTUM = 32;
 /** How long the loop goes on before the event loop has its turn. */
 const SLICE_MS = 0.25;
-/** Rounds between two looks at the clock, less one. */
+/** Rounds between two looks at the clock, less one; and bytes after which it looks anyway. */
 const CLOCK_ROUNDS = 63;
+const CLOCK_BYTES = 2 ** 20;
 /**
  * How long everything must be idle before the loop sleeps, from, to: the longer, the more often it
  * slept for less than SHORT_MS. And one channel, in rounds.
@@ -32,8 +33,8 @@ const IDLE_MS_MIN = 0.02;
 const IDLE_MS_MAX = 0.1;
 const SHORT_MS = 0.25;
 const IDLE_ROUNDS = 2048;
-/** How long it sleeps while clients wait for their limits. */
-const THROTTLED_MS = 1;
+/** How long it sleeps while all that is asked for must wait: for limits, or for buffers. */
+const WAITING_MS = 1;
 
 export class DeviceLoop {
   /** Rounds so far, and times it went to sleep. */
@@ -51,21 +52,25 @@ export class DeviceLoop {
   private dirtyCount = 0;
   /** Sessions that are over and not buried. */
   private readonly ending = new Set<DeviceSession>();
-  private readonly isLimited: boolean;
   private nowMs = 0;
+  /** Bytes completed since the last look at the clock. */
+  private moved = 0;
   private idleMs = IDLE_MS_MIN;
   /** When it went to sleep; 0: awake. */
   private asleepSince = 0;
   private idleSince = 0;
+  private readonly onTurn: () => void;
+  /** A turn is to come, at once or (`timer`) in a while. */
   private turning = false;
+  private timer: NodeJS.Timeout | null = null;
   private stopped = false;
   private deviceWatch = 0;
   private deviceFd = -1;
 
-  constructor(ops: DeviceOps, isLimited: boolean, onBuried: (session: DeviceSession) => void) {
+  constructor(ops: DeviceOps, onBuried: (session: DeviceSession) => void) {
     this.ops = ops;
-    this.isLimited = isLimited;
     this.onBuried = onBuried;
+    this.onTurn = () => this.turn();
   }
 
   /** Number for the next session. */
@@ -158,6 +163,7 @@ export class DeviceLoop {
       const buffer = ops.buffers[slot]!;
       const tag = ops.tags[slot]!;
       session.inFlight--;
+      this.moved += ops.bytes[slot]!;
       if (kind === Kind.none) {
         const bytes = ops.bytes[slot]!;
         client.tally(ops.domains[slot] !== 0 ? Tally.writes : Tally.others, bytes, status);
@@ -197,6 +203,7 @@ export class DeviceLoop {
   /** One slice of the loop; then the event loop has its turn, or everything sleeps. */
   private turn(): void {
     this.turning = false;
+    this.timer = null;
     if (this.stopped) return;
     this.nowMs = performance.now();
     if (this.asleepSince > 0) this.awoke();
@@ -204,13 +211,17 @@ export class DeviceLoop {
     let worked = false;
     for (let round = 1; this.nowMs < until; round++) {
       if (this.round() > 0) worked = true;
-      if ((round & CLOCK_ROUNDS) !== 0) continue;
+      if ((round & CLOCK_ROUNDS) !== 0 && this.moved < CLOCK_BYTES) continue;
+      this.moved = 0;
       this.nowMs = performance.now();
       if (worked) this.idleSince = this.nowMs;
       else if (this.nowMs - this.idleSince >= this.idleMs) {
         this.rest();
         return;
       }
+      // What it waits for may be the work of a thread that waits for this processor: the kernel's
+      // for a file, a client's.
+      else native.yieldCpu();
       worked = false;
     }
     for (const client of [...this.awake]) {
@@ -232,22 +243,39 @@ export class DeviceLoop {
   }
 
   private again(): void {
+    this.hurry();
     if (this.turning || this.stopped) return;
     this.turning = true;
-    setImmediate(() => this.turn());
+    setImmediate(this.onTurn);
+  }
+
+  /** What waits for a while does so no more. */
+  private hurry(): void {
+    if (this.timer === null) return;
+    clearTimeout(this.timer);
+    this.timer = null;
+    this.turning = false;
   }
 
   /** Nothing was to be done for a while: goes to sleep, if nothing comes meanwhile. */
   private rest(): void {
     let awake = 0;
+    let waiting = 0;
     for (const client of [...this.awake]) {
-      for (const session of [...client.awake]) if (!this.putToSleep(session)) awake++;
+      for (const session of [...client.awake]) {
+        if (this.putToSleep(session)) continue;
+        // It waits for a buffer, or, for all that is known here, for its limit.
+        if (session.pending || client.isLimited) waiting++;
+        else awake++;
+      }
     }
     const { queue } = this.ops;
-    if (awake > 0) {
-      // Who is throttled has requests that must wait.
-      if (!this.isLimited || queue.inFlight > 0) this.again();
-      else this.later();
+    if (awake > 0 || (waiting > 0 && queue.inFlight > 0)) {
+      this.again();
+      return;
+    }
+    if (waiting > 0) {
+      this.later();
       return;
     }
     if (queue.inFlight > 0) {
@@ -268,7 +296,7 @@ export class DeviceLoop {
 
   private later(): void {
     this.turning = true;
-    setTimeout(() => this.turn(), THROTTLED_MS);
+    this.timer = setTimeout(this.onTurn, WAITING_MS);
   }
 
   /** False: it has something to do. */
@@ -291,6 +319,7 @@ export class DeviceLoop {
       return;
     }
     this.addAwake(session);
+    this.hurry();
     if (!this.turning) this.turn();
   }
 

@@ -292,6 +292,7 @@ export class DeviceQueue implements QueueDriver {
       const now = performance.now();
       if (until === 0) until = now + this.spinMs;
       else if (now >= until) return false;
+      native.yieldCpu(); // the server may be waiting for this processor, or the kernel for it
     }
   }
 

@@ -85,8 +85,7 @@ export class DeviceServer {
     this.clientLimits = { iops: limitIops, bytesPerSecond: limitBytes, lentBytes };
     this.limits = servedLimits(device.nativeInfo, domain.slot);
     this.ops = new DeviceOps(device.queue({ depth: options.depth ?? DEPTH, split: false }));
-    const isLimited = limitIops < Infinity || limitBytes < Infinity;
-    this.loop = new DeviceLoop(this.ops, isLimited, (session) => this.buried(session));
+    this.loop = new DeviceLoop(this.ops, (session) => this.buried(session));
     this.endings = [
       domain.watchLinks({
         usesMemoryOf: (slot) => this.ops.memoryInUse[slot] !== 0,
