@@ -47,6 +47,7 @@ export class Scribbler {
 
   /** So many writes of the mode's kind; how many there were. */
   go(count: number): number {
+    if (this.target.shared.segments.length === 0) return 1; // it has no link yet
     if (this.goes++ % RESCAN_GOES === 0 || this.halves.length === 0) this.scan();
     for (let done = 0; done < count;) done += this.one();
     return count;
