@@ -30,6 +30,12 @@ export interface DeviceServerOptions {
   lentBytes?: number;
   /** Queues that each client may have (64). */
   queues?: number;
+  /**
+   * Clients may write from memory of third domains: loans of theirs that they hold, without a copy
+   * (false). The server cannot tell a loan from a guess: every client can then read, by way of the
+   * device, all memory that any domain shares with the server.
+   */
+  thirdParties?: boolean;
 }
 
 /** What `DeviceServer.stats` gives, and the stats port. */
@@ -83,7 +89,8 @@ export class DeviceServer {
     this.device = device;
     this.queuesMax = options.queues ?? QUEUES;
     this.clientLimits = { iops: limitIops, bytesPerSecond: limitBytes, lentBytes };
-    this.limits = servedLimits(device.nativeInfo, domain.slot);
+    const { thirdParties = false } = options;
+    this.limits = servedLimits(device.nativeInfo, domain.slot, thirdParties);
     this.ops = new DeviceOps(device.queue({ depth: options.depth ?? DEPTH, split: false }));
     const isLimited = limitIops < Infinity || limitBytes < Infinity;
     this.loop = new DeviceLoop(this.ops, isLimited, (session) => this.buried(session));
@@ -232,12 +239,13 @@ function assertServable(device: BlockDevice): void {
   );
 }
 
-function servedLimits(info: DeviceInfo, slot: number): ServedLimits {
+function servedLimits(info: DeviceInfo, slot: number, thirdParties: boolean): ServedLimits {
   return {
     blockSize: info.blockSize,
     maxBlocks: info.maxTransferBlocks,
     operations: (info.operations & SERVED) | (1 << Op.READ_LOAN),
     readOnly: info.readOnly,
     slot,
+    thirdParties,
   };
 }

@@ -3,7 +3,8 @@
 //
 // Invariants
 // 1. Everything that came is hostile: records are private copies (rq), an address is used only when
-//    all of it lies in memory that was admitted from another domain, never in the server's own.
+//    all of it lies in memory that was admitted from the client: not in the server's own, nor in
+//    that of others, who may not share with the client (unless the server was told to trust it).
 // 2. No request is taken without room for its completion: a client that does not read its
 //    completions stops itself and nobody else.
 // 3. When a session is over, its buffers go once nothing of it is in flight at the device, and the
@@ -26,6 +27,8 @@ export interface ServedLimits {
   readonly readOnly: boolean;
   /** The server's own domain. */
   readonly slot: number;
+  /** Whether clients may write from memory of other domains, too. */
+  readonly thirdParties: boolean;
 }
 
 /** What a record was, beside a status: not taken yet, or no request at all. */
@@ -57,6 +60,8 @@ export class DeviceSession {
   watch = 0;
   private readonly ops: DeviceOps;
   private readonly limits: ServedLimits;
+  /** The client's domain. */
+  private readonly slot: number;
   private readonly check: RequestCheck;
   private readonly rq: Uint32Array;
   private readonly peer: Uint32Array;
@@ -83,6 +88,7 @@ export class DeviceSession {
     this.channel = channel;
     this.ops = ops;
     this.limits = limits;
+    this.slot = client.peer.slot;
     this.check = new RequestCheck({
       blocks: 0,
       blockSize: limits.blockSize,
@@ -244,10 +250,13 @@ export class DeviceSession {
     return Status.OK;
   }
 
-  /** Whether [address, address + bytes) is memory of another domain that may be read here. */
+  /** Whether the client may have [address, address + bytes) read here. */
   private admitted(lo: number, hi: number, bytes: number): boolean {
+    const { limits } = this;
+    // Not what is mapped here only: the client could read back what its owner keeps from it.
+    if (hi >>> 4 !== this.slot && !limits.thirdParties) return false;
     // One domain's: its slot holds all of it. Segments end with their slot, but ranges need not.
-    if (hi >>> 12 !== 0 || hi >>> 4 === this.limits.slot) return false;
+    if (hi >>> 12 !== 0 || hi >>> 4 === limits.slot) return false;
     if ((hi & 15) * 4294967296 + lo + bytes > 68719476736) return false;
     if (this.check.memory(lo, hi, bytes, Access.read) === Status.OK) return true;
     return this.client.settle(lo, hi, bytes);

@@ -8,6 +8,7 @@ export interface ServerOptions {
   readonly limitBytes?: number;
   readonly lentBytes?: number;
   readonly queues?: number;
+  readonly thirdParties?: boolean;
 }
 
 /** A process that serves a device under a name. */

@@ -121,6 +121,34 @@ describe('a hostile client', () => {
     expect(clients[0]).toMatchObject({ name: 'raw', inFlight: 0, errors: wrong.length });
   });
 
+  it.each([
+    ['is kept from what others share with the server alone', false, BAD_ADDRESS],
+    ['may write from there where the server says so', true, OK],
+  ])('%s', async (_what, thirdParties, status) => {
+    const hub = hubPath();
+    await startHub(hub);
+    const server = await startServer(hub, 'disk0', newFile(), { thirdParties });
+    const other = await startMember(hub, 'other', { share: { names: ['disk0'] } });
+    const secret = await other.run((stage) => {
+      const buffer = stage.domain.alloc(4096);
+      buffer.u8.fill(0x5e);
+      stage.buffers.push(buffer);
+      return buffer.address;
+    });
+    await server.run(
+      (stage, at) => stage.until('there', () => stage.addressSpace().find(at) !== undefined),
+      secret,
+    );
+    const raw = await startRaw(hub);
+    const got = await raw.run(async (stage, at) => {
+      const notes = stage.notes as Record<string, (...args: unknown[]) => Promise<never>>;
+      const records = await notes['connect']!();
+      await notes['put']!(records, [3, 7, 8, 0, 0, 0, at % 2 ** 32, Math.floor(at / 2 ** 32)]);
+      return ((await notes['next']!(records)) as { status: number }).status;
+    }, secret);
+    expect(got).toBe(status);
+  });
+
   it('ends its queue by what cannot be a request', async () => {
     const hub = hubPath();
     await startHub(hub);
