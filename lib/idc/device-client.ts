@@ -1,9 +1,12 @@
 // DeviceClient: a domain that uses a served device, with all its queues: its turn, its limits, its
 // buffers, and what it has done so far.
+//
+// Invariant: there is one for as long as the other domain is there, whether it has queues or not:
+// who closes its queues and opens others finds the limits and counts as it left them.
 
 import type { Memory } from '../memory/index.js';
 import { LentBuffers } from './device-buffers.js';
-import { mayRead, type DeviceSession } from './device-session.js';
+import type { DeviceSession } from './device-session.js';
 import type { Link, PeerInfo } from './link.js';
 import type { RecordChannel } from './record-channel.js';
 
@@ -73,8 +76,11 @@ export class DeviceClient {
   /** All sessions, and those whose channel is polled. */
   readonly sessions = new Set<DeviceSession>();
   readonly awake: DeviceSession[] = [];
-  /** Channels of sessions that are over, while their other end may still look at buffers. */
-  readonly readers = new Set<RecordChannel>();
+  /**
+   * Channels of sessions that are over, and the owners of their buffers, until the other end has
+   * ended them, too: it may still look at buffers.
+   */
+  readonly readers = new Map<RecordChannel, number>();
   /** Operations at the device, and how many there may be. */
   inFlight = 0;
   share = 0;
@@ -82,6 +88,7 @@ export class DeviceClient {
   private readonly home: ClientHome;
   private readonly limits: ClientLimits;
   private next = 0;
+  private lastOwner = 0;
 
   constructor(home: ClientHome, link: Link, memory: Memory, limits: ClientLimits, align: number) {
     this.home = home;
@@ -193,10 +200,24 @@ export class DeviceClient {
     return this.link.error === null && this.link.settle(hi * 2 ** 32 + lo, bytes);
   }
 
-  /** Frees all buffers, if it has no session any more and looks at none of them. */
-  letGo(): boolean {
-    for (const channel of this.readers) {
-      if (!mayRead(channel, this)) this.readers.delete(channel);
+  newOwner(): number {
+    return ++this.lastOwner;
+  }
+
+  /** Queues of which something is left: also those that are over and not ended by the client. */
+  get queues(): number {
+    return this.sessions.size + this.readers.size;
+  }
+
+  /**
+   * Takes back the buffers that nobody looks at any more; true when no queue is left, and no
+   * buffer. `isGone`: the domain is not there any more.
+   */
+  letGo(isGone: boolean): boolean {
+    for (const [channel, owner] of this.readers) {
+      if (!isGone && !channel.peerEnded) continue;
+      this.readers.delete(channel);
+      this.buffers.freeOf(owner);
     }
     if (this.sessions.size > 0 || this.readers.size > 0) return false;
     this.buffers.close();
@@ -213,7 +234,7 @@ export class DeviceClient {
       name: this.peer.name,
       slot: this.peer.slot,
       pid: this.peer.pid,
-      queues: this.sessions.size,
+      queues: this.queues,
       inFlight: this.inFlight,
       reads: count(Tally.reads),
       writes: count(Tally.writes),

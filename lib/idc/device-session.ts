@@ -8,7 +8,7 @@
 // 2. No request is taken without room for its completion: a client that does not read its
 //    completions stops itself and nobody else.
 // 3. When a session is over, its buffers go once nothing of it is in flight at the device, and the
-//    client has ended its side: until then it may read them.
+//    client has ended its side: until then it may read them (DeviceClient.readers).
 // 4. A record that no honest client writes ends the session.
 
 import { Access, Flag, Op, Req, RequestCheck, Status } from '../hpdi/index.js';
@@ -48,6 +48,8 @@ export class DeviceSession {
   readonly id: number;
   readonly client: DeviceClient;
   readonly channel: RecordChannel;
+  /** Under which the client's buffers are its: no other session of the client ever has it. */
+  readonly owner: number;
   /** Operations at the device. */
   inFlight = 0;
   /** Rounds in which it had nothing to do. */
@@ -86,6 +88,7 @@ export class DeviceSession {
     this.id = id;
     this.client = client;
     this.channel = channel;
+    this.owner = client.newOwner();
     this.ops = ops;
     this.limits = limits;
     this.slot = client.peer.slot;
@@ -229,7 +232,7 @@ export class DeviceSession {
         kind = op === Op.READ ? Kind.read : Kind.loan;
         asked = (word & Flag.FUA) | Op.READ;
         const { buffers } = this.client;
-        buffer = buffers.take(bytes, this.id);
+        buffer = buffers.take(bytes, this.owner);
         if (buffer < 0) return this.withoutBuffer(op);
         lo = buffers.lo[buffer]!;
         hi = buffers.hi[buffer]! & 0xfff;
@@ -271,11 +274,12 @@ export class DeviceSession {
 
   /** Lets go of what is left of a session that is over and has nothing in flight. */
   end(): void {
-    const { channel, client } = this;
+    const { channel, client, owner } = this;
     // A client that is there may still copy what it was sent, and look at its loans: it ends the
     // channel when it does so no more. One that cannot be trusted has no right to that.
-    if (this.trusted && mayRead(channel, client)) client.readers.add(channel);
-    else client.buffers.freeOf(this.id);
+    client.readers.set(channel, owner);
+    const isTrusted = this.trusted && channel.error?.code !== 'PEER_MISBEHAVED';
+    if (!isTrusted) client.buffers.freeOf(owner);
     this.readsOut = 0;
     channel.close();
   }
@@ -293,7 +297,8 @@ export class DeviceSession {
     if (op === IdcOp.LOAN_BACK) {
       const lo = rq[at + Back.addressLo]!;
       const hi = rq[at + Back.addressHi]!;
-      if (!this.client.buffers.release(rq[at + Back.buffer]!, lo, hi, this.id)) this.misbehaved();
+      const { buffers } = this.client;
+      if (!buffers.release(rq[at + Back.buffer]!, lo, hi, this.owner)) this.misbehaved();
       return NO_REQUEST;
     }
     if (op >= 32) {
@@ -318,9 +323,4 @@ export class DeviceSession {
   look(): void {
     if (this.channel.over) this.client.ended(this);
   }
-}
-
-/** Whether whoever was at the other end of a channel that is over may still look at its buffers. */
-export function mayRead(channel: RecordChannel, { link }: Pick<DeviceClient, 'link'>): boolean {
-  return !link.dead && !channel.peerEnded;
 }

@@ -5,8 +5,8 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import { hubPath, startHub, startMember, type Actor } from './actors.js';
-import { startClient, startServer } from './device-actors.js';
+import { hubPath, startHub, startMember } from './actors.js';
+import { startClient, startRaw, startServer } from './device-actors.js';
 
 const folders: string[] = [];
 
@@ -18,40 +18,6 @@ function newFile(): string {
   const folder = mkdtempSync(join(tmpdir(), 'penstock-served-'));
   folders.push(folder);
   return `file:${join(folder, 'disk')}?create=8MiB`;
-}
-
-/** Gives a member what it needs to speak to a device without any manners. */
-async function startRaw(hub: string): Promise<Actor> {
-  const raw = await startMember(hub, 'raw');
-  await raw.run(async (stage) => {
-    const link = await stage.domain.linkTo('disk0');
-    const ask = JSON.stringify({ version: 1, kind: 'queue' });
-    type Records = Awaited<ReturnType<typeof link.connect>>['records'];
-    Object.assign(stage.notes, {
-      link,
-      connect: async () => (await link.connect('device', 64, ask)).records,
-      put: (records: Records, words: readonly number[]) => {
-        const at = (records.tail & records.mask) * 8;
-        if (records.reserve(1) === 0) return false;
-        records.sq.fill(0, at, at + 8);
-        records.sq.set(words, at);
-        records.submit();
-        return true;
-      },
-      // Status of the next completion, and its words; null: the queue has ended.
-      next: async (records: Records) => {
-        while ((await records.wait(5000)) === 0) {
-          if (records.over) return null;
-          throw new Error('no completion came');
-        }
-        const { rq } = records;
-        if (rq[0] !== 37) throw new Error(`a record of kind ${rq[0]}`);
-        records.header[17] = records.taken; // done with it
-        return { tag: rq[1]!, status: rq[2]! & 0xff, words: [...rq.slice(3, 6)] };
-      },
-    });
-  });
-  return raw;
 }
 
 const [OK, BAD_ADDRESS, BAD_RANGE, BAD_REQUEST, UNSUPPORTED, TOO_LARGE] = [0, 1, 2, 3, 4, 5];
