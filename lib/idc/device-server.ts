@@ -12,7 +12,7 @@
 
 import { errnoCode, PenstockError } from '../errors.js';
 import { Op, type BlockDevice, type DeviceInfo } from '../hpdi/index.js';
-import { statusWords, StatusWord } from '../memory/index.js';
+import { statusWords, StatusWord, type DmaBuffer } from '../memory/index.js';
 import type { Channel } from './channel.js';
 import { DeviceClient, type ClientLimits, type ClientStats } from './device-client.js';
 import { DeviceLoop } from './device-loop.js';
@@ -29,6 +29,7 @@ import { DeviceSession, type ServedLimits } from './device-session.js';
 import { Watchers } from './device-watchers.js';
 import type { Domain } from './domain.js';
 import type { Incoming, Link } from './link.js';
+import type { Message } from './message.js';
 
 export interface DeviceServerOptions {
   /** Operations that the device has at a time (1024). */
@@ -239,18 +240,26 @@ export class DeviceServer {
   /** Answers every message with the statistics as they are then, as JSON. */
   private async tellStats(channel: Channel): Promise<void> {
     try {
-      for await (const question of channel) {
-        const text = Buffer.from(JSON.stringify(this.stats()));
-        const body = this.domain.alloc(text.length);
-        body.u8.set(text);
-        if (question.tag === 0) await channel.send(body);
-        else await question.reply(body);
-        question.release();
-      }
+      for await (const question of channel) await this.answer(channel, question);
     } catch (error) {
       if (!(error instanceof PenstockError)) throw error; // the asker is gone
     } finally {
       channel.close();
+    }
+  }
+
+  private async answer(channel: Channel, question: Message): Promise<void> {
+    let body: DmaBuffer | null = null;
+    try {
+      const text = Buffer.from(JSON.stringify(this.stats()));
+      body = this.domain.alloc(text.length);
+      body.u8.set(text);
+      if (question.tag === 0) await channel.send(body);
+      else await question.reply(body);
+    } finally {
+      // Also where the asker is gone: its memory stays mapped, and its slot taken, until then.
+      if (body?.freed === false) body.free();
+      question[Symbol.dispose]();
     }
   }
 
