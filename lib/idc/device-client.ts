@@ -32,7 +32,7 @@ export interface ClientStats {
   readonly bytesWritten: number;
   /** Operations that completed with another status than OK, also those refused at once. */
   readonly errors: number;
-  /** Turns that it could not take for its limits; waits for memory to read into. */
+  /** Times that requests began to wait: for its limits; for memory to read into. */
   readonly throttled: number;
   readonly deferred: number;
   /** Loans that are out, and bytes of this domain's memory that serve it. */
@@ -84,10 +84,13 @@ export class DeviceClient {
   /** Operations at the device, and how many there may be. */
   inFlight = 0;
   share = 0;
+  /** READs of all its queues whose buffers it has not done with. */
+  readsOut = 0;
   readonly isLimited: boolean;
   private readonly home: ClientHome;
   private readonly limits: ClientLimits;
   private next = 0;
+  private throttled = false;
   private lastOwner = 0;
 
   constructor(home: ClientHome, link: Link, memory: Memory, limits: ClientLimits, align: number) {
@@ -181,9 +184,21 @@ export class DeviceClient {
       );
     }
     const allowed = counts[Tally.byteTokens]! > 0 ? counts[Tally.opTokens]! : 0;
-    if (allowed >= 1) return allowed;
-    counts[Tally.throttled] = counts[Tally.throttled]! + 1;
+    if (allowed >= 1) {
+      this.throttled = false;
+      return allowed;
+    }
+    if (!this.throttled && this.waits()) {
+      this.throttled = true;
+      counts[Tally.throttled] = counts[Tally.throttled]! + 1;
+    }
     return 0;
+  }
+
+  private waits(): boolean {
+    const { awake } = this;
+    for (let i = 0; i < awake.length; i++) if (awake[i]!.waits) return true;
+    return false;
   }
 
   private fill(tokens: number, perSecond: number, passedMs: number): number {
@@ -198,6 +213,16 @@ export class DeviceClient {
   settle(lo: number, hi: number, bytes: number): boolean {
     // Only its own memory can be under way on its link.
     return this.link.error === null && this.link.settle(hi * 2 ** 32 + lo, bytes);
+  }
+
+  /**
+   * Takes back what it has done with of all its queues, also of those that sleep: it wakes nobody
+   * to say `done`. Whether that was anything.
+   */
+  reclaim(): boolean {
+    const before = this.readsOut;
+    for (const session of this.sessions) if (!session.over) session.reclaim();
+    return this.readsOut < before;
   }
 
   newOwner(): number {

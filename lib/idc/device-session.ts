@@ -76,6 +76,8 @@ export class DeviceSession {
   /** Completions that the client has done with. */
   private done = 0;
   private bytesTaken = 0;
+  /** Its first request waits for memory to read into. */
+  private deferred = false;
   private trusted = true;
 
   constructor(
@@ -151,6 +153,7 @@ export class DeviceSession {
     const { channel } = this;
     this.reads[(channel.tail - 1) & channel.mask] = buffer;
     this.readsOut++;
+    this.client.readsOut++;
   }
 
   /** Requests that may be taken, so that their completions have room. */
@@ -159,7 +162,7 @@ export class DeviceSession {
   }
 
   /** Takes back the buffers that the client has done with. */
-  private reclaim(): void {
+  reclaim(): void {
     const { channel, reads } = this;
     const said = this.peer[Half.done]! | 0;
     if (((said - this.done) | 0) < 0 || ((channel.tail - said) | 0) < 0) {
@@ -170,13 +173,15 @@ export class DeviceSession {
       this.done = said;
       return;
     }
-    const { buffers } = this.client;
+    const { client } = this;
+    const { buffers } = client;
     const { mask } = channel;
     for (let index = this.done; index !== said; index = (index + 1) | 0) {
       const buffer = reads[index & mask]!;
       if (buffer < 0) continue;
       buffers.free(buffer);
       this.readsOut--;
+      client.readsOut--;
     }
     this.done = said;
   }
@@ -190,9 +195,11 @@ export class DeviceSession {
       const at = this.at << Rec.shift;
       const status = this.accept(rq, at);
       if (status === DEFERRED) {
-        this.client.deferred();
+        if (!this.deferred) this.client.deferred();
+        this.deferred = true;
         break;
       }
+      this.deferred = false;
       this.at++;
       if (status === NO_REQUEST) continue;
       left--;
@@ -272,6 +279,11 @@ export class DeviceSession {
     return this.at < this.count;
   }
 
+  /** Requests wait here, or on the channel. */
+  get waits(): boolean {
+    return this.pending || this.channel.ready;
+  }
+
   /** Lets go of what is left of a session that is over and has nothing in flight. */
   end(): void {
     const { channel, client, owner } = this;
@@ -280,6 +292,7 @@ export class DeviceSession {
     client.readers.set(channel, owner);
     const isTrusted = this.trusted && channel.error?.code !== 'PEER_MISBEHAVED';
     if (!isTrusted) client.buffers.freeOf(owner);
+    client.readsOut -= this.readsOut;
     this.readsOut = 0;
     channel.close();
   }
@@ -308,9 +321,14 @@ export class DeviceSession {
     return this.limits.readOnly && (CHANGING & bit) !== 0 ? Status.READ_ONLY : Status.UNSUPPORTED;
   }
 
-  /** A READ waits where the client will be done with another; nobody knows that of a loan. */
+  /**
+   * A READ waits where the client will be done with another, of whichever queue; nobody knows that
+   * of a loan.
+   */
   private withoutBuffer(op: number): number {
-    const waits = op === Op.READ && (this.readsOut > 0 || this.client.inFlight > 0);
+    const { client } = this;
+    if (client.reclaim()) return DEFERRED; // and looks again
+    const waits = op === Op.READ && (client.readsOut > 0 || client.inFlight > 0);
     return waits ? DEFERRED : Status.NO_MEMORY;
   }
 

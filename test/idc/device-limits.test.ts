@@ -96,7 +96,52 @@ describe('a client that opens queues anew', () => {
     }, `idc:${hub}/disk0`);
     const [stats] = await server.run((stage) => stage.server.stats().clients);
     expect(stats).toMatchObject({ name: 'client', others: 8 });
+    // Once for each that had to wait, however long it did.
     expect(stats!.throttled).toBeGreaterThan(0);
+    expect(stats!.throttled).toBeLessThanOrEqual(8);
+  });
+});
+
+describe('reads of one queue', () => {
+  it('wait for memory that another queue of the client has yet, also where that sleeps', async () => {
+    const hub = hubPath();
+    await startHub(hub);
+    const server = await startServer(hub, 'disk0', 'null:8MiB', { lentBytes: KIB_64 });
+    const raw = await startRaw(hub);
+    await raw.run(async (stage) => {
+      type Call = (...args: unknown[]) => Promise<never>;
+      const { connect, put } = stage.notes as Record<string, Call>;
+      interface Records {
+        readonly header: Uint32Array;
+        readonly peerAsleep: boolean;
+        readonly taken: number;
+        wait(ms: number): Promise<number>;
+      }
+      const full = (await connect!(8)) as Records;
+      for (let i = 0; i < 4; i++) await put!(full, [1, i, 32]);
+      for (let got = 0; got < 4;) got += await full.wait(5000);
+      await stage.until('asleep', () => full.peerAsleep);
+      const other = await connect!(8);
+      await put!(other, [1, 7, 32]);
+      Object.assign(stage.notes, { full, other });
+    });
+    await server.run((stage) =>
+      stage.until('wait', () => stage.server.stats().clients[0]!.deferred > 0),
+    );
+    const statuses = await raw.run(async (stage) => {
+      type Call = (...args: unknown[]) => Promise<never>;
+      const { put, next } = stage.notes as Record<string, Call>;
+      const { full, other } = stage.notes as Record<string, unknown>;
+      const { header, taken } = full as { header: Uint32Array; taken: number };
+      header[17] = taken; // without a word
+      const read = (await next!(other)) as { status: number };
+      await put!(other, [2, 8, 128]); // a loan of all there is
+      const loan = (await next!(other)) as { status: number };
+      return [read.status, loan.status];
+    });
+    expect(statuses).toEqual([0, 0]);
+    const [stats] = await server.run((stage) => stage.server.stats().clients);
+    expect(stats!.deferred).toBeLessThanOrEqual(2);
   });
 });
 
