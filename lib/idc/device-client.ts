@@ -64,6 +64,11 @@ export interface ClientHome {
   end(session: DeviceSession): void;
 }
 
+/**
+ * Bytes after which a client's turn is over: the device may move them while it takes them, and
+ * nobody hears of what is done before all of a round was taken.
+ */
+const QUANTUM_BYTES = 256 * 1024;
 /** Tokens gather for this long: so much may come at once after a pause. */
 const BURST_MS = 20;
 const MS = 1000;
@@ -84,6 +89,8 @@ export class DeviceClient {
   /** Operations at the device, and how many there may be. */
   inFlight = 0;
   share = 0;
+  /** Bytes that its queues may ask for before its turn is over; below 0 by one request at most. */
+  bytesLeft = 0;
   /** READs of all its queues whose buffers it has not done with. */
   readsOut = 0;
   readonly isLimited: boolean;
@@ -107,7 +114,8 @@ export class DeviceClient {
   // hot:begin
 
   /**
-   * Serves its queues in turn, `quantum` requests at most; returns records it did something with.
+   * Serves its queues in turn, `quantum` requests and QUANTUM_BYTES at most, and one request more;
+   * returns records it did something with.
    */
   serve(quantum: number, nowMs: number): number {
     let left = quantum;
@@ -120,8 +128,9 @@ export class DeviceClient {
     const count = awake.length;
     let at = this.next < count ? this.next : 0;
     this.next = at + 1;
+    this.bytesLeft = QUANTUM_BYTES;
     let done = 0;
-    for (let i = 0; i < count && left > 0; i++) {
+    for (let i = 0; i < count && left > 0 && this.bytesLeft > 0; i++) {
       const session = awake[at];
       // It may have put itself to an end.
       if (session === undefined) break;

@@ -36,11 +36,6 @@ const DEFERRED = -1;
 const NO_REQUEST = -2;
 const CHANGING = (1 << Op.WRITE) | (1 << Op.DISCARD) | (1 << Op.WRITE_ZEROES);
 const WITHOUT_FLAGS = ~(0xff | Flag.FUA);
-/**
- * Bytes after which a session's turn is over: the device may move them while it takes them, and
- * nobody hears of what is done before all of a round was taken.
- */
-const QUANTUM_BYTES = 256 * 1024;
 /** Rounds without a request after which a look at the channel's end is due. */
 const LOOK_ROUNDS = 63;
 
@@ -75,7 +70,6 @@ export class DeviceSession {
   private readsOut = 0;
   /** Completions that the client has done with. */
   private done = 0;
-  private bytesTaken = 0;
   /** Its first request waits for memory to read into. */
   private deferred = false;
   private trusted = true;
@@ -187,15 +181,15 @@ export class DeviceSession {
   }
 
   private take(most: number): number {
-    const { rq } = this;
+    const { rq, client } = this;
     const first = this.at;
+    const bytesBefore = client.bytesLeft;
     let left = most;
-    this.bytesTaken = 0;
-    while (left > 0 && this.at < this.count && this.bytesTaken < QUANTUM_BYTES) {
+    while (left > 0 && this.at < this.count && client.bytesLeft > 0) {
       const at = this.at << Rec.shift;
       const status = this.accept(rq, at);
       if (status === DEFERRED) {
-        if (!this.deferred) this.client.deferred();
+        if (!this.deferred) client.deferred();
         this.deferred = true;
         break;
       }
@@ -206,7 +200,7 @@ export class DeviceSession {
       if (status !== Status.OK) this.refuse(rq[at + Req.tag]!, status);
     }
     const taken = this.at - first;
-    this.client.took(most - left, this.bytesTaken);
+    client.took(most - left, bytesBefore - client.bytesLeft);
     return taken;
   }
 
@@ -256,7 +250,8 @@ export class DeviceSession {
     }
     this.inFlight++;
     this.client.inFlight++;
-    if (kind !== Kind.none || op === Op.WRITE) this.bytesTaken += bytes;
+    // Ranges of DISCARD and WRITE_ZEROES count as data does: the device may write them.
+    this.client.bytesLeft -= bytes;
     return Status.OK;
   }
 

@@ -102,6 +102,32 @@ describe('a client that opens queues anew', () => {
   });
 });
 
+describe('a limit of bytes', () => {
+  it.each([
+    ['DISCARD', 5],
+    ['WRITE_ZEROES', 6],
+  ])('counts the ranges of %s', async (_what, op) => {
+    const hub = hubPath();
+    await startHub(hub);
+    const server = await startServer(hub, 'disk0', 'null:8MiB', { limitBytes: 2 ** 20 });
+    const raw = await startRaw(hub);
+    const statuses = await raw.run(async (stage, code) => {
+      type Call = (...args: unknown[]) => Promise<never>;
+      const { connect, put, next } = stage.notes as Record<string, Call>;
+      const records = await connect!(8);
+      const found: number[] = [];
+      for (let i = 0; i < 4; i++) {
+        await put!(records, [code, i, 128]);
+        found.push(((await next!(records)) as { status: number }).status);
+      }
+      return found;
+    }, op);
+    expect(statuses).toEqual([0, 0, 0, 0]);
+    const [stats] = await server.run((stage) => stage.server.stats().clients);
+    expect(stats!.throttled).toBeGreaterThan(0);
+  });
+});
+
 describe('reads of one queue', () => {
   it('wait for memory that another queue of the client has yet, also where that sleeps', async () => {
     const hub = hubPath();
