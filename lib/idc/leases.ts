@@ -24,7 +24,7 @@ interface Request {
   readonly answer: SharedArrayBuffer;
 }
 
-/** Who has a segment: a liveness word, and what says whether anything of its holder is in flight. */
+/** Who has a segment: a liveness word, and what says whether anything of it is in flight. */
 interface Holder {
   readonly index: number;
   readonly serial: number;

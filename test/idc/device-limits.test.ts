@@ -129,7 +129,7 @@ describe('a limit of bytes', () => {
 });
 
 describe('reads of one queue', () => {
-  it('wait for memory that another queue of the client has yet, also where that sleeps', async () => {
+  it('wait for memory that another queue of the client has, also where that sleeps', async () => {
     const hub = hubPath();
     await startHub(hub);
     const server = await startServer(hub, 'disk0', 'null:8MiB', { lentBytes: KIB_64 });
