@@ -17,6 +17,7 @@ interface Options {
   readonly queues?: string;
   readonly limitIops?: string;
   readonly limitBw?: string;
+  readonly thirdParties?: boolean;
 }
 
 export function configure(command: Command, finish: Finish): void {
@@ -30,6 +31,10 @@ export function configure(command: Command, finish: Finish): void {
     .option('--queues <count>', 'queues that each client may have (64)')
     .option('--limit-iops <count>', 'operations a second that each client may do')
     .option('--limit-bw <size>', 'bytes a second that each client may move')
+    .option(
+      '--third-parties',
+      'clients may write from memory of others that share with this domain',
+    )
     .option('--json', 'print JSON alone on stdout')
     .action(async (uri: string, _: object, self: Command) => {
       await serve(uri, self.optsWithGlobals());
@@ -61,8 +66,10 @@ async function serve(uri: string, options: Options & { json?: boolean }): Promis
   }
 }
 
-function readOptions({ depth, queues, limitIops, limitBw }: Options): DeviceServerOptions {
+function readOptions(options: Options): DeviceServerOptions {
+  const { depth, queues, limitIops, limitBw, thirdParties = false } = options;
   return {
+    thirdParties,
     ...(depth === undefined ? {} : { depth: count('--depth', depth, 32768) }),
     ...(queues === undefined ? {} : { queues: count('--queues', queues, 1000) }),
     ...(limitIops === undefined ? {} : { limitIops: count('--limit-iops', limitIops, 1e12) }),

@@ -1,9 +1,12 @@
 // DeviceClient: a domain that uses a served device, with all its queues: its turn, its limits, its
 // buffers, and what it has done so far.
+//
+// Invariant: there is one for as long as the other domain is there, whether it has queues or not:
+// who closes its queues and opens others finds the limits and counts as it left them.
 
 import type { Memory } from '../memory/index.js';
 import { LentBuffers } from './device-buffers.js';
-import { mayRead, type DeviceSession } from './device-session.js';
+import type { DeviceSession } from './device-session.js';
 import type { Link, PeerInfo } from './link.js';
 import type { RecordChannel } from './record-channel.js';
 
@@ -29,7 +32,7 @@ export interface ClientStats {
   readonly bytesWritten: number;
   /** Operations that completed with another status than OK, also those refused at once. */
   readonly errors: number;
-  /** Turns that it could not take for its limits; waits for memory to read into. */
+  /** Times that requests began to wait: for its limits; for memory to read into. */
   readonly throttled: number;
   readonly deferred: number;
   /** Loans that are out, and bytes of this domain's memory that serve it. */
@@ -61,6 +64,11 @@ export interface ClientHome {
   end(session: DeviceSession): void;
 }
 
+/**
+ * Bytes after which a client's turn is over: the device may move them while it takes them, and
+ * nobody hears of what is done before all of a round was taken.
+ */
+const QUANTUM_BYTES = 256 * 1024;
 /** Tokens gather for this long: so much may come at once after a pause. */
 const BURST_MS = 20;
 const MS = 1000;
@@ -73,15 +81,24 @@ export class DeviceClient {
   /** All sessions, and those whose channel is polled. */
   readonly sessions = new Set<DeviceSession>();
   readonly awake: DeviceSession[] = [];
-  /** Channels of sessions that are over, while their other end may still look at buffers. */
-  readonly readers = new Set<RecordChannel>();
+  /**
+   * Channels of sessions that are over, and the owners of their buffers, until the other end has
+   * ended them, too: it may still look at buffers.
+   */
+  readonly readers = new Map<RecordChannel, number>();
   /** Operations at the device, and how many there may be. */
   inFlight = 0;
   share = 0;
+  /** Bytes that its queues may ask for before its turn is over; below 0 by one request at most. */
+  bytesLeft = 0;
+  /** READs of all its queues whose buffers it has not done with. */
+  readsOut = 0;
   readonly isLimited: boolean;
   private readonly home: ClientHome;
   private readonly limits: ClientLimits;
   private next = 0;
+  private throttled = false;
+  private lastOwner = 0;
 
   constructor(home: ClientHome, link: Link, memory: Memory, limits: ClientLimits, align: number) {
     this.home = home;
@@ -97,7 +114,8 @@ export class DeviceClient {
   // hot:begin
 
   /**
-   * Serves its queues in turn, `quantum` requests at most; returns records it did something with.
+   * Serves its queues in turn, `quantum` requests and QUANTUM_BYTES at most, and one request more;
+   * returns records it did something with.
    */
   serve(quantum: number, nowMs: number): number {
     let left = quantum;
@@ -110,8 +128,9 @@ export class DeviceClient {
     const count = awake.length;
     let at = this.next < count ? this.next : 0;
     this.next = at + 1;
+    this.bytesLeft = QUANTUM_BYTES;
     let done = 0;
-    for (let i = 0; i < count && left > 0; i++) {
+    for (let i = 0; i < count && left > 0 && this.bytesLeft > 0; i++) {
       const session = awake[at];
       // It may have put itself to an end.
       if (session === undefined) break;
@@ -174,9 +193,21 @@ export class DeviceClient {
       );
     }
     const allowed = counts[Tally.byteTokens]! > 0 ? counts[Tally.opTokens]! : 0;
-    if (allowed >= 1) return allowed;
-    counts[Tally.throttled] = counts[Tally.throttled]! + 1;
+    if (allowed >= 1) {
+      this.throttled = false;
+      return allowed;
+    }
+    if (!this.throttled && this.waits()) {
+      this.throttled = true;
+      counts[Tally.throttled] = counts[Tally.throttled]! + 1;
+    }
     return 0;
+  }
+
+  private waits(): boolean {
+    const { awake } = this;
+    for (let i = 0; i < awake.length; i++) if (awake[i]!.waits) return true;
+    return false;
   }
 
   private fill(tokens: number, perSecond: number, passedMs: number): number {
@@ -193,10 +224,34 @@ export class DeviceClient {
     return this.link.error === null && this.link.settle(hi * 2 ** 32 + lo, bytes);
   }
 
-  /** Frees all buffers, if it has no session any more and looks at none of them. */
-  letGo(): boolean {
-    for (const channel of this.readers) {
-      if (!mayRead(channel, this)) this.readers.delete(channel);
+  /**
+   * Takes back what it has done with of all its queues, also of those that sleep: it wakes nobody
+   * to say `done`. Whether that was anything.
+   */
+  reclaim(): boolean {
+    const before = this.readsOut;
+    for (const session of this.sessions) if (!session.over) session.reclaim();
+    return this.readsOut < before;
+  }
+
+  newOwner(): number {
+    return ++this.lastOwner;
+  }
+
+  /** Queues of which something is left: also those that are over and not ended by the client. */
+  get queues(): number {
+    return this.sessions.size + this.readers.size;
+  }
+
+  /**
+   * Takes back the buffers that nobody looks at any more; true when no queue is left, and no
+   * buffer. `isGone`: the domain is not there any more.
+   */
+  letGo(isGone: boolean): boolean {
+    for (const [channel, owner] of this.readers) {
+      if (!isGone && !channel.peerEnded) continue;
+      this.readers.delete(channel);
+      this.buffers.freeOf(owner);
     }
     if (this.sessions.size > 0 || this.readers.size > 0) return false;
     this.buffers.close();
@@ -213,7 +268,7 @@ export class DeviceClient {
       name: this.peer.name,
       slot: this.peer.slot,
       pid: this.peer.pid,
-      queues: this.sessions.size,
+      queues: this.queues,
       inFlight: this.inFlight,
       reads: count(Tally.reads),
       writes: count(Tally.writes),

@@ -137,6 +137,17 @@ export class DeviceConnection {
     this.schedule();
   }
 
+  /**
+   * Whether nothing of whoever had a liveness word, and has ended, is at a server any more. Rows
+   * are taken back when their servers have ended; once this is closed they are not, but then all
+   * their channels are, and their halves linger until the servers have ended.
+   */
+  isIdle(livenessIndex: number, livenessSerial: number): boolean {
+    if (!this.table.isClaimedBy(livenessIndex, livenessSerial)) return true;
+    const { link } = this;
+    return this.closed && this.retired.length === 0 && (link.dead || !link.lingers);
+  }
+
   /** All queues of this thread are closed by now; those of others complete with DEVICE_GONE. */
   async close(): Promise<void> {
     if (this.closed) return;

@@ -97,7 +97,7 @@ class IdcBackend implements Backend {
     this.lessor ??= new Lessor(
       domain.shared.leases,
       (bytes) => domain.shared.makeSegment(bytes),
-      (index, serial) => !connection.table.isClaimedBy(index, serial),
+      (index, serial) => connection.isIdle(index, serial),
     );
     connection.watchOwners();
     return {

@@ -80,8 +80,8 @@ export class DeviceLoop {
   }
 
   add(session: DeviceSession): void {
-    this.sessions[session.id] = session;
     session.watch = native.watchOpen(session.channel.wakeFd, () => this.wakeUp(session));
+    this.sessions[session.id] = session;
     this.addAwake(session);
     this.again();
   }

@@ -21,6 +21,10 @@ const DESCRIPTION_KEYS_MAX = 32;
 const DESCRIPTION_TEXT_MAX = 128;
 const BLOCK_SIZE_MAX = 2 ** 16;
 
+/** Channels that tell of one device (`info`), for each client, and the records of their rings. */
+export const INFO_CHANNELS = 16;
+const INFO_RECORDS_MAX = 64;
+
 /** What a client wants of the device port. */
 export type AskKind = 'info' | 'queue';
 
@@ -35,8 +39,8 @@ export function askFor(kind: AskKind): string {
   return JSON.stringify({ version: DEVICE_PROTOCOL, kind });
 }
 
-/** What was asked for. Throws VERSION_MISMATCH, PEER_MISBEHAVED. */
-export function readAsk(meta: string): AskKind {
+/** What was asked for, by a channel of that size. Throws VERSION_MISMATCH, PEER_MISBEHAVED. */
+export function readAsk(meta: string, size: number): AskKind {
   const ask = parse(meta);
   if (ask['version'] !== DEVICE_PROTOCOL) {
     throw new PenstockError(
@@ -47,6 +51,7 @@ export function readAsk(meta: string): AskKind {
   }
   const { kind } = ask;
   if (kind !== 'info' && kind !== 'queue') throw misbehaved('asked a device for nothing known');
+  if (kind === 'info' && size > INFO_RECORDS_MAX) throw misbehaved('asked too much of a device');
   return kind;
 }
 

@@ -4,21 +4,32 @@
 // device, and sends the completions back (device-loop.ts). Data is not copied: writes go from the
 // client's memory to the device, reads into memory of this domain, which the client maps.
 //
-// Invariant: a client that is gone has its operations in flight completed by the device before its
-// buffers are used again, and before its memory is unmapped (`usesMemoryOf`).
+// Invariants
+// 1. A client that is gone has its operations in flight completed by the device before its buffers
+//    are used again, and before its memory is unmapped (`usesMemoryOf`).
+// 2. What one client can make this process keep is bounded, however often it opens and closes
+//    channels: queues, channels that tell of changes, memory for its reads.
 
-import { PenstockError } from '../errors.js';
+import { errnoCode, PenstockError } from '../errors.js';
 import { Op, type BlockDevice, type DeviceInfo } from '../hpdi/index.js';
-import { statusWords, StatusWord } from '../memory/index.js';
+import { statusWords, StatusWord, type DmaBuffer } from '../memory/index.js';
 import type { Channel } from './channel.js';
 import { DeviceClient, type ClientLimits, type ClientStats } from './device-client.js';
 import { DeviceLoop } from './device-loop.js';
 import { DeviceOps } from './device-ops.js';
-import { DEVICE_PORT, readAsk, sayFacts, STATS_PORT, type AskKind } from './device-protocol.js';
+import {
+  DEVICE_PORT,
+  INFO_CHANNELS,
+  readAsk,
+  sayFacts,
+  STATS_PORT,
+  type AskKind,
+} from './device-protocol.js';
 import { DeviceSession, type ServedLimits } from './device-session.js';
 import { Watchers } from './device-watchers.js';
 import type { Domain } from './domain.js';
 import type { Incoming, Link } from './link.js';
+import type { Message } from './message.js';
 
 export interface DeviceServerOptions {
   /** Operations that the device has at a time (1024). */
@@ -30,6 +41,12 @@ export interface DeviceServerOptions {
   lentBytes?: number;
   /** Queues that each client may have (64). */
   queues?: number;
+  /**
+   * Clients may write from memory of third domains: loans of theirs that they hold, without a copy
+   * (false). The server cannot tell a loan from a guess: every client can then read, by way of the
+   * device, all memory that any domain shares with the server.
+   */
+  thirdParties?: boolean;
 }
 
 /** What `DeviceServer.stats` gives, and the stats port. */
@@ -64,9 +81,8 @@ export class DeviceServer {
   private readonly loop: DeviceLoop;
   private readonly limits: ServedLimits;
   private readonly clientLimits: ClientLimits;
+  /** All that ever had a queue and are there, or have something left here. */
   private readonly clients = new Map<Link, DeviceClient>();
-  /** Clients without a queue that may still look at buffers. */
-  private readonly leaving = new Set<DeviceClient>();
   private sweeping: NodeJS.Timeout | null = null;
   private readonly watchers = new Watchers();
   private readonly endings: (() => void)[];
@@ -83,7 +99,8 @@ export class DeviceServer {
     this.device = device;
     this.queuesMax = options.queues ?? QUEUES;
     this.clientLimits = { iops: limitIops, bytesPerSecond: limitBytes, lentBytes };
-    this.limits = servedLimits(device.nativeInfo, domain.slot);
+    const { thirdParties = false } = options;
+    this.limits = servedLimits(device.nativeInfo, domain.slot, thirdParties);
     this.ops = new DeviceOps(device.queue({ depth: options.depth ?? DEPTH, split: false }));
     this.loop = new DeviceLoop(this.ops, (session) => this.buried(session));
     this.endings = [
@@ -91,6 +108,10 @@ export class DeviceServer {
         usesMemoryOf: (slot) => this.ops.memoryInUse[slot] !== 0,
         onOver: (link) => {
           for (const session of this.clients.get(link)?.sessions ?? []) this.loop.end(session);
+        },
+        onDead: (link) => {
+          const client = this.clients.get(link);
+          if (client !== undefined) this.letGo(client);
         },
       }),
       device.onChange(() => this.watchers.tell()),
@@ -128,20 +149,29 @@ export class DeviceServer {
   private incoming(incoming: Incoming): void {
     let kind: AskKind;
     try {
-      kind = readAsk(incoming.meta);
+      kind = readAsk(incoming.meta, incoming.size);
     } catch (error) {
       if (!(error instanceof PenstockError)) throw error;
       incoming.refuse(error.code, error.message, error.hint);
       return;
     }
-    if (kind === 'info') this.watchers.add(incoming.accept(sayFacts(this.facts())).records);
-    else this.newSession(incoming);
+    const link = this.domain.links.get(incoming.peer.slot)!;
+    if (kind === 'info') this.newWatcher(link, incoming);
+    else this.newSession(this.clientOf(link), incoming);
   }
 
-  private newSession(incoming: Incoming): void {
-    const link = this.domain.links.get(incoming.peer.slot)!;
-    const client = this.clientOf(link);
-    if (client.sessions.size >= this.queuesMax) {
+  private newWatcher(link: Link, incoming: Incoming): void {
+    if (this.watchers.countOf(link) >= INFO_CHANNELS) {
+      const why = `a client has ${INFO_CHANNELS} channels that tell of this device at most`;
+      incoming.refuse('TOO_MANY_CHANNELS', why, 'open the device once, and share it by its handle');
+      return;
+    }
+    this.watchers.add(link, incoming.accept(sayFacts(this.facts())).records);
+  }
+
+  private newSession(client: DeviceClient, incoming: Incoming): void {
+    client.letGo(this.isGone(client));
+    if (client.queues >= this.queuesMax) {
       const hint = 'close another, or open the device with fewer: ?queues=4';
       const why = `a client has ${this.queuesMax} queues of this device at most`;
       incoming.refuse('NO_QUEUES', why, hint);
@@ -151,7 +181,15 @@ export class DeviceServer {
     const id = this.loop.freeId;
     const session = new DeviceSession(id, client, records, this.ops, this.limits);
     client.sessions.add(session);
-    this.loop.add(session);
+    try {
+      this.loop.add(session);
+    } catch (error) {
+      if (errnoCode(error) === '') throw error;
+      // No descriptor is left to wait for it: the client finds its end.
+      client.sessions.delete(session);
+      session.end();
+      this.letGo(client);
+    }
   }
 
   private clientOf(link: Link): DeviceClient {
@@ -169,18 +207,24 @@ export class DeviceServer {
     const { client } = session;
     session.end();
     client.sessions.delete(session);
-    if (client.sessions.size > 0) return;
-    this.clients.delete(client.link);
-    if (client.letGo()) return;
-    this.leaving.add(client);
-    this.sweepLater();
+    this.letGo(client);
+  }
+
+  /** Frees what a client does not look at any more; one that is gone is forgotten after that. */
+  private letGo(client: DeviceClient): void {
+    const isGone = this.isGone(client);
+    if (client.letGo(isGone) && isGone) this.clients.delete(client.link);
+    if (client.readers.size > 0) this.sweepLater();
+  }
+
+  private isGone({ link }: DeviceClient): boolean {
+    return this.domain.links.get(link.peer.slot) !== link;
   }
 
   private sweepLater(): void {
     this.sweeping ??= setTimeout(() => {
       this.sweeping = null;
-      for (const client of this.leaving) if (client.letGo()) this.leaving.delete(client);
-      if (this.leaving.size > 0) this.sweepLater();
+      for (const client of this.clients.values()) this.letGo(client);
     }, SWEEP_MS).unref();
   }
 
@@ -195,18 +239,26 @@ export class DeviceServer {
   /** Answers every message with the statistics as they are then, as JSON. */
   private async tellStats(channel: Channel): Promise<void> {
     try {
-      for await (const question of channel) {
-        const text = Buffer.from(JSON.stringify(this.stats()));
-        const body = this.domain.alloc(text.length);
-        body.u8.set(text);
-        if (question.tag === 0) await channel.send(body);
-        else await question.reply(body);
-        question.release();
-      }
+      for await (const question of channel) await this.answer(channel, question);
     } catch (error) {
       if (!(error instanceof PenstockError)) throw error; // the asker is gone
     } finally {
       channel.close();
+    }
+  }
+
+  private async answer(channel: Channel, question: Message): Promise<void> {
+    let body: DmaBuffer | null = null;
+    try {
+      const text = Buffer.from(JSON.stringify(this.stats()));
+      body = this.domain.alloc(text.length);
+      body.u8.set(text);
+      if (question.tag === 0) await channel.send(body);
+      else await question.reply(body);
+    } finally {
+      // Also where the asker is gone: its memory stays mapped, and its slot taken, until then.
+      if (body?.freed === false) body.free();
+      question[Symbol.dispose]();
     }
   }
 
@@ -231,12 +283,13 @@ function assertServable(device: BlockDevice): void {
   );
 }
 
-function servedLimits(info: DeviceInfo, slot: number): ServedLimits {
+function servedLimits(info: DeviceInfo, slot: number, thirdParties: boolean): ServedLimits {
   return {
     blockSize: info.blockSize,
     maxBlocks: info.maxTransferBlocks,
     operations: (info.operations & SERVED) | (1 << Op.READ_LOAN),
     readOnly: info.readOnly,
     slot,
+    thirdParties,
   };
 }

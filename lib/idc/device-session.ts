@@ -3,11 +3,12 @@
 //
 // Invariants
 // 1. Everything that came is hostile: records are private copies (rq), an address is used only when
-//    all of it lies in memory that was admitted from another domain, never in the server's own.
+//    all of it lies in memory that was admitted from the client: not in the server's own, nor in
+//    that of others, who may not share with the client (unless the server was told to trust it).
 // 2. No request is taken without room for its completion: a client that does not read its
 //    completions stops itself and nobody else.
 // 3. When a session is over, its buffers go once nothing of it is in flight at the device, and the
-//    client has ended its side: until then it may read them.
+//    client has ended its side: until then it may read them (DeviceClient.readers).
 // 4. A record that no honest client writes ends the session.
 
 import { Access, Flag, Op, Req, RequestCheck, Status } from '../hpdi/index.js';
@@ -26,6 +27,8 @@ export interface ServedLimits {
   readonly readOnly: boolean;
   /** The server's own domain. */
   readonly slot: number;
+  /** Whether clients may write from memory of other domains, too. */
+  readonly thirdParties: boolean;
 }
 
 /** What a record was, beside a status: not taken yet, or no request at all. */
@@ -33,11 +36,6 @@ const DEFERRED = -1;
 const NO_REQUEST = -2;
 const CHANGING = (1 << Op.WRITE) | (1 << Op.DISCARD) | (1 << Op.WRITE_ZEROES);
 const WITHOUT_FLAGS = ~(0xff | Flag.FUA);
-/**
- * Bytes after which a session's turn is over: the device may move them while it takes them, and
- * nobody hears of what is done before all of a round was taken.
- */
-const QUANTUM_BYTES = 256 * 1024;
 /** Rounds without a request after which a look at the channel's end is due. */
 const LOOK_ROUNDS = 63;
 
@@ -45,6 +43,8 @@ export class DeviceSession {
   readonly id: number;
   readonly client: DeviceClient;
   readonly channel: RecordChannel;
+  /** Under which the client's buffers are its: no other session of the client ever has it. */
+  readonly owner: number;
   /** Operations at the device. */
   inFlight = 0;
   /** Rounds in which it had nothing to do. */
@@ -57,6 +57,8 @@ export class DeviceSession {
   watch = 0;
   private readonly ops: DeviceOps;
   private readonly limits: ServedLimits;
+  /** The client's domain. */
+  private readonly slot: number;
   private readonly check: RequestCheck;
   private readonly rq: Uint32Array;
   private readonly peer: Uint32Array;
@@ -68,7 +70,8 @@ export class DeviceSession {
   private readsOut = 0;
   /** Completions that the client has done with. */
   private done = 0;
-  private bytesTaken = 0;
+  /** Its first request waits for memory to read into. */
+  private deferred = false;
   private trusted = true;
 
   constructor(
@@ -81,8 +84,10 @@ export class DeviceSession {
     this.id = id;
     this.client = client;
     this.channel = channel;
+    this.owner = client.newOwner();
     this.ops = ops;
     this.limits = limits;
+    this.slot = client.peer.slot;
     this.check = new RequestCheck({
       blocks: 0,
       blockSize: limits.blockSize,
@@ -142,6 +147,7 @@ export class DeviceSession {
     const { channel } = this;
     this.reads[(channel.tail - 1) & channel.mask] = buffer;
     this.readsOut++;
+    this.client.readsOut++;
   }
 
   /** Requests that may be taken, so that their completions have room. */
@@ -150,7 +156,7 @@ export class DeviceSession {
   }
 
   /** Takes back the buffers that the client has done with. */
-  private reclaim(): void {
+  reclaim(): void {
     const { channel, reads } = this;
     const said = this.peer[Half.done]! | 0;
     if (((said - this.done) | 0) < 0 || ((channel.tail - said) | 0) < 0) {
@@ -161,36 +167,40 @@ export class DeviceSession {
       this.done = said;
       return;
     }
-    const { buffers } = this.client;
+    const { client } = this;
+    const { buffers } = client;
     const { mask } = channel;
     for (let index = this.done; index !== said; index = (index + 1) | 0) {
       const buffer = reads[index & mask]!;
       if (buffer < 0) continue;
       buffers.free(buffer);
       this.readsOut--;
+      client.readsOut--;
     }
     this.done = said;
   }
 
   private take(most: number): number {
-    const { rq } = this;
+    const { rq, client } = this;
     const first = this.at;
+    const bytesBefore = client.bytesLeft;
     let left = most;
-    this.bytesTaken = 0;
-    while (left > 0 && this.at < this.count && this.bytesTaken < QUANTUM_BYTES) {
+    while (left > 0 && this.at < this.count && client.bytesLeft > 0) {
       const at = this.at << Rec.shift;
       const status = this.accept(rq, at);
       if (status === DEFERRED) {
-        this.client.deferred();
+        if (!this.deferred) client.deferred();
+        this.deferred = true;
         break;
       }
+      this.deferred = false;
       this.at++;
       if (status === NO_REQUEST) continue;
       left--;
       if (status !== Status.OK) this.refuse(rq[at + Req.tag]!, status);
     }
     const taken = this.at - first;
-    this.client.took(most - left, this.bytesTaken);
+    client.took(most - left, bytesBefore - client.bytesLeft);
     return taken;
   }
 
@@ -223,7 +233,7 @@ export class DeviceSession {
         kind = op === Op.READ ? Kind.read : Kind.loan;
         asked = (word & Flag.FUA) | Op.READ;
         const { buffers } = this.client;
-        buffer = buffers.take(bytes, this.id);
+        buffer = buffers.take(bytes, this.owner);
         if (buffer < 0) return this.withoutBuffer(op);
         lo = buffers.lo[buffer]!;
         hi = buffers.hi[buffer]! & 0xfff;
@@ -240,14 +250,18 @@ export class DeviceSession {
     }
     this.inFlight++;
     this.client.inFlight++;
-    if (kind !== Kind.none || op === Op.WRITE) this.bytesTaken += bytes;
+    // Ranges of DISCARD and WRITE_ZEROES count as data does: the device may write them.
+    this.client.bytesLeft -= bytes;
     return Status.OK;
   }
 
-  /** Whether [address, address + bytes) is memory of another domain that may be read here. */
+  /** Whether the client may have [address, address + bytes) read here. */
   private admitted(lo: number, hi: number, bytes: number): boolean {
+    const { limits } = this;
+    // Not what is mapped here only: the client could read back what its owner keeps from it.
+    if (hi >>> 4 !== this.slot && !limits.thirdParties) return false;
     // One domain's: its slot holds all of it. Segments end with their slot, but ranges need not.
-    if (hi >>> 12 !== 0 || hi >>> 4 === this.limits.slot) return false;
+    if (hi >>> 12 !== 0 || hi >>> 4 === limits.slot) return false;
     if ((hi & 15) * 4294967296 + lo + bytes > 68719476736) return false;
     if (this.check.memory(lo, hi, bytes, Access.read) === Status.OK) return true;
     return this.client.settle(lo, hi, bytes);
@@ -260,13 +274,20 @@ export class DeviceSession {
     return this.at < this.count;
   }
 
+  /** Requests wait here, or on the channel. */
+  get waits(): boolean {
+    return this.pending || this.channel.ready;
+  }
+
   /** Lets go of what is left of a session that is over and has nothing in flight. */
   end(): void {
-    const { channel, client } = this;
+    const { channel, client, owner } = this;
     // A client that is there may still copy what it was sent, and look at its loans: it ends the
     // channel when it does so no more. One that cannot be trusted has no right to that.
-    if (this.trusted && mayRead(channel, client)) client.readers.add(channel);
-    else client.buffers.freeOf(this.id);
+    client.readers.set(channel, owner);
+    const isTrusted = this.trusted && channel.error?.code !== 'PEER_MISBEHAVED';
+    if (!isTrusted) client.buffers.freeOf(owner);
+    client.readsOut -= this.readsOut;
     this.readsOut = 0;
     channel.close();
   }
@@ -284,7 +305,8 @@ export class DeviceSession {
     if (op === IdcOp.LOAN_BACK) {
       const lo = rq[at + Back.addressLo]!;
       const hi = rq[at + Back.addressHi]!;
-      if (!this.client.buffers.release(rq[at + Back.buffer]!, lo, hi, this.id)) this.misbehaved();
+      const { buffers } = this.client;
+      if (!buffers.release(rq[at + Back.buffer]!, lo, hi, this.owner)) this.misbehaved();
       return NO_REQUEST;
     }
     if (op >= 32) {
@@ -294,9 +316,14 @@ export class DeviceSession {
     return this.limits.readOnly && (CHANGING & bit) !== 0 ? Status.READ_ONLY : Status.UNSUPPORTED;
   }
 
-  /** A READ waits where the client will be done with another; nobody knows that of a loan. */
+  /**
+   * A READ waits where the client will be done with another, of whichever queue; nobody knows that
+   * of a loan.
+   */
   private withoutBuffer(op: number): number {
-    const waits = op === Op.READ && (this.readsOut > 0 || this.client.inFlight > 0);
+    const { client } = this;
+    if (client.reclaim()) return DEFERRED; // and looks again
+    const waits = op === Op.READ && (client.readsOut > 0 || client.inFlight > 0);
     return waits ? DEFERRED : Status.NO_MEMORY;
   }
 
@@ -309,9 +336,4 @@ export class DeviceSession {
   look(): void {
     if (this.channel.over) this.client.ended(this);
   }
-}
-
-/** Whether whoever was at the other end of a channel that is over may still look at its buffers. */
-export function mayRead(channel: RecordChannel, { link }: Pick<DeviceClient, 'link'>): boolean {
-  return !link.dead && !channel.peerEnded;
 }

@@ -2,20 +2,45 @@
 // open for as long as it has the device. Its end tells the client that the device is served no
 // more.
 
+import { errnoCode } from '../errors.js';
 import { native } from '../native.js';
 import { IdcOp, Rec } from './layout.js';
+import type { Link } from './link.js';
 import type { RecordChannel } from './record-channel.js';
 
-export class Watchers {
-  private readonly channels = new Map<RecordChannel, number>();
+interface Watched {
+  readonly link: Link;
+  readonly watch: number;
+}
 
-  add(channel: RecordChannel): void {
-    const watch = native.watchOpen(channel.wakeFd, () => {
-      channel.disarm();
-      this.sleep(channel, watch);
-    });
-    this.channels.set(channel, watch);
+export class Watchers {
+  private readonly channels = new Map<RecordChannel, Watched>();
+
+  add(link: Link, channel: RecordChannel): void {
+    let watch: number;
+    try {
+      watch = native.watchOpen(channel.wakeFd, () => {
+        channel.disarm();
+        this.sleep(channel, watch);
+      });
+    } catch (error) {
+      if (errnoCode(error) === '') throw error;
+      channel.close(); // no descriptor is left to hear of its end
+      return;
+    }
+    this.channels.set(channel, { link, watch });
     this.sleep(channel, watch);
+  }
+
+  /** Channels of one domain that have not ended. */
+  countOf(link: Link): number {
+    let count = 0;
+    for (const [channel, watched] of this.channels) {
+      if (watched.link !== link) continue;
+      if (channel.over) this.end(channel, watched.watch);
+      else count++;
+    }
+    return count;
   }
 
   /** The device is another than it was: who is interested asks. */
@@ -30,7 +55,7 @@ export class Watchers {
   }
 
   close(): void {
-    for (const [channel, watch] of this.channels) this.end(channel, watch);
+    for (const [channel, { watch }] of this.channels) this.end(channel, watch);
   }
 
   private sleep(channel: RecordChannel, watch: number): void {

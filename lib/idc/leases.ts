@@ -3,8 +3,13 @@
 // blocks until the answer is there: by a BroadcastChannel of the process, answered in words that
 // both see.
 //
-// Invariant: a leased segment stays told of for as long as the domain lives. When its holder has
-// ended, and nothing of it can be in flight any more, the next one gets it.
+// Invariants
+// 1. A leased segment stays told of for as long as the domain lives. When its holder has ended, and
+//    nothing of it can be in flight any more, the next one gets it, for whichever device.
+// 2. Whether something can be in flight is said by the device that the holder had it for: the
+//    segments are the domain's, and others know nothing of that device.
+// 3. A request is answered or given up, by whoever changes its state first: what nobody took has no
+//    holder.
 
 import { BroadcastChannel, threadId } from 'node:worker_threads';
 import { PenstockError } from '../errors.js';
@@ -15,14 +20,23 @@ interface Request {
   /** The holder's liveness word. */
   readonly index: number;
   readonly serial: number;
-  /** Answer: 0 none yet, 1 an address in the two words after it, 2 no memory. */
+  /** Its state, and an address in the two words after it. */
   readonly answer: SharedArrayBuffer;
 }
 
+/** Who has a segment: a liveness word, and what says whether anything of it is in flight. */
+interface Holder {
+  readonly index: number;
+  readonly serial: number;
+  readonly isIdle: IsIdle;
+}
+
+/** Whether nothing of a holder that has ended is in flight. */
+type IsIdle = (index: number, serial: number) => boolean;
+
 interface Lease {
   readonly segment: Segment;
-  index: number;
-  serial: number;
+  holder: Holder | null;
 }
 
 const enum Answer {
@@ -30,6 +44,14 @@ const enum Answer {
   lo = 1,
   hi = 2,
   words = 3,
+}
+
+const enum State {
+  asked = 0,
+  given = 1,
+  refused = 2,
+  /** Who asked waits no more. */
+  givenUp = 3,
 }
 
 const PATIENCE_MS = 5000;
@@ -41,17 +63,13 @@ export class Lessor {
   private readonly channel: BroadcastChannel;
   private readonly leases: Lease[];
   private readonly make: (bytes: number) => Segment;
-  private readonly isIdle: (index: number, serial: number) => boolean;
+  private readonly isIdle: IsIdle;
 
   /**
-   * `leases` are the domain's; `make` a segment that others are told of; `isIdle` says of a holder
-   * that has ended whether nothing of it is in flight.
+   * `leases` are the domain's; `make` a segment that others are told of; `isIdle` speaks for those
+   * who ask here, also when the lessor is closed.
    */
-  constructor(
-    leases: Lease[],
-    make: (bytes: number) => Segment,
-    isIdle: (index: number, serial: number) => boolean,
-  ) {
+  constructor(leases: Lease[], make: (bytes: number) => Segment, isIdle: IsIdle) {
     this.leases = leases;
     this.make = make;
     this.isIdle = isIdle;
@@ -67,36 +85,44 @@ export class Lessor {
 
   private answer({ bytes, index, serial, answer }: Request): void {
     const words = new Int32Array(answer);
+    if (Atomics.load(words, Answer.state) !== State.asked) return;
     try {
-      const { address } = this.lease(bytes, index, serial);
+      const lease = this.find(bytes);
+      lease.holder = { index, serial, isIdle: this.isIdle };
+      const { address } = lease.segment;
       words[Answer.lo] = (address % 2 ** 32) | 0;
       words[Answer.hi] = Math.floor(address / 2 ** 32);
-      Atomics.store(words, Answer.state, 1);
+      if (!settle(words, State.given)) lease.holder = null;
     } catch (error) {
       if (!(error instanceof PenstockError)) throw error;
-      Atomics.store(words, Answer.state, 2);
+      settle(words, State.refused);
     } finally {
       Atomics.notify(words, Answer.state);
     }
   }
 
-  private lease(bytes: number, index: number, serial: number): Segment {
+  /** A lease that nobody has. */
+  private find(bytes: number): Lease {
     const size = 2 ** Math.ceil(Math.log2(Math.max(bytes, GRANULE_BYTES)));
     const free = this.leases.find(
-      (lease) =>
-        lease.segment.bytes === size &&
-        !isAlive(lease.index, lease.serial) &&
-        this.isIdle(lease.index, lease.serial),
+      ({ segment, holder }) => segment.bytes === size && isOver(holder),
     );
-    if (free !== undefined) {
-      free.index = index;
-      free.serial = serial;
-      return free.segment;
-    }
-    const segment = this.make(size);
-    this.leases.push({ segment, index, serial });
-    return segment;
+    if (free !== undefined) return free;
+    const lease: Lease = { segment: this.make(size), holder: null };
+    this.leases.push(lease);
+    return lease;
   }
+}
+
+function isOver(holder: Holder | null): boolean {
+  if (holder === null) return true;
+  const { index, serial, isIdle } = holder;
+  return !isAlive(index, serial) && isIdle(index, serial);
+}
+
+/** Ends a request in a state; false: it was ended before. */
+function settle(words: Int32Array, state: State): boolean {
+  return Atomics.compareExchange(words, Answer.state, State.asked, state) === State.asked;
 }
 
 export type { Lease };
@@ -115,9 +141,10 @@ function takeLease(name: string, bytes: number, index: number, serial: number): 
   const words = new Int32Array(answer);
   const channel = new BroadcastChannel(name);
   channel.postMessage({ bytes, index, serial, answer } satisfies Request);
-  Atomics.wait(words, Answer.state, 0, PATIENCE_MS);
+  Atomics.wait(words, Answer.state, State.asked, PATIENCE_MS);
   channel.close();
-  if (Atomics.load(words, Answer.state) === 1) {
+  settle(words, State.givenUp);
+  if (Atomics.load(words, Answer.state) === State.given) {
     const address = words[Answer.hi]! * 2 ** 32 + (words[Answer.lo]! >>> 0);
     const segment = addressSpace().find(address);
     if (segment !== undefined) return segment;

@@ -8,11 +8,10 @@
 // 3. What an answer needs done before anything else happens is done by `wrap`, in the same step: a
 //    death in the next message must find the channel known.
 
-import { PenstockError } from '../errors.js';
+import { errnoCode, PenstockError } from '../errors.js';
 import type { DmaBuffer, Memory } from '../memory/index.js';
 import { text, u32 } from './fields.js';
 import { makeHalf, openChannel, readPlace, type HalfPlace } from './half.js';
-import { Half } from './layout.js';
 import type { PeerInfo } from './link.js';
 import type { LinkWire } from './link-wire.js';
 import type { RecordChannel } from './record-channel.js';
@@ -31,7 +30,10 @@ export interface Incoming {
   readonly size: number;
   /** The asker's words, at most 4096 characters; hostile. */
   readonly meta: string;
-  /** Errors: PEER_GONE (the asker, meanwhile), PEER_MISBEHAVED, OUT_OF_MEMORY. */
+  /**
+   * Errors: PEER_GONE (the asker, meanwhile), PEER_MISBEHAVED, OUT_OF_MEMORY. The asker has been
+   * told of the last, and the link goes on.
+   */
   accept(meta?: string): LinkChannel;
   refuse(code: string, message: string, hint?: string): void;
 }
@@ -124,8 +126,12 @@ export class LinkChannels {
     });
   }
 
-  /** The other side asks for a channel. `fds` stay the caller's. */
-  asked(message: Readonly<Record<string, unknown>>, fds: readonly number[]): Incoming | null {
+  /** The other side asks for a channel: `hand` decides. `fds` stay the caller's. */
+  asked(
+    message: Readonly<Record<string, unknown>>,
+    fds: readonly number[],
+    hand: (incoming: Incoming) => void,
+  ): void {
     const { home } = this;
     const { peer } = home;
     const id = u32(message, 'id');
@@ -133,9 +139,12 @@ export class LinkChannels {
     const meta = text(message, 'meta', META_MAX);
     const theirs = readPlace(message, peer.slot);
     if (fds.length !== home.wire.wakeFds) throw misbehaved('asked for a channel in a wrong way');
-    const wake = home.wire.adopt(fds);
+    const wake = this.adoptWake(id, fds);
+    if (wake === null) return;
     this.offered.add(wake);
     let answered = false;
+    /** What accept failed with, after the other side was told. */
+    let told: unknown = null;
     const answer = (): void => {
       if (answered) throw new Error('a channel is accepted or refused once');
       answered = true;
@@ -159,6 +168,7 @@ export class LinkChannels {
         if (error instanceof PenstockError && error.code !== 'PEER_MISBEHAVED') {
           const { code, message: why, hint } = error;
           home.send({ type: 'refuse', id, code, message: why, hint }, []);
+          told = error;
         }
         throw error;
       } finally {
@@ -167,9 +177,14 @@ export class LinkChannels {
     };
     if (this.open.size + this.lingering.size + this.offered.size > CHANNELS_MAX) {
       refuse('TOO_MANY_CHANNELS', `there are ${CHANNELS_MAX} channels already`, 'close some');
-      return null;
+      return;
     }
-    return { peer, port, size: theirs.size, meta, accept, refuse };
+    try {
+      hand({ peer, port, size: theirs.size, meta, accept, refuse });
+    } catch (error) {
+      // What is short here is no fault of the other side's, nor a reason to end its other channels.
+      if (error !== told || told === null) throw error;
+    }
   }
 
   accepted(message: Readonly<Record<string, unknown>>): void {
@@ -222,7 +237,7 @@ export class LinkChannels {
   sweep(): void {
     for (const entry of this.lingering) {
       const { buffer, records } = entry;
-      const over = this.home.dead || records.peerHeader[Half.ended] !== 0;
+      const over = this.home.dead || records.peerEnded;
       // After the look: what was sent before the end is there now.
       records.drain();
       if (!over) continue;
@@ -254,6 +269,20 @@ export class LinkChannels {
     } catch (error) {
       if (!buffer.freed) buffer.free();
       throw error;
+    }
+  }
+
+  /** The wake of a channel that is asked for; null: there is no descriptor, and that was told. */
+  private adoptWake(id: number, fds: readonly number[]): Wake | null {
+    try {
+      return this.home.wire.adopt(fds);
+    } catch (error) {
+      const errno = errnoCode(error);
+      if (errno === '') throw error;
+      const message = `no descriptor is left in the process asked (${errno})`;
+      const hint = 'raise its limit of open files, or close channels';
+      this.home.send({ type: 'refuse', id, code: 'TOO_MANY_FILES', message, hint }, []);
+      return null;
     }
   }
 

@@ -3,7 +3,7 @@
 
 import type { Segment } from '../memory/index.js';
 import { native } from '../native.js';
-import { SocketTransport, type Transport, type TransportEvents } from './transport.js';
+import { misbehaved, SocketTransport, type Transport, type TransportEvents } from './transport.js';
 import { SocketWake, type Wake } from './wake.js';
 
 export interface LinkWire {
@@ -43,7 +43,11 @@ export class ProcessWire implements LinkWire {
   }
 
   adopt(fds: readonly number[]): Wake {
-    return new SocketWake(native.fileDuplicate(fds[0]!));
+    const wake = new SocketWake(native.fileDuplicate(fds[0]!));
+    // What is no socket may be nothing that one can wait for.
+    if (wake.isSocket()) return wake;
+    wake.close();
+    throw misbehaved('asked to be woken by what is no socket');
   }
 
   onDeath(dead: () => void): () => void {

@@ -399,8 +399,7 @@ export class Link {
 
   private asked(message: Record<string, unknown>, fds: number[]): void {
     if (!this.ready) throw misbehaved('asked for a channel before it said hello');
-    const incoming = this.channels.asked(message, fds);
-    if (incoming !== null) this.home.onIncoming(this, incoming);
+    this.channels.asked(message, fds, (incoming) => this.home.onIncoming(this, incoming));
   }
 
   private audited(message: Record<string, unknown>): void {

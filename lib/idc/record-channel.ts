@@ -67,6 +67,7 @@ export class RecordChannel {
   private readonly reader: RingReader;
   private half: Uint32Array;
   private peerHalf: Uint32Array;
+  private readonly peerSerial: number;
   private readonly waker: Wake;
   private spins = 1024;
   private waitSpins = 16;
@@ -86,6 +87,7 @@ export class RecordChannel {
     this.reader = ends.reader;
     this.half = ends.half;
     this.peerHalf = ends.peerHalf;
+    this.peerSerial = ends.peerHalf[Half.serial]!;
     this.waker = ends.wake;
     this.onClose = onClose;
     this.size = ends.writer.size;
@@ -131,9 +133,13 @@ export class RecordChannel {
     return this.closed || (this.peerEnded && !this.reader.ready);
   }
 
-  /** The other side sends nothing any more, by its own word; there may be something to be read. */
+  /**
+   * The other side sends nothing any more, by its own word; there may be something to be read. Once
+   * this side is closed, too, the other's half may be that of another channel already.
+   */
   get peerEnded(): boolean {
-    return this.peerHalf[Half.ended] !== 0;
+    const { peerHalf } = this;
+    return peerHalf[Half.ended] !== 0 || peerHalf[Half.serial] !== this.peerSerial;
   }
 
   /** Nothing more comes: ended, or broken and read to its end. */
@@ -299,7 +305,8 @@ export class RecordChannel {
   /** After `close`: hands what still came to `late`. */
   drain(): void {
     const { late } = this;
-    if (late === null) return;
+    // Not from a half that is another channel's by now.
+    if (late === null || this.peerHalf[Half.serial] !== this.peerSerial) return;
     const count = this.reader.poll(this.size);
     for (let i = 0; i < count; i++) late(this.rq, i << Rec.shift);
   }

@@ -6,6 +6,7 @@
 // process of a domain that has nothing else to do is not kept alive by those who watch it.
 
 import { PenstockError } from '../errors.js';
+import type { DmaBuffer } from '../memory/index.js';
 import { Channel } from './channel.js';
 import type { Domain } from './domain.js';
 import { Half } from './layout.js';
@@ -101,19 +102,23 @@ export function sendReport(domain: Domain, link: Link, incoming: Incoming): Chan
   const channel = new Channel(domain, link, made.records, REPORT_PORT, '');
   // Once the domain has the channel in its book.
   setImmediate(() => {
+    let body: DmaBuffer | null = null;
     try {
-      if (!channel.records.isClosed) channel.trySend(bufferOf(domain, text));
+      if (channel.records.isClosed) return;
+      body = bufferOf(domain, text);
+      channel.trySend(body);
     } catch (error) {
       // It has gone, or there is no memory: it sees the end without an answer.
       if (!(error instanceof PenstockError)) throw error;
     } finally {
+      if (body?.freed === false) body.free();
       channel.close();
     }
   });
   return channel;
 }
 
-function bufferOf(domain: Domain, text: string): ReturnType<Domain['alloc']> {
+function bufferOf(domain: Domain, text: string): DmaBuffer {
   const bytes = new TextEncoder().encode(text);
   const buffer = domain.alloc(bytes.length);
   buffer.u8.set(bytes);

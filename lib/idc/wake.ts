@@ -34,6 +34,18 @@ export class SocketWake implements Wake {
     this.fd = fd;
   }
 
+  /** Looks by taking a signal, if there is one: for a wake that nobody uses yet. */
+  isSocket(): boolean {
+    try {
+      const message = native.unixReceive(this.fd, SINK);
+      for (const fd of message?.fds ?? []) native.fileClose(fd);
+      return true;
+    } catch (error) {
+      if (errnoCode(error) === '') throw error;
+      return errnoCode(error) !== 'ENOTSOCK';
+    }
+  }
+
   wake(): void {
     if (!this.open) return;
     try {

@@ -8,6 +8,7 @@ export interface ServerOptions {
   readonly limitBytes?: number;
   readonly lentBytes?: number;
   readonly queues?: number;
+  readonly thirdParties?: boolean;
 }
 
 /** A process that serves a device under a name. */
@@ -41,4 +42,38 @@ export async function startClient(
     stage.device = await stage.open(uri);
   }, `idc:${hub}/${served}?name=${name}${keys}`);
   return actor;
+}
+
+/** A member with what it needs to speak to a device without any manners. */
+export async function startRaw(hub: string): Promise<Actor> {
+  const raw = await startMember(hub, 'raw');
+  await raw.run(async (stage) => {
+    const link = await stage.domain.linkTo('disk0');
+    const ask = JSON.stringify({ version: 1, kind: 'queue' });
+    type Records = Awaited<ReturnType<typeof link.connect>>['records'];
+    Object.assign(stage.notes, {
+      link,
+      connect: async (size = 64) => (await link.connect('device', size, ask)).records,
+      put: (records: Records, words: readonly number[]) => {
+        const at = (records.tail & records.mask) * 8;
+        if (records.reserve(1) === 0) return false;
+        records.sq.fill(0, at, at + 8);
+        records.sq.set(words, at);
+        records.submit();
+        return true;
+      },
+      // Status of the next completion, and its words; null: the queue has ended.
+      next: async (records: Records) => {
+        while ((await records.wait(5000)) === 0) {
+          if (records.over) return null;
+          throw new Error('no completion came');
+        }
+        const { rq } = records;
+        if (rq[0] !== 37) throw new Error(`a record of kind ${rq[0]}`);
+        records.header[17] = records.taken; // done with it
+        return { tag: rq[1]!, status: rq[2]! & 0xff, words: [...rq.slice(3, 6)] };
+      },
+    });
+  });
+  return raw;
 }

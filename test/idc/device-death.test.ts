@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import { hubPath, startHub, type Actor } from './actors.js';
+import { hubPath, startHub, startMember, type Actor } from './actors.js';
 import { startClient, startServer } from './device-actors.js';
 
 const folders: string[] = [];
@@ -269,6 +269,30 @@ describe('the death of a client', () => {
     // And it serves on.
     const next = await startClient(hub, 'next', 'disk0');
     await next.run((stage) => stage.device.flush());
+  });
+
+  it('between its question for statistics and the answer leaves nothing', async () => {
+    const hub = hubPath();
+    const hubActor = await startHub(hub);
+    const server = await startServer(hub, 'disk0', 'null:1GiB');
+    const asker = await startMember(hub, 'asker');
+    await asker.run(async (stage) => {
+      stage.channels['stats'] = await stage.domain.connect('disk0', 'stats');
+    });
+    server.stop();
+    await asker.run((stage) => {
+      stage.channels['stats']!.request(stage.domain.alloc(512)).catch(() => {});
+      return stage.sleep(0);
+    });
+    await asker.kill();
+    server.goOn();
+    await server.run((stage) =>
+      stage.until('released', () => stage.domain.loans().held.length === 0),
+    );
+    await server.run((stage) => stage.collect());
+    await hubActor.run((stage) =>
+      stage.until('slot', () => stage.hub.list().every(({ state }) => state === 'member')),
+    );
   });
 
   it('does not disturb the others', async () => {

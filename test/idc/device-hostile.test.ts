@@ -5,8 +5,8 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import { hubPath, startHub, startMember, type Actor } from './actors.js';
-import { startClient, startServer } from './device-actors.js';
+import { hubPath, startHub, startMember } from './actors.js';
+import { startClient, startRaw, startServer } from './device-actors.js';
 
 const folders: string[] = [];
 
@@ -18,40 +18,6 @@ function newFile(): string {
   const folder = mkdtempSync(join(tmpdir(), 'penstock-served-'));
   folders.push(folder);
   return `file:${join(folder, 'disk')}?create=8MiB`;
-}
-
-/** Gives a member what it needs to speak to a device without any manners. */
-async function startRaw(hub: string): Promise<Actor> {
-  const raw = await startMember(hub, 'raw');
-  await raw.run(async (stage) => {
-    const link = await stage.domain.linkTo('disk0');
-    const ask = JSON.stringify({ version: 1, kind: 'queue' });
-    type Records = Awaited<ReturnType<typeof link.connect>>['records'];
-    Object.assign(stage.notes, {
-      link,
-      connect: async () => (await link.connect('device', 64, ask)).records,
-      put: (records: Records, words: readonly number[]) => {
-        const at = (records.tail & records.mask) * 8;
-        if (records.reserve(1) === 0) return false;
-        records.sq.fill(0, at, at + 8);
-        records.sq.set(words, at);
-        records.submit();
-        return true;
-      },
-      // Status of the next completion, and its words; null: the queue has ended.
-      next: async (records: Records) => {
-        while ((await records.wait(5000)) === 0) {
-          if (records.over) return null;
-          throw new Error('no completion came');
-        }
-        const { rq } = records;
-        if (rq[0] !== 37) throw new Error(`a record of kind ${rq[0]}`);
-        records.header[17] = records.taken; // done with it
-        return { tag: rq[1]!, status: rq[2]! & 0xff, words: [...rq.slice(3, 6)] };
-      },
-    });
-  });
-  return raw;
 }
 
 const [OK, BAD_ADDRESS, BAD_RANGE, BAD_REQUEST, UNSUPPORTED, TOO_LARGE] = [0, 1, 2, 3, 4, 5];
@@ -119,6 +85,34 @@ describe('a hostile client', () => {
     expect(got).toEqual([...wrong.map(([name, , status]) => [name, status]), ['good', OK]]);
     const { clients } = await server.run((stage) => stage.server.stats());
     expect(clients[0]).toMatchObject({ name: 'raw', inFlight: 0, errors: wrong.length });
+  });
+
+  it.each([
+    ['is kept from what others share with the server alone', false, BAD_ADDRESS],
+    ['may write from there where the server says so', true, OK],
+  ])('%s', async (_what, thirdParties, status) => {
+    const hub = hubPath();
+    await startHub(hub);
+    const server = await startServer(hub, 'disk0', newFile(), { thirdParties });
+    const other = await startMember(hub, 'other', { share: { names: ['disk0'] } });
+    const secret = await other.run((stage) => {
+      const buffer = stage.domain.alloc(4096);
+      buffer.u8.fill(0x5e);
+      stage.buffers.push(buffer);
+      return buffer.address;
+    });
+    await server.run(
+      (stage, at) => stage.until('there', () => stage.addressSpace().find(at) !== undefined),
+      secret,
+    );
+    const raw = await startRaw(hub);
+    const got = await raw.run(async (stage, at) => {
+      const notes = stage.notes as Record<string, (...args: unknown[]) => Promise<never>>;
+      const records = await notes['connect']!();
+      await notes['put']!(records, [3, 7, 8, 0, 0, 0, at % 2 ** 32, Math.floor(at / 2 ** 32)]);
+      return ((await notes['next']!(records)) as { status: number }).status;
+    }, secret);
+    expect(got).toBe(status);
   });
 
   it('ends its queue by what cannot be a request', async () => {

@@ -3,7 +3,7 @@
 
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Worker } from 'node:worker_threads';
+import { BroadcastChannel, type Worker } from 'node:worker_threads';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { currentDomain } from '../../lib/idc/index.js';
@@ -132,6 +132,75 @@ describe('threads of a client', () => {
     }
     // Those of the first lives were used again.
     expect(own.leases.length).toBe(leases);
+    await device.close();
+    expect(await served.end()).toBe(0);
+  });
+
+  it('have no memory that another device may still read for a thread that has ended', async () => {
+    const [stuck, other] = [
+      await world.serve('null:16MiB?fault.stuck=1'),
+      await world.serve(newFile()),
+    ];
+    const first = await openHere(stuck.uri);
+    const second = await openHere(other.uri);
+    // Segments of others that ended before are free: as many as there are could be had again.
+    const before = currentDomain()!.shared.leases.length;
+    const take = `
+      const device = await lib.attach(workerData.handle);
+      const buffers = Array.from({ length: ${before + 2} }, () => device.memory.alloc(2 ** 21));
+    `;
+    const writer = start(
+      `${take}
+      for (const buffer of buffers) void device.write(0, buffer).catch(() => {});
+      setTimeout(() => parentPort.postMessage(buffers.map(({ address }) => address)), 50);`,
+      { handle: first.handle() },
+    );
+    const inUse = await nextMessage<number[]>(writer);
+    await writer.terminate();
+    const body = `${take}
+      parentPort.postMessage(buffers.map(({ address }) => address));
+      await device.close();`;
+    const reader = start(body, { handle: second.handle() });
+    const given = await nextMessage<number[]>(reader);
+    expect(given.filter((address) => inUse.includes(address))).toEqual([]);
+    await reader.terminate();
+    // With the server nothing is in flight: the next one has them again, device closed or not.
+    await first.close();
+    await stuck.end('SIGKILL');
+    const count = currentDomain()!.shared.leases.length;
+    for (let tries = 0; ; tries++) {
+      const last = start(body, { handle: second.handle() });
+      const had = await nextMessage<number[]>(last);
+      await last.terminate();
+      if (had.some((address) => inUse.includes(address))) break;
+      expect(tries).toBeLessThan(100);
+    }
+    expect(currentDomain()!.shared.leases.length).toBeLessThanOrEqual(count + before + 2);
+    await second.close();
+    expect(await other.end()).toBe(0);
+  });
+
+  it('that wait for memory no more get none', async () => {
+    const served = await world.serve('null:16MiB');
+    const device = await openHere(served.uri);
+    const { lessor } = device.handle().shared as { lessor: string };
+    const channel = new BroadcastChannel(lessor);
+    const bytes = 2 ** 24;
+    const ask = (state: number): Int32Array => {
+      const answer = new SharedArrayBuffer(12);
+      const words = new Int32Array(answer);
+      words[0] = state;
+      channel.postMessage({ bytes, index: 0, serial: 0xffffffff, answer });
+      return words;
+    };
+    const [GIVEN, GIVEN_UP] = [1, 3];
+    const late = ask(GIVEN_UP);
+    const words = ask(0);
+    while (words[0] === 0) await new Promise((resolve) => setImmediate(resolve));
+    channel.close();
+    expect([late[0], words[0]]).toEqual([GIVEN_UP, GIVEN]);
+    const { leases } = currentDomain()!.shared;
+    expect(leases.filter(({ segment }) => segment.bytes === bytes)).toHaveLength(1);
     await device.close();
     expect(await served.end()).toBe(0);
   });
