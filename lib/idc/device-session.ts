@@ -313,5 +313,5 @@ export class DeviceSession {
 
 /** Whether whoever was at the other end of a channel that is over may still look at its buffers. */
 export function mayRead(channel: RecordChannel, { link }: Pick<DeviceClient, 'link'>): boolean {
-  return !link.dead && !channel.peerEnded;
+  return !link.dead && !channel.peerClosed;
 }

@@ -12,7 +12,6 @@ import { PenstockError } from '../errors.js';
 import type { DmaBuffer, Memory } from '../memory/index.js';
 import { text, u32 } from './fields.js';
 import { makeHalf, openChannel, readPlace, type HalfPlace } from './half.js';
-import { Half } from './layout.js';
 import type { PeerInfo } from './link.js';
 import type { LinkWire } from './link-wire.js';
 import type { RecordChannel } from './record-channel.js';
@@ -222,7 +221,8 @@ export class LinkChannels {
   sweep(): void {
     for (const entry of this.lingering) {
       const { buffer, records } = entry;
-      const over = this.home.dead || records.peerHeader[Half.ended] !== 0;
+      // Not before: one that only sends nothing any more may still read our half.
+      const over = this.home.dead || records.peerClosed;
       // After the look: what was sent before the end is there now.
       records.drain();
       if (!over) continue;

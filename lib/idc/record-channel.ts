@@ -15,7 +15,7 @@
 
 import { PenstockError } from '../errors.js';
 import { native } from '../native.js';
-import { Half, Rec } from './layout.js';
+import { End, Half, Rec } from './layout.js';
 import type { RingReader, RingWriter } from './ring.js';
 import type { Wake } from './wake.js';
 
@@ -67,6 +67,7 @@ export class RecordChannel {
   private readonly reader: RingReader;
   private half: Uint32Array;
   private peerHalf: Uint32Array;
+  private readonly peerSerial: number;
   private readonly waker: Wake;
   private spins = 1024;
   private waitSpins = 16;
@@ -86,6 +87,7 @@ export class RecordChannel {
     this.reader = ends.reader;
     this.half = ends.half;
     this.peerHalf = ends.peerHalf;
+    this.peerSerial = ends.peerHalf[Half.serial]!;
     this.waker = ends.wake;
     this.onClose = onClose;
     this.size = ends.writer.size;
@@ -133,7 +135,14 @@ export class RecordChannel {
 
   /** The other side sends nothing any more, by its own word; there may be something to be read. */
   get peerEnded(): boolean {
-    return this.peerHalf[Half.ended] !== 0;
+    return this.peerHalf[Half.ended] !== End.open;
+  }
+
+  /** The other side has closed its end: it looks at nothing of this side's any more either. */
+  get peerClosed(): boolean {
+    const { peerHalf } = this;
+    // Its half may be free by now, since this side has closed, too, and something else there.
+    return peerHalf[Half.ended] === End.closed || peerHalf[Half.serial] !== this.peerSerial;
   }
 
   /** Nothing more comes: ended, or broken and read to its end. */
@@ -281,7 +290,7 @@ export class RecordChannel {
   /** Breaks the channel: nothing is sent any more; what was received can still be read. */
   fail(error: PenstockError): void {
     this.error ??= error;
-    this.half[Half.ended] = 1;
+    this.half[Half.ended] = End.sent;
     if (this.wakeUp !== null) this.wakeUp();
     this.signal();
   }
@@ -309,7 +318,7 @@ export class RecordChannel {
     if (this.closed) return;
     this.closed = true;
     this.reader.disarm();
-    this.half[Half.ended] = 1;
+    this.half[Half.ended] = End.closed;
     this.signal();
     if (this.wakeUp !== null) this.wakeUp();
     if (this.watch !== 0) native.watchClose(this.watch);
@@ -423,7 +432,7 @@ export class RecordChannel {
 
   /** The other end of the wake is closed: in order, or by the death of its process. */
   private gone(): void {
-    if (this.peerHalf[Half.ended] !== 0) return;
+    if (this.peerEnded) return;
     this.fail(
       new PenstockError('PEER_GONE', 'the other side of the channel is gone', {
         hint: 'connect again once it is back',
