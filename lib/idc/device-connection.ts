@@ -9,10 +9,9 @@
 
 import { PenstockError } from '../errors.js';
 import type { DeviceInfo } from '../hpdi/index.js';
-import { isAlive } from '../memory/index.js';
 import { native } from '../native.js';
 import { askFor, DEVICE_PORT, readFacts, type DeviceFacts } from './device-protocol.js';
-import { BROKEN, QueueTable, Row, RowState } from './device-table.js';
+import { QueueTable, Row, RowState } from './device-table.js';
 import type { Domain } from './domain.js';
 import { Half } from './layout.js';
 import type { Link, LinkChannel } from './link.js';
@@ -329,21 +328,14 @@ export class DeviceConnection {
   /** Closes channels that nobody looks at any more, and takes rows back whose owners ended. */
   private sweep(): void {
     this.retired = this.retired.filter(({ row, epoch, channel }) => {
-      if (this.owned(row) && this.table.get(row, Row.acked) < epoch) return true;
+      if (this.table.isOwned(row) && this.table.get(row, Row.acked) < epoch) return true;
       channel.records.close();
       return false;
     });
     if (this.closed) return;
     for (let row = 0; row < this.table.rows; row++) {
-      if (this.table.get(row, Row.claim) !== 0 && !this.owned(row)) this.repair(row);
+      if (this.table.get(row, Row.claim) !== 0 && !this.table.isOwned(row)) this.repair(row);
     }
-  }
-
-  /** Whether a row has an owner that lives. */
-  private owned(row: number): boolean {
-    const claim = this.table.get(row, Row.claim);
-    if (claim === 0 || claim === BROKEN) return false;
-    return isAlive(claim - 1, this.table.get(row, Row.ownerSerial) >>> 0);
   }
 
   /** A row whose owner ended in the middle of its work: its channel goes, another comes. */
