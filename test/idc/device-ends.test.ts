@@ -408,4 +408,53 @@ describe('a server that ends queues in order', () => {
       await client.run((stage) => stage.device.close());
     },
   );
+
+  it('by the death of a thread opens another, as soon as it can', async () => {
+    const hub = hubPath();
+    await startHub(hub);
+    const server = await startServer(hub, 'disk0', newFile());
+    const client = await startClient(hub, 'client', 'disk0', '&queues=1');
+    await startThread(
+      client,
+      `device.queue({ depth: 1 });
+       parentPort.postMessage('here');
+       setInterval(() => {}, 1000);`,
+    );
+    await untilTold(client, 1);
+    await server.run((stage) => {
+      interface Inside {
+        listeners: Map<string, (incoming: Incoming) => void>;
+      }
+      interface Incoming {
+        refuse(code: string, message: string): void;
+      }
+      const { listeners } = stage.domain as unknown as Inside;
+      const accept = listeners.get('device')!;
+      stage.notes['asked'] = 0;
+      listeners.set('device', (incoming) => {
+        stage.notes['asked'] = (stage.notes['asked'] as number) + 1;
+        if ((stage.notes['asked'] as number) < 4) incoming.refuse('REFUSED', 'not yet');
+        else accept(incoming);
+      });
+    });
+    await client.run((stage) =>
+      (stage.notes['worker'] as { terminate(): Promise<void> }).terminate().then(() => {}),
+    );
+    const code = await client.run(async (stage) => {
+      const { device } = stage;
+      for (let tries = 0; ; tries++) {
+        try {
+          const queue = device.queue({ depth: 1 });
+          await queue.close();
+          return device.flush().then(() => 'OK');
+        } catch (error) {
+          const { code: why } = error as { code: string };
+          if (why !== 'NO_QUEUES' || tries === 400) return why;
+          await stage.sleep(10);
+        }
+      }
+    });
+    expect(code).toBe('OK');
+    expect(await server.run((stage) => stage.notes['asked'])).toBe(4);
+  });
 });
