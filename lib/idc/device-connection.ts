@@ -117,7 +117,7 @@ export class DeviceConnection {
     this.take(readFacts(fresh.meta));
   }
 
-  /** A queue of this thread found its channel at its end, or that the server is not to be trusted. */
+  /** A queue of this thread found its channel's end, or that the server is not to be trusted. */
   cut(reason: CutReason): void {
     if (reason === 'misbehaved') {
       this.link.end(
