@@ -106,6 +106,7 @@ export class DeviceConnection {
 
   get isGone(): boolean {
     const { state } = this.rows;
+    if (state === RowState.cut) return this.reconnectMs === 0;
     return state !== RowState.ready && state !== RowState.waiting;
   }
 

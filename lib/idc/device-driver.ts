@@ -75,7 +75,7 @@ class IdcBackend implements Backend {
   openQueue({ depth }: QueueOptions): QueueDriver {
     const { connection, liveness, domain } = this;
     if (connection.isGone) throw serverGone(this.uri);
-    const row = connection.table.claim(liveness.index, liveness.serial);
+    const row = connection.table.claim(liveness.index, liveness.serial, this.reconnects);
     if (row < 0) throw noQueues(this.uri, connection.table);
     const queue = new DeviceQueue({
       table: connection.table,
@@ -155,7 +155,7 @@ class AttachedIdcBackend implements Backend {
 
   openQueue({ depth }: QueueOptions): QueueDriver {
     const { table, liveness, shared, handle } = this;
-    const row = table.claim(liveness.index, liveness.serial);
+    const row = table.claim(liveness.index, liveness.serial, shared.reconnects);
     if (row < 0) throw noQueues(this.uri, table);
     const queue = new DeviceQueue({
       table,

@@ -172,7 +172,8 @@ export class DeviceRows {
 
   /** Opens another channel for a row, as long as the server is there. */
   private async replace(row: number, link: Link, old: LinkChannel): Promise<void> {
-    const isOver = (): boolean => this.state !== RowState.ready || link !== this.link;
+    const isOver = (): boolean =>
+      this.state !== RowState.ready || link !== this.link || this.channels[row] !== null;
     while (!isOver() && !old.records.peerClosed) await pause();
     while (!isOver()) {
       try {

@@ -113,11 +113,15 @@ export class QueueTable {
     Atomics.store(this.words, row * Row.words + word, value);
   }
 
-  /** Claims a free row for the owner of a liveness word; -1 when there is none. */
-  claim(livenessIndex: number, livenessSerial: number): number {
+  /**
+   * Claims a free row for the owner of a liveness word; -1 when there is none. `waits`: also while
+   * the server is cut off, since another one is waited for after it.
+   */
+  claim(livenessIndex: number, livenessSerial: number, waits = false): number {
     for (let row = 0; row < this.rows; row++) {
       const state = this.get(row, Row.state);
-      if (state !== RowState.ready && state !== RowState.waiting) continue;
+      const isOpen = state === RowState.ready || state === RowState.waiting;
+      if (!isOpen && !(waits && state === RowState.cut)) continue;
       const at = row * Row.words + Row.claim;
       const claim = claimOf(livenessIndex, livenessSerial);
       if (Atomics.compareExchange(this.words, at, 0, claim) !== 0) continue;

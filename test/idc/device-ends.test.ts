@@ -225,6 +225,8 @@ describe('a server that is cut off', () => {
     const outcomes = (): Promise<string[]> =>
       client.run((stage) => stage.notes['outcomes'] as string[]);
     expect(await outcomes()).toEqual([]);
+    // Who comes meanwhile waits, too.
+    await client.run((stage) => stage.device.queue({ depth: 1 }).close());
     await server.kill();
     await startServer(hub, 'disk0', 'null:1GiB');
     await client.run(async (stage) => {
