@@ -1,5 +1,5 @@
-// The processor: affinity, the time stamp counter and its rate, PAUSE, leaving it to another thread,
-// a thread's CPU time, a barrier on all of the process's threads.
+// The processor: affinity, the time stamp counter and its rate, PAUSE, leaving it to another
+// thread, a thread's CPU time, a barrier on all of the process's threads.
 //
 // The counter is used as a clock only where CPUID promises that it ticks at one rate in every power
 // state (leaf 0x80000007, bit 8: what Linux calls constant_tsc and nonstop_tsc). Elsewhere the

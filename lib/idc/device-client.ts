@@ -249,7 +249,7 @@ export class DeviceClient {
    */
   letGo(isGone: boolean): boolean {
     for (const [channel, owner] of this.readers) {
-      if (!isGone && !channel.peerEnded) continue;
+      if (!isGone && !channel.peerClosed) continue;
       this.readers.delete(channel);
       this.buffers.freeOf(owner);
     }

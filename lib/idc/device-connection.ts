@@ -1,20 +1,25 @@
 // DeviceConnection: a device of another domain, as the thread that opened it has it: the link to
-// its server, a channel per queue, and what becomes of them when the server goes.
+// its server, and what becomes of it when the server goes (its channels: device-rows.ts).
+//
+//   waiting --enter--> ready --the server's end, in order or by death--> waiting, or gone
+//                        | its link is over, or a queue was ended            ^
+//                        +--> cut --all have let go, or it is dead ----------+
+//   any of these --close--> closed
 //
 // Invariants
-// 1. A channel that was replaced stays open, and its server's memory mapped, until the row's owner
-//    has acknowledged that (`retired`): the owner may be looking at it.
+// 1. Operations that a server may still be at work at are given to no other one, and complete when
+//    it has let go of them, or is dead: a server that is cut off is waited for.
 // 2. Another server of the name is gone on with only when its device has the same size, and when
 //    what a server acknowledged outlives it (info.durable): otherwise the device is gone.
 
 import { PenstockError } from '../errors.js';
 import type { DeviceInfo } from '../hpdi/index.js';
-import { isAlive } from '../memory/index.js';
 import { native } from '../native.js';
 import { askFor, DEVICE_PORT, readFacts, type DeviceFacts } from './device-protocol.js';
-import { BROKEN, QueueTable, Row, RowState } from './device-table.js';
+import type { CutReason } from './device-queue-options.js';
+import { DeviceRows } from './device-rows.js';
+import { RowState, type QueueTable } from './device-table.js';
 import type { Domain } from './domain.js';
-import { Half } from './layout.js';
 import type { Link, LinkChannel } from './link.js';
 
 export interface ConnectionOptions {
@@ -25,60 +30,47 @@ export interface ConnectionOptions {
   readonly reconnectMs: number;
 }
 
-interface Retired {
-  readonly row: number;
-  readonly epoch: number;
-  readonly link: Link;
-  readonly channel: LinkChannel;
-}
-
 const CONNECT_MS = 5000;
 const CONTROL_RECORDS = 16;
-/** Between two looks at rows whose owners ended, and at channels that were replaced. */
+/** Between two looks at rows whose owners ended, and at channels that were ended. */
 const SWEEP_MS = 50;
+/** How long `close` waits for threads to let go of their queues; then it goes on by itself. */
+const CLOSE_MS = 1000;
 
 export class DeviceConnection {
   readonly domain: Domain;
   /** The domain that serves the device. */
   readonly name: string;
-  readonly table: QueueTable;
   facts: DeviceFacts;
   /** Told of another size; and of a change that queues of this thread should notice. */
   onChange: ((info: DeviceInfo) => void) | null = null;
   onRows: (() => void) | null = null;
-  private readonly options: ConnectionOptions;
+  private readonly reconnectMs: number;
+  private readonly rows: DeviceRows;
   private link: Link;
   private control: LinkChannel | null = null;
   private controlWatch = 0;
-  private channels: (LinkChannel | null)[] = [];
-  private retired: Retired[] = [];
-  private readonly formerSlots = new Set<number>();
-  private readonly eventFds: number[] = [];
   private readonly endWatch: () => void;
-  private state: RowState = RowState.ready;
   private timer: NodeJS.Timeout | null = null;
   private closed = false;
+  /** Ends a wait for another server. */
+  private readonly waits = new AbortController();
 
   private constructor(domain: Domain, link: Link, facts: DeviceFacts, options: ConnectionOptions) {
     this.domain = domain;
     this.name = link.peer.name;
     this.link = link;
     this.facts = facts;
-    this.options = options;
-    this.table = QueueTable.create(options.queues);
+    this.reconnectMs = options.reconnectMs;
+    this.rows = new DeviceRows(options.queues, options.entries);
     this.table.blocks = facts.info.blocks;
-    for (let row = 0; row < options.queues; row++) {
-      const fd = native.eventfdCreate();
-      this.eventFds.push(fd);
-      this.table.set(row, Row.eventFd, fd);
-    }
     this.endWatch = domain.watchLinks({
-      usesMemoryOf: (slot) => this.usesMemoryOf(slot),
+      usesMemoryOf: (slot) => this.rows.usesMemoryOf(slot),
       onOver: (over) => {
         if (over === this.link) this.lost(over.dead ? 'dead' : 'cut');
       },
       onDead: (dead) => {
-        if (dead === this.link && this.state === RowState.cut) this.publishAll(RowState.gone);
+        if (dead === this.link) this.lost('dead');
       },
     });
   }
@@ -97,10 +89,14 @@ export class DeviceConnection {
       await connection.enter(link, control);
       return connection;
     } catch (error) {
-      if (connection === null) control.records.close();
-      else await connection.close();
+      control.records.close();
+      await connection?.close();
       throw error;
     }
+  }
+
+  get table(): QueueTable {
+    return this.rows.table;
   }
 
   /** Takes what the server told of its memory. */
@@ -109,27 +105,29 @@ export class DeviceConnection {
   }
 
   get isGone(): boolean {
-    return this.state !== RowState.ready && this.state !== RowState.waiting;
+    const { state } = this.rows;
+    if (state === RowState.cut) return this.reconnectMs === 0;
+    return state !== RowState.ready && state !== RowState.waiting;
   }
 
   /** Asks for the device's facts anew. */
   async refresh(): Promise<void> {
-    if (this.state !== RowState.ready) return;
+    if (this.rows.state !== RowState.ready) return;
     const fresh = await askInfo(this.link);
     fresh.records.close();
     this.take(readFacts(fresh.meta));
   }
 
-  /** A queue of this thread found the server's end, or that it is not to be trusted. */
-  cut(misbehaved: boolean): void {
-    if (misbehaved) {
+  /** A queue of this thread found its channel's end, or that the server is not to be trusted. */
+  cut(reason: CutReason): void {
+    if (reason === 'misbehaved') {
       this.link.end(
         new PenstockError('PEER_MISBEHAVED', `${this.name} completed what was not asked for`, {
           hint: 'that process is damaged or hostile; end it and look at its log',
         }),
       );
     }
-    this.lost('dead');
+    this.lost(reason === 'dead' ? 'dead' : 'cut');
   }
 
   /** Looks at rows whose owners have ended; for the time that other threads use them. */
@@ -145,76 +143,52 @@ export class DeviceConnection {
   isIdle(livenessIndex: number, livenessSerial: number): boolean {
     if (!this.table.isClaimedBy(livenessIndex, livenessSerial)) return true;
     const { link } = this;
-    return this.closed && this.retired.length === 0 && (link.dead || !link.lingers);
+    return this.closed && !this.rows.isBusy && (link.dead || !link.lingers);
   }
 
-  /** All queues of this thread are closed by now; those of others complete with DEVICE_GONE. */
+  /**
+   * All queues of this thread are closed by now. What those of others have in flight completes with
+   * DEVICE_GONE when the server has let go of it; until then, and while they have loans, they keep
+   * their channels.
+   */
   async close(): Promise<void> {
     if (this.closed) return;
     this.closed = true;
-    if (this.state === RowState.ready || this.state === RowState.waiting) {
-      this.publishAll(RowState.closed);
-    }
-    this.state = RowState.closed;
+    this.waits.abort(deviceClosed(this.name));
     this.endControl();
-    for (let row = 0; row < this.channels.length; row++) this.retire(row);
-    this.sweep();
-    // Who has not let go of a row yet does so soon: its thread is told by the home's end.
-    for (let turn = 0; turn < 100 && this.retired.length > 0; turn++) {
+    this.rows.end(RowState.closed);
+    const until = performance.now() + CLOSE_MS;
+    while (this.rows.isBusy && performance.now() < until) {
       await new Promise((resolve) => setTimeout(resolve, 10));
-      this.sweep();
+      this.rows.sweep();
     }
-    for (const { channel } of this.retired) channel.records.close();
-    this.retired = [];
     if (this.timer !== null) clearTimeout(this.timer);
     this.timer = null;
-    this.endWatch();
-    for (const fd of this.eventFds.splice(0)) native.fileClose(fd);
+    this.finish();
   }
 
-  /** Opens a channel for every row, and publishes them. */
+  /** Once nobody uses a channel any more. */
+  private finish(): void {
+    if (this.rows.isBusy) {
+      this.schedule();
+      return;
+    }
+    this.endWatch();
+    this.rows.close();
+  }
+
+  /** Opens a channel for every row, and tells them. `control` is the caller's where it throws. */
   private async enter(link: Link, control: LinkChannel): Promise<void> {
+    const channels = await this.rows.open(link);
+    if (this.closed) {
+      for (const { records } of channels) records.close();
+      throw deviceClosed(this.name);
+    }
     this.link = link;
     this.control = control;
-    const opened = await Promise.allSettled(
-      Array.from({ length: this.table.rows }, () => this.openChannel(link)),
-    );
-    this.channels = opened.map((each) => (each.status === 'fulfilled' ? each.value : null));
-    const failed = opened.find((each) => each.status === 'rejected');
-    if (failed !== undefined || this.closed) {
-      this.endControl();
-      for (const channel of this.channels) channel?.records.close();
-      this.channels = [];
-      throw failed?.reason ?? new Error('the device was closed meanwhile');
-    }
     this.controlWatch = native.watchOpen(control.records.wakeFd, () => this.controlWoken());
+    this.rows.enter(link, channels);
     this.listen();
-    this.state = RowState.ready;
-    for (let row = 0; row < this.table.rows; row++) this.publish(row, RowState.ready);
-  }
-
-  private openChannel(link: Link): Promise<LinkChannel> {
-    return link.connect(DEVICE_PORT, this.options.entries * 2, askFor('queue'));
-  }
-
-  private publish(row: number, state: RowState): void {
-    const made = this.channels[row] ?? null;
-    const channel =
-      made === null || state !== RowState.ready
-        ? null
-        : {
-            places: { own: made.own, peer: made.theirs },
-            slot: this.link.peer.slot,
-            wakeFd: made.wakeFd,
-          };
-    this.table.publish(row, state, channel);
-    native.eventfdSignal(this.eventFds[row]!);
-  }
-
-  private publishAll(state: RowState): void {
-    this.state = state;
-    for (let row = 0; row < this.table.rows; row++) this.publish(row, state);
-    this.onRows?.();
   }
 
   /** Waits for a word of the server: that the device changed, or its end. */
@@ -226,16 +200,24 @@ export class DeviceConnection {
         void this.refresh().catch(ignore);
         continue;
       }
-      this.lost('dead');
+      this.controlEnded(control);
       return;
     }
     native.watchSet(this.controlWatch, true, false);
   }
 
   private controlWoken(): void {
+    const { control } = this;
+    if (control === null) return;
     native.watchSet(this.controlWatch, false);
-    if (this.control?.records.disarm() === false && !this.control.records.ready) this.lost('dead');
+    if (!control.records.disarm() && !control.records.ready) this.controlEnded(control);
     else this.listen();
+  }
+
+  /** A server closes this channel when nothing is in flight; otherwise its end came another way. */
+  private controlEnded({ records }: LinkChannel): void {
+    this.endControl();
+    this.lost(records.peerClosed ? 'dead' : 'cut');
   }
 
   private endControl(): void {
@@ -247,25 +229,47 @@ export class DeviceConnection {
 
   /**
    * The server is gone. `dead`: nothing of it touches memory any more, since it is dead, or has
-   * ended its channels, which it does when nothing is in flight. `cut`: it may still be at work.
+   * closed its channels. `cut`: it may still be at work.
    */
   private lost(how: 'dead' | 'cut'): void {
-    if (this.state !== RowState.ready || this.closed) return;
+    const { rows } = this;
+    if (this.closed) {
+      // Threads that have not let go of their queues wait for the server.
+      if (how === 'dead' && rows.isBusy) rows.end(RowState.gone);
+    } else if (how === 'dead' && (rows.state === RowState.ready || rows.state === RowState.cut)) {
+      this.goOn();
+    } else if (rows.state === RowState.ready) {
+      rows.end(RowState.cut);
+      this.onRows?.();
+      this.schedule();
+      this.lookAtCut();
+    }
+  }
+
+  /** Whether a server that is cut off has let go of all that it had. */
+  private lookAtCut(): void {
+    if (this.rows.state === RowState.cut && this.rows.settled) this.goOn();
+  }
+
+  /** Nothing is in flight at the server any more: another one is waited for, or the device gone. */
+  private goOn(): void {
+    const { rows, link } = this;
     this.endControl();
-    const again = how === 'dead' && this.options.reconnectMs > 0 && this.facts.info.durable;
-    this.formerSlots.add(this.link.peer.slot);
-    const former = [...this.channels];
-    this.publishAll(again ? RowState.waiting : how === 'dead' ? RowState.gone : RowState.cut);
-    // Whoever sleeps on the channel's descriptor looks up.
-    for (const channel of former) if (channel !== null) native.unixShutdown(channel.wakeFd);
-    if (how === 'dead') for (let row = 0; row < former.length; row++) this.retire(row);
-    this.sweep();
+    const trusted = link.error?.code !== 'PEER_MISBEHAVED';
+    const again = trusted && this.reconnectMs > 0 && this.facts.info.durable;
+    rows.end(again ? RowState.waiting : RowState.gone);
+    this.onRows?.();
+    this.schedule();
     if (again) void this.reconnect();
   }
 
+  private get isWaiting(): boolean {
+    return this.rows.state === RowState.waiting && !this.closed && !this.domain.isClosed;
+  }
+
   private async reconnect(): Promise<void> {
-    const until = performance.now() + this.options.reconnectMs;
-    while (this.state === RowState.waiting && !this.closed) {
+    const until = performance.now() + this.reconnectMs;
+    while (this.isWaiting) {
       const leftMs = until - performance.now();
       if (leftMs <= 0) break;
       try {
@@ -274,29 +278,33 @@ export class DeviceConnection {
       } catch (error) {
         if (!(error instanceof PenstockError)) throw error;
         // It came and went, or does not serve yet.
-        await new Promise((resolve) => setTimeout(resolve, Math.min(SWEEP_MS, leftMs)));
+        if (this.isWaiting) {
+          await new Promise((resolve) => setTimeout(resolve, Math.min(SWEEP_MS, leftMs)));
+        }
       }
     }
-    if (this.state === RowState.waiting) this.publishAll(RowState.gone);
+    if (this.closed || this.rows.state !== RowState.waiting) return;
+    this.rows.end(RowState.gone);
+    this.onRows?.();
   }
 
   /** False: there is a server, but of another device. */
   private async tryAgain(leftMs: number): Promise<boolean> {
-    const link = await this.domain.linkTo(this.name, leftMs);
+    const link = await this.domain.linkTo(this.name, leftMs, this.waits.signal);
     const control = await askInfo(link);
-    let facts: DeviceFacts;
     try {
-      facts = readFacts(control.meta);
+      if (this.closed) throw deviceClosed(this.name);
+      const facts = readFacts(control.meta);
       if (!sameDevice(this.facts.info, facts.info)) {
         control.records.close();
         return false;
       }
+      await this.enter(link, control);
+      this.take(facts);
     } catch (error) {
       control.records.close();
       throw error;
     }
-    await this.enter(link, control);
-    this.take(facts);
     this.onRows?.();
     return true;
   }
@@ -309,96 +317,39 @@ export class DeviceConnection {
     if (facts.info.blocks !== before.blocks) this.onChange?.(facts.info);
   }
 
-  /** A row's channel is not to be used any more: it goes once its owner knows. */
-  private retire(row: number): void {
-    const channel = this.channels[row];
-    if (channel === null || channel === undefined) return;
-    this.channels[row] = null;
-    const epoch = this.table.get(row, Row.epoch);
-    this.retired.push({ row, epoch, link: this.link, channel });
-    this.schedule();
-  }
-
-  private usesMemoryOf(slot: number): boolean {
-    if (this.retired.some(({ link }) => link.peer.slot === slot)) return true;
-    if (!this.formerSlots.has(slot)) return false;
-    for (let row = 0; row < this.table.rows; row++) {
-      if (this.table.get(row, Row.held) > 0) return true;
-    }
-    return false;
-  }
-
   private schedule(): void {
-    if (this.timer !== null) return;
-    this.timer = setTimeout(() => {
+    this.timer ??= setTimeout(() => {
       this.timer = null;
       this.sweep();
-      if (!this.closed || this.retired.length > 0) this.schedule();
     }, SWEEP_MS).unref();
   }
 
-  /** Closes channels that nobody looks at any more, and takes rows back whose owners ended. */
   private sweep(): void {
-    this.retired = this.retired.filter(({ row, epoch, channel }) => {
-      if (this.owned(row) && this.table.get(row, Row.acked) < epoch) return true;
-      channel.records.close();
-      return false;
-    });
-    if (this.closed) return;
-    for (let row = 0; row < this.table.rows; row++) {
-      if (this.table.get(row, Row.claim) !== 0 && !this.owned(row)) this.repair(row);
+    const { rows } = this;
+    rows.sweep();
+    if (this.closed) {
+      this.finish();
+      return;
     }
-  }
-
-  /** Whether a row has an owner that lives. */
-  private owned(row: number): boolean {
-    const claim = this.table.get(row, Row.claim);
-    if (claim === 0 || claim === BROKEN) return false;
-    return isAlive(claim - 1, this.table.get(row, Row.ownerSerial) >>> 0);
-  }
-
-  /** A row whose owner ended in the middle of its work: its channel goes, another comes. */
-  private repair(row: number): void {
-    const channel = this.channels[row];
-    if (channel !== null && channel !== undefined) {
-      this.publish(row, RowState.broken);
-      this.channels[row] = null;
-      channel.records.close();
-      void this.replace(row, channel);
-    } else if (
-      this.state !== RowState.ready &&
-      this.table.get(row, Row.state) !== RowState.broken
-    ) {
-      this.table.giveBack(row, false);
+    const found = rows.state === RowState.ready ? rows.found : null;
+    if (found !== null) this.cut(found);
+    if (rows.state === RowState.cut) {
+      // Queues that nobody polls look, too.
+      this.onRows?.();
+      this.lookAtCut();
     }
-  }
-
-  /** Another channel for a row, once the server has done what came on the old one. */
-  private async replace(row: number, old: LinkChannel): Promise<void> {
-    const { link } = this;
-    const { peerHeader } = old.records;
-    while (!link.dead && peerHeader[Half.ended] === 0) {
-      await new Promise((resolve) => setTimeout(resolve, SWEEP_MS).unref());
-    }
-    try {
-      const fresh = this.state === RowState.ready ? await this.openChannel(link) : null;
-      if (fresh !== null && (this.closed || link !== this.link || this.state !== RowState.ready)) {
-        fresh.records.close();
-      } else if (fresh !== null) {
-        this.channels[row] = fresh;
-      }
-    } catch (error) {
-      // Otherwise the server is gone, and all rows with it.
-      if (!(error instanceof PenstockError)) throw error;
-    }
-    if (this.closed) return;
-    this.publish(row, this.channels[row] === null ? this.state : RowState.ready);
-    this.table.giveBack(row, false);
+    this.schedule();
   }
 }
 
 function askInfo(link: Link): Promise<LinkChannel> {
   return link.connect(DEVICE_PORT, CONTROL_RECORDS, askFor('info'));
+}
+
+function deviceClosed(name: string): PenstockError {
+  return new PenstockError('DEVICE_CLOSED', `the device that ${name} serves was closed meanwhile`, {
+    hint: 'open it again, or close it later',
+  });
 }
 
 function sameDevice(before: DeviceInfo, now: DeviceInfo): boolean {

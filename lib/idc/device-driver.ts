@@ -12,7 +12,7 @@ import {
   type QueueDriver,
   type QueueOptions,
 } from '../hpdi/index.js';
-import { Liveness, type Memory } from '../memory/index.js';
+import { isAlive, Liveness, type Memory } from '../memory/index.js';
 import { parseDuration } from '../units.js';
 import { DeviceConnection, type ConnectionOptions } from './device-connection.js';
 import { explainServed } from './device-explain.js';
@@ -75,7 +75,7 @@ class IdcBackend implements Backend {
   openQueue({ depth }: QueueOptions): QueueDriver {
     const { connection, liveness, domain } = this;
     if (connection.isGone) throw serverGone(this.uri);
-    const row = connection.table.claim(liveness.index, liveness.serial);
+    const row = connection.table.claim(liveness.index, liveness.serial, this.reconnects);
     if (row < 0) throw noQueues(this.uri, connection.table);
     const queue = new DeviceQueue({
       table: connection.table,
@@ -85,7 +85,8 @@ class IdcBackend implements Backend {
       memory: { slot: domain.slot, granules: domain.shared.granules },
       reconnects: this.reconnects,
       settle: (address, bytes) => connection.settle(address, bytes),
-      onCut: (misbehaved) => connection.cut(misbehaved),
+      onCut: (reason) => connection.cut(reason),
+      isHomeAlive: () => true,
       onClose: (closed) => this.queues.delete(closed),
     });
     this.queues.add(queue);
@@ -131,6 +132,7 @@ class AttachedIdcBackend implements Backend {
   readonly scheme = 'idc';
   readonly info: DeviceInfo;
   readonly memory: Memory;
+  private readonly handle: DeviceHandle;
   private readonly shared: Share;
   private readonly table: QueueTable;
   private readonly liveness = new Liveness();
@@ -141,6 +143,7 @@ class AttachedIdcBackend implements Backend {
     const shared = handle.shared as Share;
     this.uri = handle.uri;
     this.info = handle.info;
+    this.handle = handle;
     this.shared = shared;
     this.table = new QueueTable(shared.table);
     const { index, serial } = this.liveness;
@@ -151,8 +154,8 @@ class AttachedIdcBackend implements Backend {
   }
 
   openQueue({ depth }: QueueOptions): QueueDriver {
-    const { table, liveness, shared } = this;
-    const row = table.claim(liveness.index, liveness.serial);
+    const { table, liveness, shared, handle } = this;
+    const row = table.claim(liveness.index, liveness.serial, shared.reconnects);
     if (row < 0) throw noQueues(this.uri, table);
     const queue = new DeviceQueue({
       table,
@@ -163,8 +166,9 @@ class AttachedIdcBackend implements Backend {
       reconnects: shared.reconnects,
       settle: null,
       onCut: () => {
-        // The home hears of it by itself.
+        // The home finds it in the row.
       },
+      isHomeAlive: () => isAlive(handle.liveness, handle.livenessSerial),
       onClose: (closed) => this.queues.delete(closed),
     });
     this.queues.add(queue);

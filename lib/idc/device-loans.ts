@@ -4,8 +4,9 @@
 // Invariants
 // 1. A loan is in the book from its completion until it is released; what is not in the book is no
 //    loan, whatever its words say.
-// 2. Loans of a server that is gone stay in the book, and their memory mapped, until they are
-//    released; nobody is told of that.
+// 2. Loans of a channel that was let go of stay in the book, and their memory mapped, until they
+//    are released; nobody is told of that, least of all the next channel, which may lead to the
+//    same server.
 
 import { Back, IdcOp, Rec } from './layout.js';
 import type { RecordChannel } from './record-channel.js';
@@ -15,7 +16,7 @@ const EMPTY = -1;
 export class LoanBook {
   /** Loans that are out. */
   count = 0;
-  /** Those of servers that are gone. */
+  /** Those of channels that were let go of. */
   former = 0;
   /** Loans that wait to be given back. */
   backCount = 0;
@@ -24,6 +25,9 @@ export class LoanBook {
   private readonly lo: Uint32Array;
   private readonly hi: Uint32Array;
   private readonly buffers: Uint32Array;
+  /** The channel by which a loan came: the number of those before it. */
+  private readonly terms: Uint32Array;
+  private term = 0;
   private readonly mask: number;
   private free = 0;
   /** Buffer, lo, hi of each. */
@@ -38,6 +42,7 @@ export class LoanBook {
     this.lo = new Uint32Array(capacity);
     this.hi = new Uint32Array(capacity);
     this.buffers = new Uint32Array(capacity);
+    this.terms = new Uint32Array(capacity);
     this.back = new Uint32Array(capacity * 3);
   }
 
@@ -51,19 +56,20 @@ export class LoanBook {
     this.lo[entry] = lo;
     this.hi[entry] = hi;
     this.buffers[entry] = buffer;
+    this.terms[entry] = this.term;
     this.next[entry] = this.heads[bucket]!;
     this.heads[bucket] = entry;
     this.count++;
   }
 
   /**
-   * Takes a loan out of the book, to be given back if its server is there (`inUse`). False: it is
-   * in no book.
+   * Takes a loan out of the book, to be given back if its channel is still in use. False: it is in
+   * no book.
    */
-  release(lo: number, hi: number, inUse: boolean): boolean {
+  release(lo: number, hi: number): boolean {
     const entry = this.take(lo, hi);
     if (entry === EMPTY) return false;
-    if (!inUse) {
+    if (this.terms[entry] !== this.term) {
       this.former--;
       return true;
     }
@@ -117,8 +123,9 @@ export class LoanBook {
 
   // hot:end
 
-  /** The server is gone: its loans are nobody's but ours. */
+  /** The channel is let go of: loans that came by it are nobody's but ours. */
   leave(): void {
+    this.term = (this.term + 1) >>> 0;
     this.former = this.count;
     this.backCount = 0;
   }

@@ -5,6 +5,12 @@ import type { DeviceQueue } from './device-queue.js';
 import type { OwnMemory } from './device-slots.js';
 import type { QueueTable } from './device-table.js';
 
+/**
+ * What a queue found: `dead`: the server's process ends; `ended`: it has closed this channel,
+ * nothing of which is in flight; `misbehaved`: it did what no honest one does.
+ */
+export type CutReason = 'dead' | 'ended' | 'misbehaved';
+
 export interface DeviceQueueOptions {
   readonly table: QueueTable;
   /** Claimed for this queue. */
@@ -17,8 +23,10 @@ export interface DeviceQueueOptions {
    * thread takes it, in its own time.
    */
   readonly settle: ((address: number, bytes: number) => boolean) | null;
-  /** The server has let go of the channel, or is dead, or did what no honest one does. */
-  readonly onCut: (misbehaved: boolean) => void;
+  /** Told after the queue has let go of the channel. */
+  readonly onCut: (reason: CutReason) => void;
+  /** Whether the thread is there that can open another channel. */
+  readonly isHomeAlive: () => boolean;
   /** Whether another server is waited for when this one is gone. */
   readonly reconnects: boolean;
   readonly onClose: (queue: DeviceQueue) => void;

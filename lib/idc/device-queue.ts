@@ -5,55 +5,48 @@
 // buffers at once; then `done` tells the server that it may use them again.
 //
 // Invariants
-// 1. What the server says is hostile: a completion names a slot that is in flight, and its buffer
-//    lies wholly in memory of the server's that was admitted; anything else cuts the server off.
+// 1. What the server says is hostile (device-reader.ts): what no honest one says cuts it off.
 // 2. Slots are half of the ring's records, so that requests and loans that go back have room.
 // 3. When the table's epoch is another than this queue's, nothing of the channel is looked at
-//    before `follow`.
-// 4. `done` (the ring) never overflows: it holds requests that were refused, at most `depth`, and
+//    before `follow`; the epoch is acknowledged when the queue has let go of a channel that ended.
+// 4. What is in flight completes, or goes to another channel, when the server has closed its side
+//    or is dead: until then (`cut`) its device may be at work in the callers' buffers. Only a
+//    server whose link is over is given up after a time.
+// 5. `done` (the ring) never overflows: it holds requests that were refused, at most `depth`, and
 //    completions of slots.
 
-import { Access, CompletionRing, Cpl, Op, Req, Status, type QueueDriver } from '../hpdi/index.js';
-import { native } from '../native.js';
-import { ReadCopies } from './device-copies.js';
-import { LoanBook } from './device-loans.js';
-import type { DeviceQueueCounters, DeviceQueueOptions } from './device-queue-options.js';
+import { CompletionRing, Cpl, Req, Status, type QueueDriver } from '../hpdi/index.js';
+import { PenstockError } from '../errors.js';
+import type { LoanBook } from './device-loans.js';
+import { DevicePark } from './device-park.js';
+import type { CutReason, DeviceQueueCounters, DeviceQueueOptions } from './device-queue-options.js';
+import { CompletionReader } from './device-reader.js';
 import { OwnedRow, type RowView } from './device-row.js';
 import { RequestSlots } from './device-slots.js';
 import { Row, RowState } from './device-table.js';
-import { Done, Half, IdcOp, Rec } from './layout.js';
 import type { RecordChannel } from './record-channel.js';
 
-/** How long `park` looks before it sleeps, from, to; and polls between two looks at the clock. */
-const SPIN_MS_MIN = 0.005;
-const SPIN_MS_MAX = 0.1;
-const SPIN_POLLS = 512;
-/** A sleep that is shorter was not worth it: being woken may take a good part of that. */
-const SHORT_MS = 0.25;
 const PARK_US_MAX = 100_000;
 const DRAIN_PARK_US = 50;
+/** Between two looks at whether a server that is cut off has let go: it wakes nobody any more. */
+const CUT_PARK_US = 500;
 /** Loans that may wait to be given back while operations are in flight. */
 const BACK_BATCH = 16;
 /** Polls in vain between two looks at whether the channel is at its end, less one. */
 const LOOK_POLLS = 4095;
-/** How long a server that is cut off may take to let go; and memory to be told of. */
+/** How long a server whose link is over may take to let go. */
 const PATIENCE_MS = 5000;
 
 export class DeviceQueue implements QueueDriver {
   // What every operation touches stands first.
   private channel: RecordChannel | null = null;
-  private rq: Uint32Array = new Uint32Array(0);
   private readonly words: Int32Array;
   private readonly epochAt: number;
   private epoch = -1;
   private state: RowState = RowState.closed;
-  private serverSlot = 0;
-  /** Records of the last poll: the next one, and how many there are. */
-  private at = 0;
-  private count = 0;
   private readonly slots: RequestSlots;
   private readonly done: CompletionRing;
-  private readonly copies: ReadCopies;
+  private readonly reader: CompletionReader;
   private readonly depth: number;
   private readonly book: LoanBook;
   private doorbells = 0;
@@ -61,34 +54,41 @@ export class DeviceQueue implements QueueDriver {
   private idlePolls = 0;
   private armed = false;
   private armedPolls = 0;
-  private spinMs = SPIN_MS_MIN;
-  private readonly parkFds = new Int32Array(1);
+  private readonly parking = new DevicePark();
   private readonly owned: OwnedRow;
   private readonly options: DeviceQueueOptions;
+  private opening = true;
   private following = false;
-  private cutSinceMs = 0;
-  private unmappedSinceMs = -Infinity;
+  /** While `cut`: until when the server is waited for; no end while it only is to close. */
+  private cutUntilMs = 0;
   /** Its channel ended while the home knew nothing of it. */
   private broken = false;
   private closed = false;
 
   constructor(options: DeviceQueueOptions) {
     const { table, row, depth, info, memory } = options;
-    const size = table.get(row, Row.size);
     this.options = options;
     this.depth = depth;
     this.owned = new OwnedRow(table, row);
     this.words = table.words;
     this.epochAt = row * Row.words + Row.epoch;
-    this.slots = new RequestSlots(Math.min(depth, size >>> 1), depth * 2, info, table, memory);
-    this.done = new CompletionRing(depth * 2);
-    this.copies = new ReadCopies(size);
-    this.book = new LoanBook(depth * 2);
-    this.follow();
+    try {
+      const size = table.get(row, Row.size);
+      this.slots = new RequestSlots(Math.min(depth, size >>> 1), depth * 2, info, table, memory);
+      this.done = new CompletionRing(depth * 2);
+      this.reader = new CompletionReader(this.slots, size, options.settle);
+      this.book = this.reader.book;
+      this.follow();
+    } catch (error) {
+      this.owned.close(false);
+      throw error;
+    }
+    this.opening = false;
   }
 
   get counters(): DeviceQueueCounters {
-    const { doorbells, polls, copies } = this;
+    const { doorbells, polls } = this;
+    const { copies } = this.reader;
     return { doorbells, polls, copies: copies.copies, copiedBytes: copies.bytes };
   }
 
@@ -96,11 +96,13 @@ export class DeviceQueue implements QueueDriver {
 
   submit(sq: Uint32Array, head: number, tail: number): number {
     if (this.words[this.epochAt] !== this.epoch) this.follow();
+    if (this.state === RowState.cut) this.whileCut();
     const { channel, slots, done } = this;
     if (this.book.backCount > 0 && channel !== null) this.book.sendBack(channel);
     const mask = (sq.length >>> 3) - 1;
-    const gone = this.state > RowState.waiting || this.state === RowState.closed;
-    let room = gone ? this.depth : this.room((tail - head) | 0);
+    const kept = this.state === RowState.cut && this.reissues;
+    const gone = (this.state > RowState.waiting || this.state === RowState.closed) && !kept;
+    let room = gone ? this.depth : kept ? 0 : this.room((tail - head) | 0);
     const before = room;
     let at = head;
     for (; at !== tail; at = (at + 1) | 0) {
@@ -128,11 +130,10 @@ export class DeviceQueue implements QueueDriver {
 
   release(resultLo: number, resultHi: number): boolean {
     const { book, channel, slots } = this;
-    const hi = resultHi >>> 0;
-    const inUse = channel !== null && (hi & 0xfff) >>> 4 === this.serverSlot;
-    if (!book.release(resultLo >>> 0, hi, inUse)) return false;
+    const { former } = book;
+    if (!book.release(resultLo >>> 0, resultHi >>> 0)) return false;
     slots.loans--;
-    if (!inUse) this.owned.holds(book.former);
+    if (book.former !== former || channel === null) this.owned.holds(book.former);
     // While something is in flight, a submission or a poll will come: one message for many.
     else if (book.backCount >= BACK_BATCH || slots.freeCount === slots.count)
       book.sendBack(channel);
@@ -150,69 +151,10 @@ export class DeviceQueue implements QueueDriver {
 
   /** Takes up to `max` completions to cq from record `start` on; returns how many. */
   private reap(cq: Uint32Array, start: number, max: number): number {
-    const { channel, slots } = this;
-    if (channel === null) return 0;
-    if (this.at === this.count) {
-      this.at = 0;
-      this.count = channel.poll(max);
-      if (this.count === 0) return 0;
-    }
-    const end = start + max;
-    const { rq } = this;
-    const { words } = slots;
-    let to = start;
-    while (this.at < this.count && to < end) {
-      const at = this.at << Rec.shift;
-      const slot = rq[at + Done.tag]!;
-      const from = slot * Req.words;
-      if (rq[at] !== IdcOp.COMPLETION || slot >= slots.count || words[from] === 0) {
-        this.cutOff(true);
-        break;
-      }
-      const c = to * Cpl.words;
-      cq[c] = words[from + Req.tag]!;
-      cq[c + Cpl.status] = rq[at + Done.status]!;
-      cq[c + Cpl.resultLo] = rq[at + Done.resultLo]!;
-      cq[c + Cpl.resultHi] = rq[at + Done.resultHi]!;
-      const op = words[from]! & 0xff;
-      if ((op === Op.READ || op === Op.READ_LOAN) && !this.takeBuffer(cq, to, from, at)) break;
-      slots.free(slot);
-      this.at++;
-      to++;
-    }
-    if (this.copies.waiting > 0) this.copies.run(cq);
-    channel.header[Half.done] = (channel.taken - (this.count - this.at)) | 0;
-    return to - start;
-  }
-
-  /**
-   * A read's completion: its buffer is entered as a loan, or to be copied. False: its memory is not
-   * mapped here yet, and the completion waits.
-   */
-  private takeBuffer(cq: Uint32Array, to: number, from: number, at: number): boolean {
-    const { rq, slots } = this;
-    const { words } = slots;
-    const isLoan = (words[from]! & 0xff) === Op.READ_LOAN;
-    if (rq[at + Done.status] !== Status.OK) {
-      if (isLoan) slots.loans--;
-      return true;
-    }
-    const lo = rq[at + Done.resultLo]!;
-    const hi = rq[at + Done.resultHi]! & 0xfff;
-    const bytes = words[from + Req.blocks]! * slots.blockSize;
-    const known = hi >>> 4 === this.serverSlot;
-    if (!known || slots.check.memory(lo, hi, bytes, Access.read) !== Status.OK) {
-      if (!this.mapped(known, hi * 4294967296 + lo, bytes)) return false;
-    }
-    if (isLoan) {
-      this.book.add(lo, rq[at + Done.resultHi]!, rq[at + Done.buffer]!);
-      return true;
-    }
-    const toLo = words[from + Req.addressLo]!;
-    this.copies.add(toLo, words[from + Req.addressHi]!, lo, hi, bytes, to);
-    cq[to * Cpl.words + Cpl.resultLo] = 0;
-    cq[to * Cpl.words + Cpl.resultHi] = 0;
-    return true;
+    const { reader } = this;
+    const count = reader.take(cq, start, max);
+    if (reader.bad) this.cutOff(true);
+    return count;
   }
 
   // hot:end
@@ -229,31 +171,38 @@ export class DeviceQueue implements QueueDriver {
   }
 
   eventFd(): number {
-    if (this.done.length > 0 || this.at < this.count) return -1;
+    if (this.done.length > 0 || this.reader.pending) return -1;
     if (this.state !== RowState.ready && this.state !== RowState.waiting) return -1;
     return this.channel === null ? this.owned.eventFd : this.channel.wakeFd;
   }
 
   park(timeoutUs: number): void {
-    if (this.done.length > 0 || this.at < this.count || timeoutUs === 0) return;
+    if (this.done.length > 0 || this.reader.pending || timeoutUs === 0) return;
     const mostUs = timeoutUs < 0 || timeoutUs > PARK_US_MAX ? PARK_US_MAX : timeoutUs;
-    const { channel } = this;
-    if (channel === null) {
-      this.owned.drainEvent();
-      this.parkFds[0] = this.owned.eventFd;
-      const waits = this.state === RowState.waiting && this.words[this.epochAt] === this.epoch;
-      if (waits) native.park(this.parkFds, mostUs);
+    const { channel, owned, parking } = this;
+    if (channel === null || this.state === RowState.cut) {
+      owned.drainEvent();
+      const same = this.words[this.epochAt] === this.epoch;
+      const longUs = this.state === RowState.cut ? Math.min(mostUs, CUT_PARK_US) : mostUs;
+      if (same && this.state >= RowState.waiting && this.state !== RowState.gone)
+        parking.sleepOn(owned.eventFd, longUs);
+      this.notice();
       return;
     }
-    if (this.spin(channel)) return;
-    if (channel.arm()) this.sleep(channel, mostUs);
-    else if (channel.over) this.cutOff(false);
-    if (this.state === RowState.cut) this.whileCut();
+    if (parking.spin(channel, this.words, this.epochAt, this.epoch)) return;
+    if (channel.arm()) {
+      parking.sleep(channel, mostUs);
+      if (!channel.disarm() && !channel.ready) this.cutOff(false);
+    } else if (channel.over) this.cutOff(false);
   }
 
-  /** Looks for another epoch: also of a queue that nobody polls. */
+  /** Looks for another epoch, and at who has gone: also of a queue that nobody polls. */
   notice(): void {
-    if (!this.closed && this.words[this.epochAt] !== this.epoch) this.follow();
+    if (this.closed) return;
+    if (this.words[this.epochAt] !== this.epoch) this.follow();
+    if (this.state === RowState.cut) this.whileCut();
+    // Nobody is left who could find another server.
+    else if (this.state === RowState.waiting && !this.options.isHomeAlive()) this.fail();
   }
 
   async drain(): Promise<void> {
@@ -276,35 +225,11 @@ export class DeviceQueue implements QueueDriver {
       this.book.sendBack(this.channel);
       if (this.book.backCount > 0) await new Promise((resolve) => setImmediate(resolve));
       this.notice();
+      this.look();
     }
     this.closed = true;
     this.owned.close(this.broken);
     this.options.onClose(this);
-  }
-
-  /** True: something came. How long it looks depends on how long the last sleeps were. */
-  private spin(channel: RecordChannel): boolean {
-    let until = 0;
-    for (;;) {
-      for (let poll = 0; poll < SPIN_POLLS; poll++) {
-        if (channel.ready || this.words[this.epochAt] !== this.epoch) return true;
-      }
-      const now = performance.now();
-      if (until === 0) until = now + this.spinMs;
-      else if (now >= until) return false;
-      native.yieldCpu(); // the server may be waiting for this processor, or the kernel for it
-    }
-  }
-
-  private sleep(channel: RecordChannel, mostUs: number): void {
-    this.parkFds[0] = channel.wakeFd;
-    const before = performance.now();
-    native.park(this.parkFds, mostUs);
-    const short = performance.now() - before < SHORT_MS;
-    this.spinMs = short
-      ? Math.min(SPIN_MS_MAX, this.spinMs * 2)
-      : Math.max(SPIN_MS_MIN, this.spinMs / 2);
-    if (!channel.disarm() && !channel.ready) this.cutOff(false);
   }
 
   /** Takes completions and keeps them for the next poll. */
@@ -326,24 +251,36 @@ export class DeviceQueue implements QueueDriver {
   private follow(): void {
     if (this.following) return;
     this.following = true;
-    this.takeRest();
-    for (;;) {
-      const view = this.owned.read();
-      this.epoch = view.epoch;
-      if (view.state === RowState.ready) {
-        if (!this.enter(view)) continue;
-      } else if (view.state === RowState.waiting) {
-        this.leave(RowState.waiting);
-      } else if (view.state === RowState.cut && this.channel !== null) {
-        this.state = RowState.cut;
-        this.cutSinceMs = performance.now();
-      } else {
-        this.fail();
+    try {
+      this.takeRest();
+      while (!this.goTo(this.owned.read())) {
+        // It has changed meanwhile.
       }
-      this.owned.acknowledge(view.epoch, this.book.former);
-      break;
+    } catch (error) {
+      if (this.opening || !(error instanceof PenstockError)) throw error;
+      // Nothing is in flight anywhere: the old channel was let go of, the new one cannot be used.
+      this.fail();
+      this.owned.acknowledge(this.epoch, this.book.former);
+    } finally {
+      this.following = false;
     }
-    this.following = false;
+  }
+
+  private goTo(view: RowView): boolean {
+    const { state } = view;
+    this.epoch = view.epoch;
+    if (state === RowState.ready) {
+      if (!this.enter(view)) return false;
+    } else if ((state === RowState.cut || state === RowState.closed) && this.channel !== null) {
+      this.beginCut(state === RowState.cut ? PATIENCE_MS : Infinity);
+      return true;
+    } else if (state === RowState.waiting || (state === RowState.cut && this.reissues)) {
+      this.leave(RowState.waiting);
+    } else {
+      this.fail();
+    }
+    this.owned.acknowledge(view.epoch, this.book.former);
+    return true;
   }
 
   /** Goes on with a channel to a server that may be another one. False: the row has changed. */
@@ -352,8 +289,8 @@ export class DeviceQueue implements QueueDriver {
     const channel = this.owned.openChannel(view);
     if (channel === null) return false;
     this.channel = channel;
-    this.rq = channel.rq;
-    this.serverSlot = view.channel.slot;
+    this.reader.enter(channel, view.channel.slot);
+    this.broken = false;
     this.slots.issueAll(channel);
     return true;
   }
@@ -362,9 +299,7 @@ export class DeviceQueue implements QueueDriver {
   private leave(state: RowState): void {
     this.state = state;
     if (this.channel === null) return;
-    this.book.leave();
-    this.at = 0;
-    this.count = 0;
+    this.reader.leave();
     this.armed = false;
     this.channel = null;
     this.owned.closeChannel();
@@ -375,42 +310,84 @@ export class DeviceQueue implements QueueDriver {
     this.leave(RowState.gone);
     this.slots.failAll(this.done);
     this.owned.holds(this.book.former);
+    this.owned.signal();
+  }
+
+  /** What is in flight waits for another channel, or fails. Nothing of it is at the server. */
+  private letGo(): void {
+    this.takeRest();
+    if (this.reissues) this.leave(RowState.waiting);
+    else this.fail();
+    this.owned.acknowledge(this.epoch, this.book.former);
+  }
+
+  /** Whether what a server that is gone has not done is for the next one. */
+  private get reissues(): boolean {
+    return this.options.reconnects && this.cutUntilMs !== Infinity;
   }
 
   /** Takes what the server has sent. */
   private takeRest(): void {
     if (this.channel === null) return;
+    const { following } = this;
+    this.following = true;
     const scratch = new Uint32Array(this.depth * Cpl.words);
     while (this.keep(scratch) > 0) {
       // Until nothing is left.
     }
+    this.following = following;
   }
 
   /** The channel is at its end, or the server is not to be trusted. */
   private cutOff(misbehaved: boolean): void {
-    if (this.following || this.channel === null) return;
-    this.options.onCut(misbehaved);
-    if (this.words[this.epochAt] !== this.epoch) {
+    const { channel } = this;
+    if (this.following || channel === null) return;
+    if (misbehaved || channel.error !== null) {
+      this.fail();
+      this.tell('misbehaved');
+    } else if (this.words[this.epochAt] !== this.epoch) {
       this.follow();
-      return;
+    } else if (this.state !== RowState.cut) {
+      // It sends nothing any more, and may still be at work.
+      if (channel.peerEnded && !channel.peerClosed) this.beginCut(PATIENCE_MS);
+      else this.cutEnded(channel);
     }
-    // Another thread will hear of it; that it has ended is known here and now.
-    this.broken = true;
-    this.following = true;
-    if (!misbehaved) this.takeRest();
-    this.following = false;
-    if (misbehaved || !this.options.reconnects) this.fail();
-    else this.leave(RowState.waiting);
-    this.owned.holds(this.book.former);
   }
 
-  /** A server that is cut off has its operations in flight; it ends the channel after them. */
+  private cutEnded(channel: RecordChannel): void {
+    const reason = channel.peerClosed ? 'ended' : 'dead';
+    this.letGo();
+    this.tell(reason);
+  }
+
+  /** The home may know nothing of it yet. */
+  private tell(reason: CutReason): void {
+    this.broken = true;
+    this.owned.found(this.epoch, reason === 'misbehaved');
+    this.options.onCut(reason);
+    this.notice();
+  }
+
+  private beginCut(patienceMs: number): void {
+    this.state = RowState.cut;
+    this.cutUntilMs = performance.now() + patienceMs;
+  }
+
+  /** A server that is cut off has its operations in flight; it closes the channel after them. */
   private whileCut(): void {
-    const { channel } = this;
-    if (channel === null) return;
-    const open = channel.disarm();
-    if ((open || channel.ready) && performance.now() - this.cutSinceMs < PATIENCE_MS) return;
-    this.fail();
+    const { channel, slots } = this;
+    if (channel === null || this.following) return;
+    const { table, row } = this.options;
+    const isKnown = (table.get(row, Row.state) as RowState) !== RowState.ready;
+    if (channel.peerClosed || (isKnown && slots.freeCount === slots.count)) {
+      if (isKnown) this.letGo();
+      else this.cutEnded(channel);
+    } else if (performance.now() >= this.cutUntilMs) {
+      this.takeRest();
+      this.fail();
+      if (isKnown) this.owned.acknowledge(this.epoch, this.book.former);
+      else this.tell('ended');
+    }
   }
 
   /** Whether the other end is there, where nothing has come for a while. */
@@ -430,16 +407,5 @@ export class DeviceQueue implements QueueDriver {
     if (!open && !channel.ready) this.cutOff(false);
     // Somebody may still sleep on it.
     else this.armed = channel.arm();
-  }
-
-  /** Whether a buffer that a completion names can be read, once messages were taken. */
-  private mapped(isServers: boolean, address: number, bytes: number): boolean {
-    const { settle } = this.options;
-    if (isServers && settle?.(address, bytes) === true) return true;
-    const now = performance.now();
-    if (this.unmappedSinceMs < now - 2 * PATIENCE_MS) this.unmappedSinceMs = now;
-    const late = now - this.unmappedSinceMs > PATIENCE_MS;
-    if (!isServers || settle !== null || late) this.cutOff(true);
-    return false;
   }
 }

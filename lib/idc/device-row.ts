@@ -1,6 +1,6 @@
 // A row of the queue table as its owner uses it: the channel opened in the owner's thread.
 
-import { errnoCode } from '../errors.js';
+import { errnoCode, PenstockError } from '../errors.js';
 import { native } from '../native.js';
 import { Row, type QueueTable, type RowChannel, type RowState } from './device-table.js';
 import { openChannel } from './half.js';
@@ -22,11 +22,17 @@ export class OwnedRow {
   /** Wakes of former channels, on which HPDI's queue may still have a watch. */
   private wakes: SocketWake[] = [];
 
+  /** Takes a row that was claimed; gives it back where it throws. Errors: see failure below. */
   constructor(table: QueueTable, row: number) {
     this.table = table;
     this.row = row;
-    // A descriptor of its own: the number would be another's once the home has closed it.
-    this.eventFd = native.fileDuplicate(table.get(row, Row.eventFd));
+    try {
+      // A descriptor of its own: the number would be another's once the home has closed it.
+      this.eventFd = native.fileDuplicate(table.get(row, Row.eventFd));
+    } catch (error) {
+      table.giveBack(row, false);
+      throw failure(error);
+    }
   }
 
   /** The row's words as they were at one moment. */
@@ -45,35 +51,34 @@ export class OwnedRow {
     this.table.set(this.row, Row.acked, epoch);
   }
 
-  /** Says how many loans of servers that are gone are left. */
+  /** Tells the home that the channel of an epoch has ended, or that its server misbehaved. */
+  found(epoch: number, misbehaved: boolean): void {
+    this.table.set(this.row, Row.ended, misbehaved ? -epoch : epoch);
+  }
+
+  /** Says how many loans of channels that were let go of are left. */
   holds(count: number): void {
     this.table.set(this.row, Row.held, count);
   }
 
-  /** The channel, or null: the row has changed meanwhile, or its memory is gone. */
+  /** The channel, or null: the row has changed meanwhile. Errors: see failure below. */
   openChannel({ epoch, channel }: RowView): RecordChannel | null {
     this.closeChannel();
-    let fd: number;
+    let wake: SocketWake | null = null;
     try {
-      fd = native.fileDuplicate(channel.wakeFd);
-    } catch (error) {
-      if (errnoCode(error) === '') throw error;
-      return null;
-    }
-    const wake = new SocketWake(fd);
-    // While the epoch stood, the number was that of this channel.
-    if (this.table.get(this.row, Row.epoch) !== epoch) {
+      wake = new SocketWake(native.fileDuplicate(channel.wakeFd));
+      // While the epoch stood, the number was that of this channel.
+      if (this.stands(epoch)) {
+        const records = openChannel(channel.places, wake, () => {});
+        this.open = { records, wake };
+        return records;
+      }
       wake.close();
-      return null;
-    }
-    try {
-      const records = openChannel(channel.places, wake, () => {});
-      this.open = { records, wake };
-      return records;
     } catch (error) {
-      wake.close();
-      throw error;
+      wake?.close();
+      if (this.stands(epoch)) throw failure(error);
     }
+    return null;
   }
 
   /** Lets go of the channel; it stays open, for its next owner. */
@@ -84,6 +89,11 @@ export class OwnedRow {
     }
     this.open = null;
     this.wakes = this.wakes.filter((wake) => !closed(wake));
+  }
+
+  /** Wakes whoever sleeps on the row's event. */
+  signal(): void {
+    native.eventfdSignal(this.eventFd);
   }
 
   /** Takes the signal: whoever sleeps on it looked before. */
@@ -97,6 +107,28 @@ export class OwnedRow {
     native.fileClose(this.eventFd);
     this.table.giveBack(this.row, broken);
   }
+
+  private stands(epoch: number): boolean {
+    return this.table.get(this.row, Row.epoch) === epoch;
+  }
+}
+
+/** Why a row's channel cannot be used: TOO_MANY_FILES, DEVICE_GONE, PEER_MISBEHAVED. */
+function failure(cause: unknown): unknown {
+  if (cause instanceof PenstockError) return cause;
+  const code = errnoCode(cause);
+  if (code === '') return cause;
+  if (code === 'EMFILE' || code === 'ENFILE') {
+    return new PenstockError('TOO_MANY_FILES', 'no descriptor is left for a queue', {
+      hint: 'raise `ulimit -n`, or close queues',
+      exitCode: 3,
+      cause,
+    });
+  }
+  return new PenstockError('DEVICE_GONE', 'the thread that opened the device has let it go', {
+    hint: 'keep the device open until all who attach to it are done',
+    cause,
+  });
 }
 
 /** Whether a wake could be closed: not while somebody watches its descriptor. */

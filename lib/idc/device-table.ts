@@ -6,18 +6,22 @@
 // owner goes on where it stopped.
 //
 // Invariants
-// 1. `claim`, `ownerSerial`, `acked` and `held` are written by a row's owner alone (claim: by
+// 1. `claim`, `ended`, `acked` and `held` are written by a row's owner alone (claim: by
 //    compare-and-swap), the other words by the home alone, with `epoch` last.
-// 2. The memory of a server that is gone stays mapped while a claimed row has not acknowledged
+// 2. A claim names its owner by itself: there is no moment at which a row has an owner of whom
+//    nobody can tell whether it lives.
+// 3. The memory of a server that is gone stays mapped while a claimed row has not acknowledged
 //    the epoch that told of it, or still holds loans from before (`held`).
 
+import { statusWords, StatusWord } from '../memory/index.js';
 import type { ChannelPlaces } from './half.js';
 
 /** Word indices of a row: one cache line. */
 export const enum Row {
-  /** 0 free, else the owner's liveness index + 1. */
+  /** 0 free, BROKEN, or the owner's liveness word: its index and low bits of its serial. */
   claim = 0,
-  ownerSerial = 1,
+  /** The epoch whose channel the owner found at its end; negative: its server misbehaved. */
+  ended = 1,
   /** The epoch that the owner has seen. */
   acked = 2,
   /** Loans of servers that are gone. */
@@ -64,6 +68,11 @@ export interface RowChannel {
 /** A claim that nobody has: the channel has ended, and the home is to open another. */
 export const BROKEN = -1;
 
+/** A claim: so many bits of the index, and above them bits of the serial, up to bit 30. */
+const INDEX_BITS = 12;
+const INDEX_MASK = 2 ** INDEX_BITS - 1;
+const SERIAL_MASK = 2 ** (31 - INDEX_BITS) - 1;
+
 /** Words behind the rows: the device's capacity. */
 const TAIL_WORDS = 2;
 
@@ -104,15 +113,18 @@ export class QueueTable {
     Atomics.store(this.words, row * Row.words + word, value);
   }
 
-  /** Claims a free row for the owner of a liveness word; -1 when there is none. */
-  claim(livenessIndex: number, livenessSerial: number): number {
+  /**
+   * Claims a free row for the owner of a liveness word; -1 when there is none. `waits`: also while
+   * the server is cut off, since another one is waited for after it.
+   */
+  claim(livenessIndex: number, livenessSerial: number, waits = false): number {
     for (let row = 0; row < this.rows; row++) {
       const state = this.get(row, Row.state);
-      if (state !== RowState.ready && state !== RowState.waiting) continue;
+      const isOpen = state === RowState.ready || state === RowState.waiting;
+      if (!isOpen && !(waits && state === RowState.cut)) continue;
       const at = row * Row.words + Row.claim;
-      if (Atomics.compareExchange(this.words, at, 0, livenessIndex + 1) !== 0) continue;
-      this.set(row, Row.ownerSerial, livenessSerial);
-      this.set(row, Row.held, 0);
+      const claim = claimOf(livenessIndex, livenessSerial);
+      if (Atomics.compareExchange(this.words, at, 0, claim) !== 0) continue;
       return row;
     }
     return -1;
@@ -126,11 +138,19 @@ export class QueueTable {
 
   /** Whether whoever has, or had, a liveness word has a row. */
   isClaimedBy(livenessIndex: number, livenessSerial: number): boolean {
+    const claim = claimOf(livenessIndex, livenessSerial);
     for (let row = 0; row < this.rows; row++) {
-      if (this.get(row, Row.claim) !== livenessIndex + 1) continue;
-      if (this.get(row, Row.ownerSerial) >>> 0 === livenessSerial) return true;
+      if (this.get(row, Row.claim) === claim) return true;
     }
     return false;
+  }
+
+  /** Whether a row has an owner that lives. */
+  isOwned(row: number): boolean {
+    const claim = this.get(row, Row.claim);
+    if (claim === 0 || claim === BROKEN) return false;
+    const serial = statusWords()[StatusWord.liveness + (claim & INDEX_MASK)]!;
+    return serial !== 0 && (serial & SERIAL_MASK) === claim >>> INDEX_BITS;
   }
 
   /** No server is there, nor waited for. */
@@ -176,4 +196,8 @@ export class QueueTable {
       wakeFd: word(Row.wakeFd),
     };
   }
+}
+
+function claimOf(livenessIndex: number, livenessSerial: number): number {
+  return ((livenessSerial & SERIAL_MASK) << INDEX_BITS) | livenessIndex;
 }

@@ -194,10 +194,14 @@ export class Domain {
     return link.connectAs(port, asked, (made) => wrap(made, link));
   }
 
-  /** The link with a domain of that name, once there is one. Errors: TIMED_OUT. */
-  async linkTo(name: string, timeoutMs = CONNECT_MS): Promise<Link> {
+  /**
+   * The link with a domain of that name, once there is one. Errors: TIMED_OUT, and the reason of
+   * `signal` when that ends the wait.
+   */
+  async linkTo(name: string, timeoutMs = CONNECT_MS, signal?: AbortSignal): Promise<Link> {
     const until = performance.now() + timeoutMs;
     for (;;) {
+      signal?.throwIfAborted();
       for (const link of this.links.values()) {
         if (link.peer.name === name && link.isReady) return link;
       }
@@ -208,7 +212,7 @@ export class Domain {
           hint: `penstock idc ls ${this.hub} shows who is there; it may not share with this domain`,
         });
       }
-      await this.somebody(leftMs);
+      await this.somebody(leftMs, signal);
     }
   }
 
@@ -414,15 +418,17 @@ export class Domain {
     this.timer ??= setTimeout(() => this.tick(), this.tickMs).unref();
   }
 
-  private somebody(leftMs: number): Promise<void> {
+  private somebody(leftMs: number, signal?: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       const done = (): void => {
         clearTimeout(timer);
+        signal?.removeEventListener('abort', done);
         this.waiting.delete(done);
         resolve();
       };
       const timer = setTimeout(done, Math.min(leftMs, 2 ** 30));
       this.waiting.add(done);
+      signal?.addEventListener('abort', done);
     });
   }
 

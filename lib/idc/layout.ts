@@ -28,13 +28,22 @@ export const enum Half {
   sleeping = 32,
   /** The number of the last sleep, for whoever uses this half next. */
   sleeps = 33,
-  /** Not 0: this side sends nothing any more. */
+  /** An `End`. */
   ended = 48,
   /** Records sent and received so far, and wakes; for those who watch. Behind by some. */
   sent = 49,
   received = 50,
   wakes = 51,
   words = 64,
+}
+
+/** What `ended` says of a side. */
+export const enum End {
+  open = 0,
+  /** It sends nothing any more; it may still read what it was sent, and work at it. */
+  sent = 1,
+  /** It is done with all that it was sent, too: nothing of the channel is looked at any more. */
+  closed = 2,
 }
 
 export const HALF_MAGIC = 0x43444950; // 'PIDC'
@@ -132,7 +141,7 @@ export const HALF_LAYOUT: Layout = layout('half of a channel', HALF_BYTES, 'lib/
   { name: 'done', offset: 68, bytes: 4, meaning: 'devices: index of records done with' },
   { name: 'sleeping', offset: 128, bytes: 4, meaning: '0 awake; else the number of the sleep' },
   { name: 'sleeps', offset: 132, bytes: 4, meaning: 'the number of the last sleep' },
-  { name: 'ended', offset: 192, bytes: 4, meaning: 'not 0: nothing more is sent' },
+  { name: 'ended', offset: 192, bytes: 4, meaning: '1: nothing more is sent; 2: nor read' },
   { name: 'sent', offset: 196, bytes: 4, meaning: 'records sent' },
   { name: 'received', offset: 200, bytes: 4, meaning: 'records received' },
   { name: 'wakes', offset: 204, bytes: 4, meaning: 'times the other side was woken' },

@@ -237,7 +237,8 @@ export class LinkChannels {
   sweep(): void {
     for (const entry of this.lingering) {
       const { buffer, records } = entry;
-      const over = this.home.dead || records.peerEnded;
+      // Not before: one that only sends nothing any more may still read our half.
+      const over = this.home.dead || records.peerClosed;
       // After the look: what was sent before the end is there now.
       records.drain();
       if (!over) continue;

@@ -15,7 +15,7 @@
 
 import { PenstockError } from '../errors.js';
 import { native } from '../native.js';
-import { Half, Rec } from './layout.js';
+import { End, Half, Rec } from './layout.js';
 import type { RingReader, RingWriter } from './ring.js';
 import type { Wake } from './wake.js';
 
@@ -138,8 +138,14 @@ export class RecordChannel {
    * this side is closed, too, the other's half may be that of another channel already.
    */
   get peerEnded(): boolean {
+    return this.peerHalf[Half.ended] !== End.open;
+  }
+
+  /** The other side has closed its end: it looks at nothing of this side's any more either. */
+  get peerClosed(): boolean {
     const { peerHalf } = this;
-    return peerHalf[Half.ended] !== 0 || peerHalf[Half.serial] !== this.peerSerial;
+    // Its half may be free by now, since this side has closed, too, and something else there.
+    return peerHalf[Half.ended] === End.closed || peerHalf[Half.serial] !== this.peerSerial;
   }
 
   /** Nothing more comes: ended, or broken and read to its end. */
@@ -287,7 +293,7 @@ export class RecordChannel {
   /** Breaks the channel: nothing is sent any more; what was received can still be read. */
   fail(error: PenstockError): void {
     this.error ??= error;
-    this.half[Half.ended] = 1;
+    this.half[Half.ended] = End.sent;
     if (this.wakeUp !== null) this.wakeUp();
     this.signal();
   }
@@ -316,7 +322,7 @@ export class RecordChannel {
     if (this.closed) return;
     this.closed = true;
     this.reader.disarm();
-    this.half[Half.ended] = 1;
+    this.half[Half.ended] = End.closed;
     this.signal();
     if (this.wakeUp !== null) this.wakeUp();
     if (this.watch !== 0) native.watchClose(this.watch);
@@ -430,7 +436,7 @@ export class RecordChannel {
 
   /** The other end of the wake is closed: in order, or by the death of its process. */
   private gone(): void {
-    if (this.peerHalf[Half.ended] !== 0) return;
+    if (this.peerEnded) return;
     this.fail(
       new PenstockError('PEER_GONE', 'the other side of the channel is gone', {
         hint: 'connect again once it is back',
