@@ -261,11 +261,15 @@ describe('the death of a client', () => {
     await server.run(async (stage, taken) => {
       await stage.until('end', () => stage.server.stats().clients.length === 0);
       await stage.until('memory', () => stage.domain.memory.taken <= taken);
-      await stage.collect();
     }, before);
-    await hubActor.run((stage) =>
-      stage.until('slot', () => stage.hub.list().every(({ state }) => state === 'member')),
-    );
+    // Its slot is free once nobody has a view of its memory.
+    const isFree = () =>
+      hubActor.run((stage) => stage.hub.list().every(({ state }) => state === 'member'));
+    await expect
+      .poll(async () => (await server.run((stage) => stage.collect()), isFree()), {
+        timeout: 10_000,
+      })
+      .toBe(true);
     // And it serves on.
     const next = await startClient(hub, 'next', 'disk0');
     await next.run((stage) => stage.device.flush());
