@@ -159,12 +159,26 @@ describe('a restarted hub', () => {
 
   it('that lost its state holds the slot of the dead until the living let go', async () => {
     const { path, hub, a, b } = await startAll('a', 'b');
+    await b.run((stage) => {
+      stage.domain.listen('keep', (channel) => {
+        void channel.receive().then((message) => (stage.notes['kept'] = message));
+      });
+    });
+    await a.run(async (stage) => {
+      const channel = await stage.domain.connect('b', 'keep');
+      await channel.send(stage.domain.alloc(512));
+    });
+    await b.run((stage) => stage.until('a message', () => stage.notes['kept'] !== undefined));
     await hub.kill();
     await a.kill();
     rmSync(`${path}.state`);
     const next = await startHub(path);
     const c = await startMember(path, 'c');
     expect(await c.run((stage) => stage.domain.slot)).toBeGreaterThan(2);
+    await b.run((stage) => {
+      (stage.notes['kept'] as { release(): void }).release();
+      delete stage.notes['kept'];
+    });
     await expect
       .poll(async () => {
         await b.run((stage) => stage.collect());
