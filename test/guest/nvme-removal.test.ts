@@ -6,7 +6,7 @@ import { device, nvme } from './devices.js';
 import { type Guest, GuestError, startGuest } from './guest.js';
 
 const LIMIT_MS = 200_000;
-const ATTEMPTS = 3;
+const ATTEMPTS = 6;
 const SLOTS = { asked: 8, added: 9, pulled: 10 };
 
 function port(id: keyof typeof SLOTS, chassis: number): string[] {
