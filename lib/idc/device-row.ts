@@ -5,6 +5,7 @@ import { native } from '../native.js';
 import { Row, type QueueTable, type RowChannel, type RowState } from './device-table.js';
 import { openChannel } from './half.js';
 import type { RecordChannel } from './record-channel.js';
+import { tooManyFiles } from './transport.js';
 import { SocketWake } from './wake.js';
 
 export interface RowView {
@@ -116,15 +117,8 @@ export class OwnedRow {
 /** Why a row's channel cannot be used: TOO_MANY_FILES, DEVICE_GONE, PEER_MISBEHAVED. */
 function failure(cause: unknown): unknown {
   if (cause instanceof PenstockError) return cause;
-  const code = errnoCode(cause);
-  if (code === '') return cause;
-  if (code === 'EMFILE' || code === 'ENFILE') {
-    return new PenstockError('TOO_MANY_FILES', 'no descriptor is left for a queue', {
-      hint: 'raise `ulimit -n`, or close queues',
-      exitCode: 3,
-      cause,
-    });
-  }
+  const named = tooManyFiles(cause);
+  if (named !== cause || errnoCode(cause) === '') return named;
   return new PenstockError('DEVICE_GONE', 'the thread that opened the device has let it go', {
     hint: 'keep the device open until all who attach to it are done',
     cause,

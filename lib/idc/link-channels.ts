@@ -15,7 +15,7 @@ import { makeHalf, openChannel, readPlace, type HalfPlace } from './half.js';
 import type { PeerInfo } from './link.js';
 import type { LinkWire } from './link-wire.js';
 import type { RecordChannel } from './record-channel.js';
-import { closeAll, misbehaved } from './transport.js';
+import { closeAll, misbehaved, tooManyFiles } from './transport.js';
 import type { Wake } from './wake.js';
 
 const CHANNELS_MAX = 1024;
@@ -102,7 +102,10 @@ export class LinkChannels {
     return this.open;
   }
 
-  /** Asks the other side for a channel; `wrap` is called as soon as it is there. */
+  /**
+   * Asks the other side for a channel; `wrap` is called as soon as it is there. Errors: TIMED_OUT,
+   * TOO_MANY_FILES, what ended the link, and what the other side refuses with.
+   */
   connect<T>(
     port: string,
     options: { size: number; meta: string; timeoutMs: number },
@@ -114,15 +117,32 @@ export class LinkChannels {
     const { home } = this;
     if (home.error !== null) return Promise.reject(home.error);
     const { place, buffer } = makeHalf(home.memory, size);
-    const { wake, fds } = home.wire.pair();
+    let pair: ReturnType<LinkWire['pair']>;
+    try {
+      pair = home.wire.pair();
+    } catch (error) {
+      buffer.free();
+      return Promise.reject(tooManyFiles(error) as Error);
+    }
+    const { wake, fds } = pair;
     const id = ++this.lastId;
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => this.expire(id, port, timeoutMs), clamp(timeoutMs));
       const done = (channel: LinkChannel): void => resolve(wrap(channel));
       const fail = reject;
       this.openings.set(id, { port, place, buffer, wake, timer, expired: false, done, fail });
-      home.send({ type: 'open', id, port, meta, ...place }, fds);
-      closeAll(fds);
+      try {
+        home.send({ type: 'open', id, port, meta, ...place }, fds);
+      } catch (error) {
+        // The message could not wait for the socket: its descriptors had to be copied for that.
+        clearTimeout(timer);
+        this.openings.delete(id);
+        wake.close();
+        buffer.free();
+        reject(tooManyFiles(error) as Error);
+      } finally {
+        closeAll(fds);
+      }
     });
   }
 

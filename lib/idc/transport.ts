@@ -96,7 +96,8 @@ export class SocketTransport implements Transport {
         return;
       }
       if (received.truncated) {
-        this.end(misbehaved('sent a message that is too long'));
+        const isLong = received.bytes === this.buffer.length;
+        this.end(isLong ? misbehaved('sent a message that is too long') : lostDescriptors());
         return;
       }
       this.handle(this.buffer.subarray(0, received.bytes), received.fds);
@@ -169,6 +170,25 @@ export class SocketTransport implements Transport {
 
 export function closeAll(fds: readonly number[]): void {
   for (const fd of fds) native.fileClose(fd);
+}
+
+/** What a call failed with: TOO_MANY_FILES where no descriptor was left, else the error itself. */
+export function tooManyFiles(cause: unknown): unknown {
+  const code = errnoCode(cause);
+  if (code !== 'EMFILE' && code !== 'ENFILE') return cause;
+  return new PenstockError('TOO_MANY_FILES', `no descriptor is left (${code})`, {
+    hint: 'raise `ulimit -n`, or close channels, queues and devices',
+    exitCode: 3,
+    cause,
+  });
+}
+
+/** The kernel had no place for what came with a message: whose fault that is cannot be told. */
+function lostDescriptors(): PenstockError {
+  return new PenstockError('TOO_MANY_FILES', 'descriptors that the other side sent were lost', {
+    hint: 'raise `ulimit -n` of this process, or close channels, queues and devices',
+    exitCode: 3,
+  });
 }
 
 /** A peer did what no honest peer does. `what` follows "the other side". */

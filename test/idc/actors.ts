@@ -1,6 +1,6 @@
 // Processes of a test, and what they are told to do.
 
-import { fork, type ChildProcess } from 'node:child_process';
+import { execFileSync, fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -168,4 +168,23 @@ export async function startAll<const N extends string>(
   // In turn, so that slots are as named.
   for (const name of names) members[name] = await startMember(path, name);
   return { path, hub, ...(members as Record<N, Actor>) };
+}
+
+/** Opens files in an actor until it may open `free` more; call what is returned to close them. */
+export async function takeDescriptors(actor: Actor, free: number): Promise<() => Promise<void>> {
+  execFileSync('prlimit', ['--pid', `${actor.pid}`, '--nofile=256:256']);
+  await actor.run((stage, left) => {
+    const fds: number[] = [];
+    try {
+      for (;;) fds.push(stage.native.fileOpen('/dev/null', 0, 0));
+    } catch {
+      // There is none left.
+    }
+    for (const fd of fds.splice(0, left)) stage.native.fileClose(fd);
+    stage.notes['fds'] = fds;
+  }, free);
+  return () =>
+    actor.run((stage) => {
+      for (const fd of stage.notes['fds'] as number[]) stage.native.fileClose(fd);
+    });
 }

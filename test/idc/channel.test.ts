@@ -1,7 +1,7 @@
 // Channels between processes: opened, used, waited on, and ended in every way.
 
 import { describe, expect, it } from 'vitest';
-import { Actor, startAll } from './actors.js';
+import { Actor, startAll, takeDescriptors } from './actors.js';
 
 /** `b` answers on 'echo' with what it got, and keeps what comes on 'keep'. */
 async function pair(): Promise<{ a: Actor; b: Actor }> {
@@ -89,6 +89,37 @@ describe('a channel', () => {
     });
     expect(await b.run((stage) => stage.notes['twice'])).toContain('once');
     await a.run((stage) => stage.until('the half is home', () => stage.domain.memory.taken === 2));
+  });
+
+  it('is not had without a descriptor; nothing is left of the attempt', async () => {
+    const { a, b } = await startAll('a', 'b');
+    await b.run(({ domain }) => domain.listen('data', () => {}));
+    const attempt = (): Promise<[string, number]> =>
+      a.run(async ({ domain }) => {
+        const before = domain.memory.taken;
+        const code = await domain.connect('b', 'data').then(
+          (channel) => (channel.close(), 'connected'),
+          (error: unknown) => (error as { code: string }).code,
+        );
+        return [code, domain.memory.taken - before];
+      });
+    // A channel's wake is two: of one of them there is none left.
+    for (const free of [0, 1]) {
+      const giveBack = await takeDescriptors(a, free);
+      expect(await attempt()).toEqual(['TOO_MANY_FILES', 0]);
+      await giveBack();
+    }
+    expect((await attempt())[0]).toBe('connected');
+    // Where none is left for the one that comes, the kernel drops it: nobody knows whose it was.
+    const giveBack = await takeDescriptors(b, 0);
+    expect((await attempt())[0]).toBe('PEER_GONE');
+    const code = await b.run(async ({ domain, until }) => {
+      const [link] = domain.links.values();
+      await until('the end', () => link!.error !== null);
+      return link!.error!.code;
+    });
+    expect(code).toBe('TOO_MANY_FILES');
+    await giveBack();
   });
 
   it('carries messages and answers, and moves what it carries', async () => {

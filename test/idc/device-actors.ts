@@ -1,6 +1,26 @@
 // Servers and clients of devices as processes of a test.
 
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach } from 'vitest';
 import { Actor, startMember } from './actors.js';
+
+/** A device on which nothing completes by itself. */
+export const STUCK = 'null:1GiB?fault.stuck=1';
+
+const folders: string[] = [];
+
+afterEach(() => {
+  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
+});
+
+/** URI of a file that lasts for one test. */
+export function newFile(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'penstock-served-'));
+  folders.push(folder);
+  return `file:${join(folder, 'disk')}?create=8MiB`;
+}
 
 export interface ServerOptions {
   readonly depth?: number;

@@ -1,26 +1,8 @@
 // Ends of servers, clients and hubs while operations are in flight.
 
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { hubPath, startHub, startMember, type Actor } from './actors.js';
-import { startClient, startServer } from './device-actors.js';
-
-const folders: string[] = [];
-
-afterEach(() => {
-  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
-});
-
-function newFile(): string {
-  const folder = mkdtempSync(join(tmpdir(), 'penstock-served-'));
-  folders.push(folder);
-  return `file:${join(folder, 'disk')}?create=8MiB`;
-}
-
-/** A device on which nothing completes by itself. */
-const STUCK = 'null:1GiB?fault.stuck=1';
+import { STUCK, newFile, startClient, startServer } from './device-actors.js';
 
 describe('the death of a server', () => {
   it.each(['SIGKILL', 'SIGTERM'] as const)(

@@ -1,28 +1,10 @@
 // Ends that come at a bad moment: a device closed while its server is away, a server that is cut
 // off or lets go of queues while it has operations, loans that outlive the queue they came by.
 
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { built } from '../fault/child.js';
 import { Actor, hubPath, startHub, startMember } from './actors.js';
-import { startClient, startServer } from './device-actors.js';
-
-const folders: string[] = [];
-
-afterEach(() => {
-  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
-});
-
-function newFile(): string {
-  const folder = mkdtempSync(join(tmpdir(), 'penstock-served-'));
-  folders.push(folder);
-  return `file:${join(folder, 'disk')}?create=8MiB`;
-}
-
-/** A device on which nothing completes by itself. */
-const STUCK = 'null:1GiB?fault.stuck=1';
+import { STUCK, newFile, startClient, startServer } from './device-actors.js';
 
 /** Starts a thread of a client's; what it posts is kept in `notes.told`. */
 async function startThread(client: Actor, body: string): Promise<void> {

@@ -1,24 +1,9 @@
 // A client that writes what no honest one would: every request gets its status or ends the queue,
 // and nobody else notices. And a server that completes what it was not asked for.
 
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { hubPath, startHub, startMember } from './actors.js';
-import { startClient, startRaw, startServer } from './device-actors.js';
-
-const folders: string[] = [];
-
-afterEach(() => {
-  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
-});
-
-function newFile(): string {
-  const folder = mkdtempSync(join(tmpdir(), 'penstock-served-'));
-  folders.push(folder);
-  return `file:${join(folder, 'disk')}?create=8MiB`;
-}
+import { newFile, startClient, startRaw, startServer } from './device-actors.js';
 
 const [OK, BAD_ADDRESS, BAD_RANGE, BAD_REQUEST, UNSUPPORTED, TOO_LARGE] = [0, 1, 2, 3, 4, 5];
 

@@ -1,8 +1,7 @@
 // What one client can make a server keep, or do, however it opens and closes its channels.
 
-import { spawnSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
-import { hubPath, startHub, type Actor } from './actors.js';
+import { hubPath, startHub, takeDescriptors, type Actor } from './actors.js';
 import { startClient, startRaw, startServer } from './device-actors.js';
 
 const KIB_64 = 64 * 1024;
@@ -262,27 +261,15 @@ describe('a server', () => {
     const server = await startServer(hub, 'disk0', 'null:8MiB');
     const raw = await startRaw(hub);
     expect(await ask(raw)).toBe('status 0');
-    spawnSync('prlimit', ['--pid', `${server.pid}`, '--nofile=256:256']);
     // Of the one that comes it has no copy; then none to watch it by; then all.
     for (const [free, end] of [
       [1, 'TOO_MANY_FILES'],
       [2, 'ended'],
       [4, 'status 0'],
     ] as const) {
-      await server.run((stage, left) => {
-        const fds: number[] = [];
-        try {
-          for (;;) fds.push(stage.native.fileOpen('/dev/null', 0, 0));
-        } catch {
-          // There is none left.
-        }
-        for (const fd of fds.splice(0, left)) stage.native.fileClose(fd);
-        stage.notes['fds'] = fds;
-      }, free);
+      const giveBack = await takeDescriptors(server, free);
       expect([free, await ask(raw)]).toEqual([free, end]);
-      await server.run((stage) => {
-        for (const fd of stage.notes['fds'] as number[]) stage.native.fileClose(fd);
-      });
+      await giveBack();
     }
     await serves(hub);
   });
