@@ -29,7 +29,10 @@ export interface QueueDriver {
    * eventFd.
    */
   park?(timeoutUs: number): void;
-  /** Gives a loan back: false when it is not one that is out (stale or double release). */
+  /**
+   * Gives a loan back: false when it is not one that is out (stale or double release). The words
+   * are 32 bits, with or without a sign.
+   */
   release(resultLo: number, resultHi: number): boolean;
   /** Resolves when nothing is in flight in the device. Completions stay to be polled. */
   drain(): Promise<void>;

@@ -8,6 +8,8 @@
 import type { DmaBuffer, Memory } from '../memory/index.js';
 
 const GENERATION_MASK = 0xfffff;
+const OUT = 0x80000000;
+const EMPTY = -1;
 
 export class LoanTable {
   private readonly memory: Memory;
@@ -15,7 +17,12 @@ export class LoanTable {
   private readonly generations: Uint32Array;
   private readonly free: Int32Array;
   private freeCount: number;
-  private readonly slotByAddress = new Map<number, number>();
+  /** Slots that have a buffer, by its address: heads of buckets, and the rest by `next`. */
+  private readonly heads: Int32Array;
+  private readonly next: Int32Array;
+  /** Words of each slot's address, with a sign: no number of them is an object of the heap. */
+  private readonly lo: Int32Array;
+  private readonly hi: Int32Array;
 
   constructor(memory: Memory, capacity: number) {
     this.memory = memory;
@@ -24,6 +31,10 @@ export class LoanTable {
     this.free = new Int32Array(capacity);
     for (let i = 0; i < capacity; i++) this.free[i] = capacity - 1 - i;
     this.freeCount = capacity;
+    this.heads = new Int32Array(2 ** Math.ceil(Math.log2(capacity * 2))).fill(EMPTY);
+    this.next = new Int32Array(capacity);
+    this.lo = new Int32Array(capacity);
+    this.hi = new Int32Array(capacity);
   }
 
   /** Loans that are out. */
@@ -41,16 +52,16 @@ export class LoanTable {
     let buffer = this.buffers[slot];
     if (buffer === undefined || buffer.bytes < bytes) {
       if (buffer !== undefined) {
-        this.slotByAddress.delete(buffer.address);
+        this.unlink(slot);
         this.buffers[slot] = undefined;
         buffer.free();
       }
       buffer = this.memory.alloc(bytes);
       this.buffers[slot] = buffer;
-      this.slotByAddress.set(buffer.address, slot);
+      this.link(slot, buffer.address);
     }
     this.freeCount--;
-    this.generations[slot] = (this.generations[slot]! + 1) | 0x80000000;
+    this.generations[slot] = (this.generations[slot]! + 1) | OUT;
     return slot;
   }
 
@@ -58,37 +69,65 @@ export class LoanTable {
     return this.buffers[slot]!.address;
   }
 
+  /** Result words of a loan, with a sign. */
   resultLo(slot: number): number {
-    return this.address(slot) >>> 0;
+    return this.lo[slot]!;
   }
 
   resultHi(slot: number): number {
-    const high = Math.floor(this.address(slot) / 2 ** 32);
-    return (high | ((this.generations[slot]! & GENERATION_MASK) << 12)) >>> 0;
+    return this.hi[slot]! | ((this.generations[slot]! & GENERATION_MASK) << 12);
   }
+
+  // hot:begin
 
   /** Gives a loan back; false when it is not out under this generation. */
   release(resultLo: number, resultHi: number): boolean {
-    const address = (resultHi & 0xfff) * 2 ** 32 + (resultLo >>> 0);
-    const slot = this.slotByAddress.get(address);
-    if (slot === undefined) return false;
+    const lo = resultLo | 0;
+    const hi = resultHi & 0xfff;
+    let slot = this.heads[this.bucketOf(lo)]!;
+    while (slot !== EMPTY && (this.lo[slot] !== lo || this.hi[slot] !== hi)) {
+      slot = this.next[slot]!;
+    }
+    if (slot === EMPTY) return false;
     const word = this.generations[slot]!;
-    if ((word & 0x80000000) === 0) return false;
-    if ((word & GENERATION_MASK) !== resultHi >>> 12) return false;
+    if ((word & OUT) === 0 || (word & GENERATION_MASK) !== resultHi >>> 12) return false;
     this.drop(slot);
     return true;
   }
 
   /** Gives a slot back without a release (its read failed). */
   drop(slot: number): void {
-    this.generations[slot] = this.generations[slot]! & 0x7fffffff;
+    this.generations[slot] = this.generations[slot]! & ~OUT;
     this.free[this.freeCount++] = slot;
   }
+
+  private bucketOf(lo: number): number {
+    // Buffers start at multiples of 512 bytes.
+    return (Math.imul(lo >>> 9, 0x9e3779b1) >>> 12) & (this.heads.length - 1);
+  }
+
+  // hot:end
 
   /** Frees all buffers, also of loans that are out. */
   close(): void {
     for (const buffer of this.buffers) if (buffer !== undefined && !buffer.freed) buffer.free();
     this.buffers.fill(undefined);
-    this.slotByAddress.clear();
+    this.heads.fill(EMPTY);
+  }
+
+  private link(slot: number, address: number): void {
+    this.lo[slot] = address | 0;
+    this.hi[slot] = Math.floor(address / 2 ** 32);
+    const bucket = this.bucketOf(this.lo[slot]!);
+    this.next[slot] = this.heads[bucket]!;
+    this.heads[bucket] = slot;
+  }
+
+  private unlink(slot: number): void {
+    const bucket = this.bucketOf(this.lo[slot]!);
+    let before = EMPTY;
+    for (let at = this.heads[bucket]!; at !== slot; at = this.next[at]!) before = at;
+    if (before === EMPTY) this.heads[bucket] = this.next[slot]!;
+    else this.next[before] = this.next[slot]!;
   }
 }

@@ -93,7 +93,8 @@ export class Queue {
 
   /** Gives a loan back by its completion's result words; false when it is not out any more. */
   release(resultLo: number, resultHi: number): boolean {
-    return this.driver.release(resultLo, resultHi);
+    // As 32 bits with a sign: a word above 2^31 would be an object of the heap in the next call.
+    return this.driver.release(resultLo | 0, resultHi | 0);
   }
 
   /**

@@ -22,8 +22,9 @@ export class LoanBook {
   backCount = 0;
   private readonly heads: Int32Array;
   private readonly next: Int32Array;
-  private readonly lo: Uint32Array;
-  private readonly hi: Uint32Array;
+  /** With a sign, as they come to `release`: no number of them is an object of the heap. */
+  private readonly lo: Int32Array;
+  private readonly hi: Int32Array;
   private readonly buffers: Uint32Array;
   /** The channel by which a loan came: the number of those before it. */
   private readonly terms: Uint32Array;
@@ -39,8 +40,8 @@ export class LoanBook {
     this.heads = new Int32Array(buckets).fill(EMPTY);
     this.next = new Int32Array(capacity);
     for (let i = 0; i < capacity; i++) this.next[i] = i + 1 < capacity ? i + 1 : EMPTY;
-    this.lo = new Uint32Array(capacity);
-    this.hi = new Uint32Array(capacity);
+    this.lo = new Int32Array(capacity);
+    this.hi = new Int32Array(capacity);
     this.buffers = new Uint32Array(capacity);
     this.terms = new Uint32Array(capacity);
     this.back = new Uint32Array(capacity * 3);
@@ -63,8 +64,8 @@ export class LoanBook {
   }
 
   /**
-   * Takes a loan out of the book, to be given back if its channel is still in use. False: it is in
-   * no book.
+   * Takes a loan, by its words with a sign, out of the book, to be given back if its channel is
+   * still in use. False: it is in no book.
    */
   release(lo: number, hi: number): boolean {
     const entry = this.take(lo, hi);

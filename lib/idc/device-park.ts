@@ -4,29 +4,29 @@
 import { native } from '../native.js';
 import type { RecordChannel } from './record-channel.js';
 
-/** How long it looks before it sleeps, from, to; and polls between two looks at the clock. */
-const SPIN_MS_MIN = 0.005;
-const SPIN_MS_MAX = 0.1;
-const SPIN_POLLS = 512;
+/**
+ * Rounds in which it looks before it sleeps, from, to (about 5 µs, 100 µs), and polls of a round.
+ * They are counted, since a look at the clock leaves a number on the heap.
+ */
+const ROUNDS_MIN = 4;
+const ROUNDS_MAX = 96;
+const ROUND_POLLS = 512;
 /** A sleep that is shorter was not worth it: being woken may take a good part of that. */
 const SHORT_MS = 0.25;
 
 export class DevicePark {
-  private spinMs = SPIN_MS_MIN;
+  private rounds = ROUNDS_MIN;
   private readonly fds = new Int32Array(1);
 
   /** True: something came, or words[at] is not `word` any more. */
   spin(channel: RecordChannel, words: Int32Array, at: number, word: number): boolean {
-    let until = 0;
-    for (;;) {
-      for (let poll = 0; poll < SPIN_POLLS; poll++) {
+    for (let round = 0; round < this.rounds; round++) {
+      for (let poll = 0; poll < ROUND_POLLS; poll++) {
         if (channel.ready || words[at] !== word) return true;
       }
-      const now = performance.now();
-      if (until === 0) until = now + this.spinMs;
-      else if (now >= until) return false;
       native.yieldCpu(); // the server may wait for this processor, or the kernel for it
     }
+    return false;
   }
 
   /** Sleeps on a channel that was armed. */
@@ -34,9 +34,9 @@ export class DevicePark {
     const before = performance.now();
     this.sleepOn(channel.wakeFd, mostUs);
     const short = performance.now() - before < SHORT_MS;
-    this.spinMs = short
-      ? Math.min(SPIN_MS_MAX, this.spinMs * 2)
-      : Math.max(SPIN_MS_MIN, this.spinMs / 2);
+    this.rounds = short
+      ? Math.min(ROUNDS_MAX, this.rounds * 2)
+      : Math.max(ROUNDS_MIN, this.rounds >> 1);
   }
 
   sleepOn(fd: number, mostUs: number): void {

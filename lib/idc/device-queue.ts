@@ -131,7 +131,7 @@ export class DeviceQueue implements QueueDriver {
   release(resultLo: number, resultHi: number): boolean {
     const { book, channel, slots } = this;
     const { former } = book;
-    if (!book.release(resultLo >>> 0, resultHi >>> 0)) return false;
+    if (!book.release(resultLo | 0, resultHi | 0)) return false;
     slots.loans--;
     if (book.former !== former || channel === null) this.owned.holds(book.former);
     // While something is in flight, a submission or a poll will come: one message for many.
