@@ -2,11 +2,13 @@
 // to do comes as JSON in its argument; it prints one line of JSON, when it serves or when it is
 // done.
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlockDevice, Queue } from '../lib/hpdi/index.js';
 import { Cpl, Op, Req } from '../lib/hpdi/records.js';
 import { DeviceServer, joinDomain } from '../lib/idc/index.js';
 import { native } from '../lib/native.js';
 import { open } from '../lib/open.js';
+import { collect, heapCost, OPERATIONS, type HeapCost } from './heap.js';
 
 export type Operation = 'READ' | 'READ_LOAN' | 'WRITE';
 
@@ -27,11 +29,14 @@ export interface LoadOrder {
   readonly unitBytes: number;
   readonly seconds: number;
   readonly cpu: number;
+  /** What 10^7 operations cost the heap is measured, too. */
+  readonly heap: boolean;
 }
 
 export interface LoadResult {
   readonly iops: number;
   readonly failures: number;
+  readonly heap: HeapCost | null;
 }
 
 const PARK_US = 1000;
@@ -114,7 +119,7 @@ class Load {
       const c = i * Cpl.words;
       if (cq[c + Cpl.status] !== 0) this.failures++;
       else if (this.operation === Op.READ_LOAN) {
-        queue.release(cq[c + Cpl.resultLo]!, cq[c + Cpl.resultHi]!);
+        queue.release(cq[c + Cpl.resultLo]! | 0, cq[c + Cpl.resultHi]! | 0);
       }
       free[this.freeCount++] = cq[c]!;
     }
@@ -154,9 +159,20 @@ async function load(order: LoadOrder): Promise<void> {
     await new Promise((resolve) => setImmediate(resolve));
   }
   const iops = (operations / (performance.now() - start)) * 1000;
-  console.log(JSON.stringify({ iops, failures: work.failures } satisfies LoadResult));
+  const heap = order.heap ? await costOf(work) : null;
+  console.log(JSON.stringify({ iops, failures: work.failures, heap } satisfies LoadResult));
   await queue.close();
   await device.close();
+}
+
+/** After a while in which V8 compiles, on other threads, what it means to. */
+async function costOf(work: Load): Promise<HeapCost> {
+  for (let i = 0; i < 4; i++) {
+    work.run(OPERATIONS / 20);
+    await sleep(100);
+  }
+  collect();
+  return heapCost(() => work.run(OPERATIONS));
 }
 
 const order = JSON.parse(process.argv[2] ?? '{}') as ServeOrder | LoadOrder;

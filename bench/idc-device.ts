@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { twoCpus } from '../lib/bench/idc-cpus.js';
 import { Hub } from '../lib/idc/index.js';
+import { HEAP_GROWTH_MAX, type HeapCost } from './heap.js';
 import type { LoadOrder, LoadResult, Operation, ServeOrder } from './idc-device-child.js';
 import {
   atLeast,
@@ -47,6 +48,7 @@ interface Measured {
   readonly what: string;
   readonly depth: number;
   readonly iops: number[];
+  readonly heap: HeapCost[];
 }
 
 function start(order: ServeOrder | LoadOrder): ChildProcess {
@@ -67,13 +69,13 @@ async function answer<T>(child: ChildProcess): Promise<T> {
   return JSON.parse(line.toString()) as T;
 }
 
-async function run(order: LoadOrder): Promise<number> {
+async function run(order: LoadOrder): Promise<LoadResult> {
   const child = start(order);
   const ended = once(child, 'exit');
-  const { iops, failures } = await answer<LoadResult>(child);
+  const result = await answer<LoadResult>(child);
   await ended;
-  if (failures > 0) throw new Error(`${failures} operations failed`);
-  return iops;
+  if (result.failures > 0) throw new Error(`${result.failures} operations failed`);
+  return result;
 }
 
 /** Runs `work` while a device is served as `idc:HUB/disk`. */
@@ -102,15 +104,18 @@ await program(async () => {
   const results = new Map<string, Measured>();
   const measure = async (
     what: string,
-    order: Omit<LoadOrder, 'seconds' | 'unitBytes'> & { unitBytes?: number },
+    order: Omit<LoadOrder, 'seconds' | 'unitBytes' | 'heap'> & { unitBytes?: number },
+    heap = false,
   ): Promise<number> => {
     progress(`${what}, depth ${order.depth}`);
     const key = `${what} ${order.depth}`;
-    const known = results.get(key) ?? { what, depth: order.depth, iops: [] };
+    const known = results.get(key) ?? { what, depth: order.depth, iops: [], heap: [] };
     results.set(key, known);
-    const iops = await run({ unitBytes: UNIT_BYTES, ...order, seconds: options.runtime });
-    known.iops.push(iops);
-    return iops;
+    const { runtime: seconds } = options;
+    const result = await run({ unitBytes: UNIT_BYTES, ...order, seconds, heap });
+    known.iops.push(result.iops);
+    if (result.heap !== null) known.heap.push(result.heap);
+    return result.iops;
   };
   const iopsOf = (what: string, depth: number): number =>
     median(results.get(`${what} ${depth}`)?.iops ?? []);
@@ -124,7 +129,7 @@ await program(async () => {
       for (const operation of OPERATIONS) {
         for (const depth of DEPTHS) {
           const load = { load: served, operation, depth, cpu: clientCpu };
-          await measure(`null: served, ${operation}`, load);
+          await measure(`null: served, ${operation}`, load, depth === 128);
         }
       }
     });
@@ -142,8 +147,10 @@ await program(async () => {
         unitBytes: UNIT_BYTES,
         seconds: options.runtime * 2,
         cpu: -1,
+        heap: false,
       };
-      const iops = await Promise.all(Array.from({ length: CLIENTS }, () => run(load)));
+      const loads = await Promise.all(Array.from({ length: CLIENTS }, () => run(load)));
+      const iops = loads.map((each) => each.iops);
       shares.push(Math.max(...iops) / Math.min(...iops));
     });
   }
@@ -188,6 +195,13 @@ await program(async () => {
     'ns/IO': 1e9 / median(iops),
   }));
   const bars: Bar[] = [];
+  for (const { what, heap } of results.values()) {
+    if (heap.length === 0) continue;
+    const growth = median(heap.map(({ heapGrowthBytes }) => heapGrowthBytes));
+    bars.push(atMost(`${what}, client's heap after 10^7, bytes`, growth, HEAP_GROWTH_MAX));
+    const collections = Math.max(...heap.map(({ gcCount }) => gcCount));
+    bars.push(atMost(`${what}, its garbage collections`, collections, 0));
+  }
   for (const operation of ['WRITE', 'READ_LOAN'] as const) {
     for (const depth of [1, 128] as const) {
       const what = `null: served, ${operation}`;
