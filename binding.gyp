@@ -11,6 +11,7 @@
         "native/dma.cc",
         "native/event.cc",
         "native/file.cc",
+        "native/fingerprints.cc",
         "native/hash.cc",
         "native/memory.cc",
         "native/object.cc",

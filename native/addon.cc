@@ -8,8 +8,8 @@ namespace penstock {
 static napi_value init(napi_env env, napi_value exports) {
   if (initMemory(env, exports) && initUring(env, exports) && initEvent(env, exports) &&
       initSocket(env, exports) && initCpu(env, exports) && initHash(env, exports) &&
-      initCopy(env, exports) && initDma(env, exports) && initRegion(env, exports) &&
-      initVfio(env, exports)) {
+      initCopy(env, exports) && initFingerprints(env, exports) && initDma(env, exports) &&
+      initRegion(env, exports) && initVfio(env, exports)) {
     return exports;
   }
   bool pending = false;

@@ -72,6 +72,7 @@ bool initSocket(napi_env env, napi_value exports);
 bool initCpu(napi_env env, napi_value exports);
 bool initHash(napi_env env, napi_value exports);
 bool initCopy(napi_env env, napi_value exports);
+bool initFingerprints(napi_env env, napi_value exports);
 bool initDma(napi_env env, napi_value exports);
 bool initRegion(napi_env env, napi_value exports);
 bool initVfio(napi_env env, napi_value exports);
