@@ -136,7 +136,7 @@ bool takeFromBoth(const Place& place, uint64_t entry) {
 template <typename Skip, typename Act>
 void forEachPlace(const Table& table, uint32_t rate, const uint32_t* fingerprints, uint32_t count,
                   Skip skip, Act act) {
-  constexpr uint32_t kAhead = 16;
+  constexpr uint32_t kAhead = 32;
   Place places[kAhead];
   uint32_t head = 0, tail = 0;
   for (uint32_t i = 0; i < count; i++) {
@@ -155,15 +155,20 @@ void forEachPlace(const Table& table, uint32_t rate, const uint32_t* fingerprint
   while (head != tail) act(places[head++ % kAhead]);
 }
 
-// Appends the bucket's blocks of this tag to an answer that has `count` of them.
-uint32_t answer(const uint8_t* bucket, uint32_t tag, uint32_t* out, uint32_t count) {
-  for (uint32_t found = findTag(bucket, tag); found != 0 && count < kPerTag; found &= found - 1) {
-    const uint64_t entry = loadEntry(bucket, static_cast<uint32_t>(std::countr_zero(found)));
+// One loop over what both buckets have: which of them it is cannot be predicted.
+void answer(const Place& place, uint32_t* out) {
+  uint32_t found = findTag(place.first, place.tag);
+  if (place.second != place.first) found |= findTag(place.second, place.tag) << kEntries;
+  uint32_t count = 0;
+  for (; found != 0 && count < kPerTag; found &= found - 1) {
+    const uint32_t at = static_cast<uint32_t>(std::countr_zero(found));
+    const uint8_t* bucket = at < kEntries ? place.first : place.second;
+    const uint64_t entry = loadEntry(bucket, at % kEntries);
     out[1 + 2 * count] = static_cast<uint32_t>(entry);
     out[2 + 2 * count] = static_cast<uint32_t>(entry >> 32) & kBlockHighMask;
     count++;
   }
-  return count;
+  out[0] = count;
 }
 
 // What became of the fingerprints of a batch: the words of fingerprintInsert's `out`.
@@ -284,10 +289,7 @@ napi_value fingerprintProbe(napi_env env, napi_callback_info info) {
         table, rate, fingerprints, count,
         [&](uint32_t index) { out[static_cast<size_t>(index) * kAnswerWords] = 0; },
         [&](const Place& place) {
-          uint32_t* to = out + static_cast<size_t>(place.index) * kAnswerWords;
-          uint32_t found = answer(place.first, place.tag, to, 0);
-          if (place.second != place.first) found = answer(place.second, place.tag, to, found);
-          to[0] = found;
+          answer(place, out + static_cast<size_t>(place.index) * kAnswerWords);
           sampled++;
         });
   }

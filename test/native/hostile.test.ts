@@ -28,6 +28,7 @@ const names = [
   ...['vfioGroupAttach', 'vfioSetIommu', 'vfioIommuInfo', 'vfioMap', 'vfioUnmap'],
   ...['vfioDeviceOpen', 'vfioDeviceInfo', 'vfioRegionInfo', 'vfioIrqInfo', 'vfioSetIrqs'],
   ...['vfioUnmaskIrq', 'blockingStart', 'blockingResult', 'segmentAttach', 'objectSeal'],
+  ...['fingerprintProbe', 'fingerprintInsert', 'fingerprintRemove', 'fingerprintSweep'],
 ];
 
 // Plain JavaScript: runs in the child. No number among the values is an open descriptor, and a
