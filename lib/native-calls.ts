@@ -1,6 +1,8 @@
 // The addon's functions, typed (floor 0): what native.ts gives. Everything here is shaped like a
 // system call: numbers and typed arrays in, numbers out; see native.ts for how they fail.
 
+import type { FingerprintCalls } from './native-fingerprints.js';
+
 /** A failed system call: `code` is errno's name (`ENOMEM`), `syscall` the call's (`mmap`). */
 export interface NativeError extends Error {
   readonly code: string;
@@ -104,7 +106,7 @@ export interface VfioRegionRecord {
   readonly msixMappable: number;
 }
 
-export interface Native {
+export interface Native extends FingerprintCalls {
   // --- memory.cc -------------------------------------------------------------------------------
   /** Claims domain `domain`'s slot; EBUSY once a segment exists. Domain 1 by default. */
   memoryJoin(domain: number): void;
@@ -444,44 +446,4 @@ export interface Native {
   compareList(entries: Uint32Array, count: number): number;
   /** Entries (toLo, toHi, bytes, pattern byte): fills; returns entries done. */
   fillList(entries: Uint32Array, count: number): number;
-
-  // --- fingerprints.cc: `table` has a power of two of words, at least one bucket's 16 -------------
-  // A fingerprint is 4 words, a block's number 2 (lo, hi), from 1 to 2^36 - 1. With `rate`, a power
-  // of two up to 2^16, only those fingerprints are in the table (sampled) whose
-  // (word 0 >>> 4) % rate is 0.
-  /**
-   * out gets 9 words a fingerprint: how many blocks, at most 4, then (lo, hi) of each, the newest
-   * first; words beyond them are left alone. Returns how many fingerprints were sampled. A block
-   * may be another fingerprint's: only 28 bits and the bucket are compared.
-   */
-  fingerprintProbe(
-    table: Uint32Array,
-    rate: number,
-    fingerprints: Uint32Array,
-    count: number,
-    out: Uint32Array,
-  ): number;
-  /**
-   * Makes each block its fingerprint's newest, in order. Adds to 5 words of `out`: [entries
-   * inserted, entries evicted from full buckets, entries dropped because they were their
-   * fingerprint's fifth, fingerprints not sampled, entries that were there and became the newest].
-   * Nothing is done when one of the blocks is no block's number.
-   */
-  fingerprintInsert(
-    table: Uint32Array,
-    rate: number,
-    fingerprints: Uint32Array,
-    blocks: Uint32Array,
-    count: number,
-    out: Uint32Array,
-  ): void;
-  /** Removes these entries, sampled or not; returns how many were there. */
-  fingerprintRemove(
-    table: Uint32Array,
-    fingerprints: Uint32Array,
-    blocks: Uint32Array,
-    count: number,
-  ): number;
-  /** Drops what `rate` leaves out of `buckets` buckets from `from` on; returns how many entries. */
-  fingerprintSweep(table: Uint32Array, rate: number, from: number, buckets: number): number;
 }
