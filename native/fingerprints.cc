@@ -4,7 +4,8 @@
 // same tag. A fingerprint is four words, of which the table uses two:
 //
 //   tag     word 0 >> 4, 28 bits; with a rate r (a power of two), only tags divisible by r are in
-//   bucket  word 1 gives the first of two buckets; the tag leads from either one to the other
+//   bucket  word 1 gives the first of two buckets; the tag leads from either one to the other, in
+//           the same page
 //
 // An entry is 64 bits: the block's number in the low 36, the tag above; 0 is no entry. A bucket is
 // eight entries, 64 bytes, newest first, with those that are no entries last. All entries of a
@@ -54,11 +55,12 @@ struct Place {
   uint8_t* second;  // `first` again in a table of one bucket
 };
 
-// Sampled tags end in zeros: all of the product's upper half goes into the lower. Never 0 under a
-// mask, so that the two buckets differ.
+// The way between a tag's two buckets, which are within one aligned page of 4 KiB: they share a
+// walk through the page tables, which is a fifth of a lookup. The product's upper bits also differ
+// among sampled tags, which end in zeros. Odd, so that the buckets are two wherever there are two.
 uint32_t mixTag(uint32_t tag) {
-  const uint32_t product = tag * 0x9e3779b1u;
-  return (product ^ product >> 15) | 1;
+  constexpr uint32_t kPageBuckets = 4096 / kBucketBytes;
+  return tag * 0x9e3779b1u >> (32 - std::bit_width(kPageBuckets - 1)) | 1;
 }
 
 Place locate(const Table& table, const uint32_t* fingerprint, uint32_t index, uint32_t tag) {

@@ -132,7 +132,7 @@ describe('a fingerprint', () => {
 describe('against a model', () => {
   /** Few tags and few buckets: everything meets everything. */
   const crowded = (random: (limit: number) => number): Fingerprint => {
-    return [random(24) * 16 + random(16), random(3), random(2 ** 32), random(2 ** 32)];
+    return [random(400) * 16 + random(16), random(3), random(2 ** 32), random(2 ** 32)];
   };
 
   test.each([

@@ -73,7 +73,7 @@ export class FingerprintModel {
   /** The second bucket's way from the first is the one thing that is taken over as it is. */
   private bucketsOf(fingerprint: Fingerprint): [Entry[], Entry[]] {
     const product = Math.imul(fingerprint[0] >>> 4, 0x9e3779b1) >>> 0;
-    const step = Number((BigInt(product) ^ (BigInt(product) >> 15n)) | 1n);
+    const step = Math.floor(product / 2 ** 26) | 1;
     const count = this.buckets.length;
     const first = fingerprint[1] % count;
     return [this.buckets[first]!, this.buckets[first ^ (step % count)]!];
