@@ -6,6 +6,8 @@ import { BlockDevice, type Backend, type DeviceHandle, type DriverModule } from 
 import {
   checkKeys,
   checkScheme,
+  formatUri,
+  nestedUri,
   parseUri,
   splitWrappers,
   type ParsedUri,
@@ -50,13 +52,15 @@ interface Wrapping {
 let attachments = 0;
 
 /** Schemes that `open` knows. */
-export const SCHEMES: readonly string[] = Object.freeze(Object.keys(DRIVERS));
+export const SCHEMES: readonly string[] = Object.freeze([...Object.keys(DRIVERS), 'dedup'].sort());
 
 /**
  * Opens a device: `ram:1GiB`, `null:1GiB`, `file:/path?direct=1`, with wrappers as keys
  * (`fault.*`, `trace.*`). Errors: UNKNOWN_SCHEME, UNKNOWN_KEY, and the driver's own.
  */
 export async function open(uri: string): Promise<BlockDevice> {
+  const parsed = parseUri(uri);
+  if (parsed.scheme === 'dedup') return openDedup(parsed, uri);
   const { module, inner, wrappers } = await resolve(uri);
   const backend = await module.open(inner.path, inner.query, uri, inner.transport);
   return new BlockDevice(await wrapAll(backend, wrappers, ''));
@@ -69,6 +73,17 @@ export async function attach(handle: DeviceHandle): Promise<BlockDevice> {
   const name = `${threadId}.${attachments++}`;
   const backend = await wrapAll(await module.attach(handle), wrappers, name);
   return new BlockDevice(backend, home);
+}
+
+/** `dedup:` takes the rest of its URI as its data device, wrappers included. */
+async function openDedup(parsed: ParsedUri, uri: string): Promise<BlockDevice> {
+  const { DEDUP_KEYS, openVolume } = await import('./dedup/index.js');
+  const { inner, own } = nestedUri(parsed);
+  const known = Object.keys(DEDUP_KEYS).map((key) => key.slice('dedup.'.length));
+  checkKeys({ scheme: 'dedup', query: own }, known, 'dedup.');
+  const data = { ...inner, volume: '' };
+  const text = formatUri(data);
+  return new BlockDevice(await openVolume(text, () => open(text), own, parsed.volume, uri));
 }
 
 async function resolve(

@@ -2,6 +2,7 @@
 // completion script needs no driver loaded; a test holds the two equal.
 
 export const SCHEMES: Readonly<Record<string, string>> = Object.freeze({
+  dedup: 'a volume of a pool, on any other device',
   file: 'a file or a block device of the kernel',
   idc: 'a device that another process serves',
   null: 'a device that forgets',

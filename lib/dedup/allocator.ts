@@ -1,0 +1,203 @@
+// Allocator: where new blocks, and new nodes, go.
+//
+// Each of the two fills one extent at a time, from its start: a series of new blocks is contiguous,
+// and an extent has either blocks or nodes. First come extents that were never used, up to the end
+// of the device, then empty ones, then those with the most room.
+//
+// Invariant: the pages of an open extent (summary, counts, fingerprints) are pinned.
+
+import { Group, Span, SpanShift } from './layout.js';
+import { Miss } from './pages.js';
+import type { Space } from './space.js';
+
+export const enum Stream {
+  blocks = 0,
+  nodes = 1,
+}
+
+/** Blocks that are kept for nodes: writes of data find no space before (a part, and at least). */
+const NODES_PART = 256;
+const NODES_MIN = 256;
+/** Extents that are looked at in one call. */
+const LOOKS = 512;
+
+class OpenExtent {
+  /** pbn / 256; -1: none. */
+  extent = -1;
+  /** Page of the extent that is looked at next. */
+  next = 0;
+  summary = -1;
+  count = -1;
+  /** -1 for nodes. */
+  fingerprints = -1;
+}
+
+export class Allocator {
+  /** Of the last `take`: its first block. */
+  pbn = 0;
+  /** Nothing is left for what was asked; it may be once a checkpoint is done. */
+  full = false;
+  private readonly space: Space;
+  private readonly open = [new OpenExtent(), new OpenExtent()];
+  /** Extents of the group below the high-water mark that were opened. */
+  private opened: number = Group.extents;
+  private cursor: number;
+
+  constructor(space: Space) {
+    this.space = space;
+    this.cursor = space.firstGroup * Group.extents;
+  }
+
+  /** Blocks that a write may take now. */
+  get room(): number {
+    const { space } = this;
+    const kept = Math.max(NODES_MIN, Math.floor(space.blocksTotal / NODES_PART));
+    return space.available - kept;
+  }
+
+  /** Frame of the fingerprint page of the extent that blocks go to; `take` has just succeeded. */
+  get fingerprints(): number {
+    return this.open[Stream.blocks]!.fingerprints;
+  }
+
+  /**
+   * Reserves up to `wanted` blocks that follow each other, from `pbn` on; returns how many. 0: none
+   * now; ask again when pages have come, unless `full`.
+   */
+  take(stream: Stream, wanted: number): number {
+    const open = this.open[stream]!;
+    const { space } = this;
+    this.full = false;
+    for (let tries = 0; tries < LOOKS; tries++) {
+      if (open.extent < 0 && !this.openExtent(stream, open)) return 0;
+      const base = open.extent * Group.extentPages;
+      let { next } = open;
+      while (next < Group.extentPages && !space.isFree(open.count, base + next)) next++;
+      let end = next;
+      while (end < Group.extentPages && end - next < wanted) {
+        if (!space.isFree(open.count, base + end)) break;
+        end++;
+      }
+      open.next = end;
+      for (let page = next; page < end; page++) space.reserve(open.count, base + page);
+      this.pbn = base + next;
+      if (open.next === Group.extentPages) this.close(open);
+      if (end > next) return end - next;
+    }
+    return 0;
+  }
+
+  /** Lets go of the extents that are open. */
+  closeAll(): void {
+    for (const open of this.open) if (open.extent >= 0) this.close(open);
+  }
+
+  /** Whether `stream` has the extent open. */
+  isOpen(extent: number): boolean {
+    return this.open[0]!.extent === extent || this.open[1]!.extent === extent;
+  }
+
+  private close(open: OpenExtent): void {
+    const { pins } = this.space.pages;
+    for (const frame of [open.summary, open.count, open.fingerprints]) {
+      if (frame >= 0) pins[frame] = pins[frame]! - 1;
+    }
+    open.extent = -1;
+  }
+
+  private openExtent(stream: Stream, open: OpenExtent): boolean {
+    const nodes = stream === Stream.nodes;
+    const fresh = this.neverUsed();
+    if (fresh === Miss.wait) return false;
+    if (fresh >= 0) {
+      if (!this.enter(open, fresh, nodes, true)) return false;
+      this.opened++;
+      return true;
+    }
+    return this.reuse(open, nodes);
+  }
+
+  /** An extent that was never used; Miss.wait: ask again; Miss.bad: there is none. */
+  private neverUsed(): number {
+    const { space } = this;
+    if (this.opened === Group.extents) {
+      if (space.highWater >= space.endGroup) return Miss.bad;
+      if (!space.openGroup()) return Miss.wait;
+      this.opened = 0;
+    }
+    return (space.highWater - 1) * Group.extents + this.opened;
+  }
+
+  /** Goes round all extents once: the next that is empty, else the first with much room. */
+  private reuse(open: OpenExtent, nodes: boolean): boolean {
+    const { space } = this;
+    const from = space.firstGroup * Group.extents;
+    const end = space.highWater * Group.extents;
+    let best = -1;
+    let bestUsed: number = Group.blocks;
+    for (let left = end - from, looks = 0; left > 0 && looks < LOOKS;) {
+      if (this.cursor >= end || this.cursor < from) this.cursor = from;
+      const extent = this.cursor;
+      const span = Math.floor(extent / (Group.extents * Span.groups));
+      const word = space.roots[space.spanAt(span)]!;
+      if (word >>> SpanShift.free === 0) {
+        const next = (span + 1) * Group.extents * Span.groups;
+        left -= next - extent;
+        this.cursor = next;
+        continue;
+      }
+      const summary = space.summary(Math.floor(extent / Group.extents));
+      if (summary < 0) return false;
+      looks++;
+      left--;
+      this.cursor++;
+      const used = space.usedIn(summary, extent);
+      if (used >= bestUsed || this.isOpen(extent)) continue;
+      if (used > 0 && space.holdsNodes(summary, extent) !== nodes) continue;
+      const count = space.count(Math.floor(extent / Group.extents));
+      if (count < 0) {
+        this.cursor--;
+        return false;
+      }
+      if (!this.hasRoom(count, extent, used === 0)) continue;
+      best = extent;
+      bestUsed = used;
+      if (used === 0) break;
+    }
+    if (best < 0) {
+      this.full = true;
+      return false;
+    }
+    return this.enter(open, best, nodes, bestUsed === 0);
+  }
+
+  /** Whether a block of the extent is free; all of them, if it is to be empty. */
+  private hasRoom(count: number, extent: number, empty: boolean): boolean {
+    const base = extent * Group.extentPages;
+    for (let page: number = Group.metaPages; page < Group.extentPages; page++) {
+      if (this.space.isFree(count, base + page) !== empty) return !empty;
+    }
+    return empty;
+  }
+
+  private enter(open: OpenExtent, extent: number, nodes: boolean, empty: boolean): boolean {
+    const { space } = this;
+    const { pins } = space.pages;
+    const group = Math.floor(extent / Group.extents);
+    const count = space.count(group);
+    const summary = space.summary(group);
+    if (count < 0 || summary < 0) return false;
+    if (empty && space.beginExtent(extent, nodes) < 0) return false;
+    const fingerprints = nodes ? -1 : space.fingerprints(extent);
+    if (!nodes && fingerprints < 0) return false;
+    open.extent = extent;
+    open.next = Group.metaPages;
+    open.summary = summary;
+    open.count = count;
+    open.fingerprints = fingerprints;
+    for (const frame of [summary, count, fingerprints]) {
+      if (frame >= 0) pins[frame] = pins[frame]! + 1;
+    }
+    return true;
+  }
+}

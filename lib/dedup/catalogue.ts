@@ -1,0 +1,173 @@
+// Catalogue: the pool's volumes, by name and by number.
+//
+// All records are in memory while the pool is open. What changes goes to the catalogue's pages
+// before a checkpoint begins (`write`); so does a volume's new root, at every checkpoint.
+
+import { PenstockError } from '../errors.js';
+import { Head, Magic, Page, Volume, VolumeState } from './layout.js';
+import { pair, setPair } from './space.js';
+import { levelOf, type Tree, type Trees } from './trees.js';
+
+/** A volume as it stands in memory. */
+export interface VolumeRecord extends Tree {
+  readonly index: number;
+  readonly serial: number;
+  name: string;
+  state: VolumeState;
+  bytes: number;
+  readonly madeMs: number;
+  /** Volume that it was taken of, + 1; 0: none. */
+  readonly origin: number;
+  /** Blocks that are mapped. */
+  mapped: number;
+  reserved: number;
+  /** It is not in the catalogue's pages as it is here. */
+  changed: boolean;
+  /** How often it is open. */
+  users: number;
+}
+
+const NAME = /^[A-Za-z0-9_][A-Za-z0-9._:@+-]*$/;
+/** Leaves of a map: 512 blocks each. */
+export const LEAF_BYTES = 2 ** 21;
+export const VOLUME_BYTES_MAX = 64 * 2 ** 40;
+
+export class Catalogue {
+  readonly tree: Tree;
+  readonly volumes: (VolumeRecord | null)[] = [];
+  nextSerial: number;
+  private readonly byName = new Map<string, VolumeRecord>();
+
+  constructor(tree: Tree, nextSerial: number) {
+    this.tree = tree;
+    this.nextSerial = nextSerial;
+  }
+
+  get list(): VolumeRecord[] {
+    return this.volumes.filter((volume) => volume !== null);
+  }
+
+  /** Throws NO_SUCH_VOLUME. */
+  get(name: string): VolumeRecord {
+    const volume = this.byName.get(name);
+    if (volume !== undefined) return volume;
+    throw new PenstockError('NO_SUCH_VOLUME', `the pool has no volume '${name}'`, {
+      hint: '`penstock volume list` shows its volumes; `penstock volume create` makes one',
+      exitCode: 3,
+    });
+  }
+
+  /** Throws VOLUME_EXISTS, BAD_VOLUME_NAME, BAD_SIZE. */
+  add(name: string, bytes: number, nowMs: number): VolumeRecord {
+    assertName(name);
+    assertBytes(bytes);
+    if (this.byName.has(name)) {
+      throw new PenstockError('VOLUME_EXISTS', `the pool has a volume '${name}' already`, {
+        hint: 'choose another name, or delete that one first',
+      });
+    }
+    const free = this.volumes.indexOf(null);
+    const index = free < 0 ? this.volumes.length : free;
+    const volume: VolumeRecord = {
+      index,
+      serial: this.nextSerial++,
+      name,
+      state: VolumeState.volume,
+      bytes,
+      level: levelOf(Math.ceil(bytes / LEAF_BYTES)),
+      root: 0,
+      madeMs: nowMs,
+      origin: 0,
+      mapped: 0,
+      reserved: 0,
+      changed: true,
+      users: 0,
+    };
+    this.volumes[index] = volume;
+    this.byName.set(name, volume);
+    return volume;
+  }
+
+  /** Whether a record's volume is still the one it was written for. */
+  at(index: number, serial: number): VolumeRecord | null {
+    const volume = this.volumes[index];
+    return volume?.serial === serial ? volume : null;
+  }
+
+  /** Reads the records of a page; `first` is the number of the first. */
+  take(words: Uint32Array, at: number, first: number): void {
+    for (let i = 0; i < Volume.perPage; i++) {
+      const v = at + Head.words + i * Volume.words;
+      const state = words[v]! as VolumeState;
+      if (state === VolumeState.none) {
+        this.volumes[first + i] = null;
+        continue;
+      }
+      const name = new Uint8Array(words.buffer, words.byteOffset + (v + Volume.name) * 4, 128);
+      const volume: VolumeRecord = {
+        index: first + i,
+        serial: words[v + Volume.serial]!,
+        name: Buffer.from(name).toString().replace(/\0+$/, ''),
+        state,
+        bytes: pair(words, v + Volume.bytesLo),
+        level: words[v + Volume.level]!,
+        root: pair(words, v + Volume.rootLo),
+        madeMs: pair(words, v + Volume.madeLo),
+        origin: words[v + Volume.origin]!,
+        mapped: pair(words, v + Volume.mappedLo),
+        reserved: pair(words, v + Volume.reservedLo),
+        changed: false,
+        users: 0,
+      };
+      this.volumes[volume.index] = volume;
+      this.byName.set(volume.name, volume);
+    }
+  }
+
+  /** Brings the pages up to date; false: ask again. */
+  write(trees: Trees): boolean {
+    for (const volume of this.volumes) {
+      if (volume === null || !volume.changed) continue;
+      const leaf = Math.floor(volume.index / Volume.perPage);
+      while (levelOf(leaf + 1) > this.tree.level) if (!trees.raise(this.tree)) return false;
+      const frame = trees.ownLeaf(this.tree, leaf, Magic.catalogue);
+      if (frame < 0) return false;
+      const { words } = trees.pages;
+      const at = (frame << Page.shift) + Head.words;
+      store(words, at + (volume.index % Volume.perPage) * Volume.words, volume);
+      volume.changed = false;
+    }
+    return true;
+  }
+}
+
+function store(words: Uint32Array, at: number, volume: VolumeRecord): void {
+  words.fill(0, at, at + Volume.words);
+  words[at + Volume.state] = volume.state;
+  words[at + Volume.level] = volume.level;
+  setPair(words, at + Volume.rootLo, volume.root);
+  setPair(words, at + Volume.bytesLo, volume.bytes);
+  setPair(words, at + Volume.madeLo, volume.madeMs);
+  words[at + Volume.origin] = volume.origin;
+  words[at + Volume.serial] = volume.serial;
+  setPair(words, at + Volume.mappedLo, volume.mapped);
+  setPair(words, at + Volume.reservedLo, volume.reserved);
+  const name = new Uint8Array(words.buffer, words.byteOffset + (at + Volume.name) * 4, 128);
+  name.set(Buffer.from(volume.name));
+}
+
+function assertName(name: string): void {
+  if (NAME.test(name) && name.length <= Volume.nameBytes) return;
+  throw new PenstockError('BAD_VOLUME_NAME', `'${name}' is no name of a volume`, {
+    hint: `up to ${Volume.nameBytes} letters, digits and . _ : @ + -; the first a letter or digit`,
+    exitCode: 2,
+  });
+}
+
+function assertBytes(bytes: number): void {
+  if (bytes >= 4096 && bytes <= VOLUME_BYTES_MAX && bytes % 4096 === 0) return;
+  throw new PenstockError('BAD_SIZE', `a volume cannot have ${bytes} bytes`, {
+    hint: 'give a multiple of 4 KiB up to 64 TiB',
+    exitCode: 2,
+  });
+}

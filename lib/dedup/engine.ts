@@ -1,0 +1,383 @@
+// Engine: runs what is under way in a pool, one step after the other, whenever somebody calls
+// `run`: a queue that is submitted to or polled, or the pump while nobody polls.
+//
+// The order of a round: what the device has answered; counts; plans, in the order of the sets; what
+// has its data with the device is entered; the entry is written; sets whose entry is with the
+// device complete; a checkpoint begins when one is due, or goes on.
+//
+// Invariants
+// 1. Everything here is synchronous, and nothing is allocated: what cannot go on is looked at again
+//    in the next round.
+// 2. After a failure of metadata (`failed`) nothing is changed any more: writes complete with it,
+//    and reads go on.
+
+import { Status } from '../hpdi/index.js';
+import type { Allocator } from './allocator.js';
+import type { Catalogue } from './catalogue.js';
+import { Phase, type Checkpoint } from './checkpoint.js';
+import { Entering } from './entering.js';
+import type { FingerprintIndex } from './fingerprint-index.js';
+import type { PoolIo } from './io.js';
+import type { Journal } from './journal.js';
+import { Miss, PageFailure, type PageCache } from './pages.js';
+import { Plan, type Planner } from './planner.js';
+import { Fifo, SETS, type SetTable } from './sets.js';
+import type { Space } from './space.js';
+import type { Thn } from './thn.js';
+import type { Trees } from './trees.js';
+import type { VolumeQueue } from './volume-queue.js';
+
+/** Kinds of requests to the device. */
+export const enum Io {
+  page = 1,
+  write = 2,
+  compare = 3,
+  journal = 4,
+  checkpoint = 5,
+  read = 6,
+  flush = 7,
+}
+
+/** Parts of the cache and the journal at which a checkpoint begins, and at which writes wait. */
+const DIRTY_BEGIN = 0.3;
+const DIRTY_MOST = 0.6;
+const JOURNAL_BEGIN = 0.4;
+/** References that may wait for their pages before no more sets are entered. */
+const UNSETTLED_MOST = 4096;
+const SLEEP_MS = 50;
+/** Of what a read or flush is known by: the slot; the rest is the queue's number. */
+export const SLOT_BITS = 15;
+const SLOT_MASK = 2 ** SLOT_BITS - 1;
+
+export interface EngineParts {
+  readonly io: PoolIo;
+  readonly pages: PageCache;
+  readonly space: Space;
+  readonly allocator: Allocator;
+  readonly trees: Trees;
+  readonly journal: Journal;
+  readonly checkpoint: Checkpoint;
+  readonly catalogue: Catalogue;
+  readonly sets: SetTable;
+  readonly planner: Planner;
+  readonly thn: Thn;
+  readonly index: FingerprintIndex;
+}
+
+export class Engine {
+  readonly parts: EngineParts;
+  readonly entering: Entering;
+  readonly queues = new Set<VolumeQueue>();
+  /** Queues by number; a queue's slots are at most 2^16. */
+  readonly numbered: (VolumeQueue | null)[] = [];
+  /** Why nothing can be changed any more; null: it can. */
+  failed: string | null = null;
+  /** A checkpoint was asked for. */
+  wanted = false;
+  rounds = 0;
+  private readonly toPlan = new Fifo(SETS);
+  private readonly toMend = new Fifo(SETS);
+  private readonly toEnter = new Fifo(SETS);
+  private readonly toEnd = new Fifo(SETS);
+  private running = false;
+  private pumping = false;
+
+  constructor(parts: EngineParts) {
+    this.parts = parts;
+    this.entering = new Entering(parts);
+  }
+
+  /** Sets, reads, or parts of a checkpoint are under way. */
+  get busy(): boolean {
+    const { io, sets, checkpoint } = this.parts;
+    return (
+      io.inFlight > 0 || sets.freeSets < SETS || this.wanted || checkpoint.phase !== Phase.idle
+    );
+  }
+
+  /** A set was filled: it is to be written. */
+  add(set: number): void {
+    this.parts.planner.hash(set);
+    this.toPlan.push(set);
+  }
+
+  /** Whatever can be done now is done. */
+  run(): void {
+    if (this.running) return;
+    this.running = true;
+    this.rounds++;
+    const { io, space, journal, checkpoint } = this.parts;
+    this.takeAnswers();
+    space.settle();
+    if (space.broken !== null) this.fail(space.broken);
+    this.mend();
+    this.plan();
+    this.enter();
+    for (const queue of this.queues) queue.step();
+    if (journal.dirty) journal.commit();
+    if (journal.broken !== 0 || checkpoint.broken !== 0)
+      this.fail('the device did not take metadata');
+    this.end();
+    this.advanceCheckpoint();
+    io.submit();
+    this.running = false;
+  }
+
+  /** Goes on by itself, in the event loop, as long as anything is under way. */
+  kick(): void {
+    if (this.pumping) {
+      this.parts.io.rouse();
+      return;
+    }
+    if (!this.busy) return;
+    this.pumping = true;
+    void this.pump();
+  }
+
+  /** Resolves when nothing is under way any more. */
+  async settle(): Promise<void> {
+    while (this.busy) {
+      this.run();
+      await this.breathe();
+    }
+  }
+
+  /** Makes the state durable as a checkpoint; resolves when it is. Throws POOL_FAILED's cause. */
+  async checkpoint(): Promise<boolean> {
+    const { checkpoint } = this.parts;
+    while (checkpoint.phase !== Phase.idle && this.failed === null) {
+      this.run();
+      await this.breathe();
+    }
+    const done = checkpoint.done;
+    this.wanted = true;
+    while ((checkpoint.done === done || checkpoint.phase !== Phase.idle) && this.failed === null) {
+      this.run();
+      await this.breathe();
+    }
+    return this.failed === null;
+  }
+
+  /** For who brings the state up itself: takes what has come, and sleeps till more does. */
+  async turn(): Promise<void> {
+    const { io, space } = this.parts;
+    this.takeAnswers();
+    space.settle();
+    io.submit();
+    await this.breathe();
+    this.takeAnswers();
+  }
+
+  /** Nothing is changed any more. */
+  fail(why: string): void {
+    if (this.failed !== null) return;
+    this.failed = why;
+    for (const queue of this.queues) queue.step();
+  }
+
+  private async breathe(): Promise<void> {
+    if (this.parts.io.inFlight > 0) await this.parts.io.sleep(SLEEP_MS);
+    else await new Promise((resolve) => setImmediate(resolve));
+  }
+
+  private async pump(): Promise<void> {
+    while (this.busy) {
+      this.run();
+      if (!this.busy) break;
+      await this.breathe();
+    }
+    this.pumping = false;
+  }
+
+  private takeAnswers(): void {
+    const { io, pages, journal, checkpoint, planner } = this.parts;
+    while (io.take()) {
+      const { owner, status } = io;
+      switch (io.kind) {
+        case Io.read:
+          this.readEnded(owner, status);
+          break;
+        case Io.write:
+          this.setAnswered(owner, status);
+          break;
+        case Io.compare: {
+          const set = planner.compared(owner, status, io.loanLo, io.loanHi);
+          this.setAnswered(set, Status.OK);
+          break;
+        }
+        case Io.page:
+          pages.loaded(owner, status);
+          break;
+        case Io.journal:
+          journal.answered(owner, status);
+          break;
+        case Io.checkpoint:
+          checkpoint.answered(owner, status);
+          break;
+        default:
+          this.flushed(owner, status);
+      }
+    }
+  }
+
+  /** Reads and flushes are known by queue and slot. */
+  private readEnded(owner: number, status: number): void {
+    this.queueOf(owner)?.readEnded(owner & SLOT_MASK, status);
+  }
+
+  private flushed(owner: number, status: number): void {
+    this.queueOf(owner)?.flushed(owner & SLOT_MASK, status);
+  }
+
+  private queueOf(owner: number): VolumeQueue | null {
+    return this.numbered[owner >>> SLOT_BITS] ?? null;
+  }
+
+  private setAnswered(set: number, status: number): void {
+    const { sets } = this.parts;
+    if (status !== Status.OK && sets.statuses[set] === 0) sets.statuses[set] = status;
+    sets.atDevice[set] = sets.atDevice[set]! - 1;
+    if (sets.atDevice[set] === 0) this.toMend.push(set);
+  }
+
+  /** Sets that have nothing at the device: those that were compared may have new blocks. */
+  private mend(): void {
+    const { sets, planner } = this.parts;
+    for (let left = this.toMend.length; left > 0; left--) {
+      const set = this.toMend.head;
+      if (sets.statuses[set] === 0 && this.failed === null) {
+        const plan = planner.again(set);
+        if (plan === Plan.wait) return;
+        if (plan !== Plan.done) sets.statuses[set] = Status.NO_SPACE;
+      }
+      this.toMend.shift();
+      if (sets.atDevice[set] !== 0) continue;
+      if (sets.statuses[set] === 0 && this.failed === null) this.toEnter.push(set);
+      else this.setFailed(set);
+    }
+  }
+
+  private plan(): void {
+    const { sets, planner, checkpoint, pages } = this.parts;
+    while (this.toPlan.length > 0) {
+      const set = this.toPlan.head;
+      if (this.failed !== null) {
+        this.toPlan.shift();
+        sets.statuses[set] = Status.DEVICE_ERROR;
+        this.begin(set);
+        this.setFailed(set);
+        continue;
+      }
+      if (pages.dirtyCount + pages.stagedCount > pages.frames * DIRTY_MOST) {
+        this.wanted = true;
+        return;
+      }
+      const plan = planner.plan(set);
+      if (plan === Plan.wait) return;
+      if (plan === Plan.checkpoint || (plan === Plan.noSpace && checkpoint.phase !== Phase.idle)) {
+        if (checkpoint.phase === Phase.idle) this.wanted = true;
+        return;
+      }
+      this.toPlan.shift();
+      this.begin(set);
+      if (plan === Plan.noSpace) {
+        sets.statuses[set] = Status.NO_SPACE;
+        this.setFailed(set);
+      } else if (sets.atDevice[set] === 0) {
+        this.toEnter.push(set);
+      }
+    }
+  }
+
+  private begin(set: number): void {
+    const { sets, checkpoint, space } = this.parts;
+    const parity = space.generation & 1;
+    sets.parities[set] = parity;
+    checkpoint.readers[parity] = checkpoint.readers[parity]! + 1;
+  }
+
+  private leave(set: number): void {
+    const { sets, checkpoint } = this.parts;
+    const parity = sets.parities[set]!;
+    checkpoint.readers[parity] = checkpoint.readers[parity]! - 1;
+  }
+
+  private enter(): void {
+    const { sets } = this.parts;
+    while (this.toEnter.length > 0) {
+      if (!this.mayEnter) return;
+      const set = this.toEnter.head;
+      const result = this.failed === null ? this.entering.enter(set) : Miss.bad;
+      if (result === Miss.wait) return;
+      this.toEnter.shift();
+      if (result === 0) {
+        this.toEnd.push(set);
+        continue;
+      }
+      sets.statuses[set] = this.failed === null ? this.pageStatus() : Status.DEVICE_ERROR;
+      this.setFailed(set);
+    }
+  }
+
+  /** A checkpoint begins when all counts are settled: nothing new comes before. */
+  get mayEnter(): boolean {
+    const { space, pages } = this.parts;
+    if (pages.dirtyCount + pages.stagedCount > pages.frames * DIRTY_MOST) return false;
+    return space.unsettled <= (this.wanted ? 0 : UNSETTLED_MOST);
+  }
+
+  /** Status of an operation that needed a page which cannot be had. */
+  pageStatus(): number {
+    const { pages } = this.parts;
+    return pages.failure === PageFailure.device ? pages.failureStatus : Status.MEDIA_ERROR;
+  }
+
+  /** Sets whose entry is with the device are complete. */
+  private end(): void {
+    const { sets, journal } = this.parts;
+    while (this.toEnd.length > 0) {
+      const set = this.toEnd.head;
+      if (sets.seqs[set]! > journal.completed) {
+        if (this.failed === null) return;
+        sets.statuses[set] = Status.DEVICE_ERROR;
+      }
+      this.toEnd.shift();
+      this.leave(set);
+      sets.queues[set]!.setEnded(set);
+      sets.give(set);
+    }
+  }
+
+  private setFailed(set: number): void {
+    const { sets, planner } = this.parts;
+    planner.undo(set);
+    this.leave(set);
+    sets.queues[set]!.setEnded(set);
+    sets.give(set);
+  }
+
+  private advanceCheckpoint(): void {
+    const { checkpoint, pages, journal } = this.parts;
+    if (this.failed !== null) {
+      this.wanted = false;
+      return;
+    }
+    checkpoint.step();
+    if (checkpoint.phase !== Phase.idle) return;
+    if (pages.dirtyCount > pages.frames * DIRTY_BEGIN || journal.fill > JOURNAL_BEGIN) {
+      this.wanted = true;
+    }
+    if (this.wanted && this.prepare()) {
+      this.wanted = false;
+      checkpoint.begin();
+    }
+  }
+
+  /** Brings catalogue and counts up to date; false: pages are on their way. */
+  private prepare(): boolean {
+    const { catalogue, trees, space, journal } = this.parts;
+    journal.commit();
+    if (!catalogue.write(trees)) return false;
+    return space.settle();
+  }
+}

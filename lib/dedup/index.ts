@@ -1,0 +1,4 @@
+export { Pool, type CreateOptions, type OpenOptions } from './pool.js';
+export type { RecoveryReport } from './recovery.js';
+export { DEDUP_KEYS, openVolume } from './shared.js';
+export type { PoolStats } from './stats.js';

@@ -1,0 +1,282 @@
+// Planner: what becomes of each block of a set, and the requests to the device that this takes.
+//
+// Sets are planned in the order in which they came. A set gets all its places at once or, when
+// pages are not here or space is short, waits at the head of the line.
+//
+// Invariants
+// 1. A block is kept as a reference only after its bytes were compared with the stored ones: a
+//    fingerprint alone may be of bytes that the client has changed since.
+// 2. A set's new blocks are in the index and in the fingerprint pages when they have a place: later
+//    sets find them, and wait until they are written.
+
+import { Op, Status } from '../hpdi/index.js';
+import { native } from '../native.js';
+import { Stream, type Allocator } from './allocator.js';
+import type { FingerprintIndex } from './fingerprint-index.js';
+import type { PoolIo } from './io.js';
+import { Fingerprint, Group, Head, Page, SetMax } from './layout.js';
+import { Fate, SETS, type SetTable } from './sets.js';
+import { setPair, type Space } from './space.js';
+import type { Thn } from './thn.js';
+
+/** What `plan` gives. */
+export const enum Plan {
+  done = 0,
+  /** Pages, or other writes, are on their way: ask again. */
+  wait = 1,
+  /** A checkpoint would free blocks. */
+  checkpoint = 2,
+  noSpace = 3,
+}
+
+const TWO_32 = 4294967296;
+/** XXH3-128 of 4096 zeros is computed once. */
+const COMPARE_WORDS = 8;
+const EQUAL = 0xffffffff;
+
+export interface PlannerParts {
+  readonly sets: SetTable;
+  readonly space: Space;
+  readonly allocator: Allocator;
+  readonly io: PoolIo;
+  readonly thn: Thn;
+  readonly index: FingerprintIndex;
+  /** Address of a page of zeros. */
+  readonly zeros: number;
+}
+
+export class Planner {
+  /** Blocks so far by what became of them, and those whose bytes were others after all. */
+  fresh = 0;
+  zero = 0;
+  same = 0;
+  unequal = 0;
+  private readonly parts: PlannerParts;
+  private readonly writeKind: number;
+  private readonly readKind: number;
+  private readonly ranges = new Uint32Array(SetMax.blocks * 4);
+  private readonly compares = new Uint32Array(SetMax.blocks * COMPARE_WORDS);
+  private readonly zeroPrint = new Uint32Array(Fingerprint.words);
+  private readonly blocks = new Uint32Array(SetMax.blocks * 2);
+  private readonly prints = new Uint32Array(SetMax.blocks * Fingerprint.words);
+  /** Runs that are being compared: set, first block, how many. */
+  private readonly runs = new Int32Array(SETS * 64 * 3);
+  private readonly freeRuns: Int32Array;
+  private freeRunCount: number;
+
+  constructor(parts: PlannerParts, writeKind: number, readKind: number) {
+    this.parts = parts;
+    this.writeKind = writeKind;
+    this.readKind = readKind;
+    const runs = this.runs.length / 3;
+    this.freeRuns = Int32Array.from({ length: runs }, (_, i) => i);
+    this.freeRunCount = runs;
+    this.entry(this.ranges, 0, parts.zeros);
+    native.xxh3List(this.ranges, 1, this.zeroPrint);
+  }
+
+  /** Computes the fingerprints of a set's blocks, and finds those that are all zeros. */
+  hash(set: number): void {
+    const { sets } = this.parts;
+    const count = sets.counts[set]!;
+    const base = set * SetMax.blocks;
+    for (let b = 0; b < count; b++) this.entry(this.ranges, b, sets.addresses[base + b]!);
+    native.xxh3List(this.ranges, count, sets.views[set]!);
+    let zeros = 0;
+    const { zeroPrint, compares } = this;
+    const prints = sets.fingerprints;
+    for (let b = 0; b < count; b++) {
+      sets.fates[base + b] = Fate.fresh;
+      const at = (base + b) * Fingerprint.words;
+      if (prints[at] !== zeroPrint[0] || prints[at + 1] !== zeroPrint[1]) continue;
+      if (prints[at + 2] !== zeroPrint[2] || prints[at + 3] !== zeroPrint[3]) continue;
+      this.compare(zeros++, sets.addresses[base + b]!, this.parts.zeros);
+      compares[(zeros - 1) * COMPARE_WORDS + 6] = b;
+    }
+    if (zeros === 0) return;
+    native.compareList(compares, zeros);
+    for (let i = 0; i < zeros; i++) {
+      if (compares[i * COMPARE_WORDS + 5] !== EQUAL) continue;
+      sets.fates[base + compares[i * COMPARE_WORDS + 6]!] = Fate.zero;
+      sets.pbns[base + compares[i * COMPARE_WORDS + 6]!] = 0;
+    }
+  }
+
+  /** Gives a set's blocks their places, and asks the device for what that takes. */
+  plan(set: number): Plan {
+    const { sets, allocator, thn, space } = this.parts;
+    const count = sets.counts[set]!;
+    const base = set * SetMax.blocks;
+    if (sets.planned[set] === 0) {
+      if (!thn.find(set)) return Plan.wait;
+      if (this.freeRunCount < SetMax.blocks) return Plan.wait;
+    }
+    let wanted = 0;
+    for (let b = sets.planned[set]!; b < count; b++) {
+      if (sets.fates[base + b] === Fate.fresh) wanted++;
+    }
+    if (wanted > 0 && allocator.room < wanted) {
+      return space.pending[0]! + space.pending[1]! > 0 ? Plan.checkpoint : Plan.noSpace;
+    }
+    for (let b = sets.planned[set]!; b < count;) {
+      let length = 0;
+      if (sets.fates[base + b] !== Fate.fresh) {
+        b++;
+        sets.planned[set] = b;
+        continue;
+      }
+      while (b + length < count && sets.fates[base + b + length] === Fate.fresh) length++;
+      const got = allocator.take(Stream.blocks, length);
+      if (got === 0) {
+        if (!allocator.full) return Plan.wait;
+        return space.pending[0]! + space.pending[1]! > 0 ? Plan.checkpoint : Plan.noSpace;
+      }
+      this.enterPrints(set, b, got, allocator.pbn);
+      for (let i = 0; i < got; i++) sets.pbns[base + b + i] = allocator.pbn + i;
+      b += got;
+      sets.planned[set] = b;
+    }
+    this.ask(set, 0);
+    return Plan.done;
+  }
+
+  /** The bytes of a run have come: compares them. Those that differ are to be stored as new. */
+  compared(run: number, status: number, loanLo: number, loanHi: number): number {
+    const { sets, io } = this.parts;
+    const set = this.runs[run * 3]!;
+    const first = this.runs[run * 3 + 1]!;
+    const length = this.runs[run * 3 + 2]!;
+    this.freeRuns[this.freeRunCount++] = run;
+    const base = set * SetMax.blocks + first;
+    if (status !== Status.OK) {
+      // What cannot be read cannot be referred to.
+      sets.fates.fill(Fate.fresh, base, base + length);
+      sets.pbns.fill(0, base, base + length);
+      this.unequal += length;
+      return set;
+    }
+    const loan = (loanHi & 0xfff) * TWO_32 + loanLo;
+    const { compares } = this;
+    for (let b = 0; b < length; b++) {
+      this.compare(b, sets.addresses[base + b]!, loan + b * Page.bytes);
+    }
+    const done = native.compareList(compares, length);
+    io.release(loanLo, loanHi);
+    for (let b = 0; b < length; b++) {
+      if (b < done && compares[b * COMPARE_WORDS + 5] === EQUAL) {
+        this.same++;
+        continue;
+      }
+      sets.fates[base + b] = Fate.fresh;
+      sets.pbns[base + b] = 0;
+      this.unequal++;
+    }
+    return set;
+  }
+
+  /**
+   * After the comparison: places for the blocks that turned out to be new. Plan.done with nothing
+   * at the device means that there were none.
+   */
+  again(set: number): Plan {
+    const { sets, allocator } = this.parts;
+    const count = sets.counts[set]!;
+    const base = set * SetMax.blocks;
+    for (let b = 0; b < count; b++) {
+      if (sets.fates[base + b] !== Fate.fresh || sets.pbns[base + b] !== 0) continue;
+      if (allocator.take(Stream.blocks, 1) === 0) return allocator.full ? Plan.noSpace : Plan.wait;
+      sets.pbns[base + b] = allocator.pbn;
+      this.enterPrints(set, b, 1, allocator.pbn);
+      this.write(set, b, 1);
+    }
+    return Plan.done;
+  }
+
+  /** A set has failed: the blocks that it was given are free. */
+  undo(set: number): void {
+    const { sets, space } = this.parts;
+    const base = set * SetMax.blocks;
+    for (let b = 0; b < sets.planned[set]!; b++) {
+      const pbn = sets.pbns[base + b]!;
+      if (sets.fates[base + b] === Fate.fresh && pbn !== 0) space.unreserve(pbn);
+    }
+  }
+
+  /** Asks for the writes of new blocks, and for the reads of those to be compared. */
+  private ask(set: number, from: number): void {
+    const { sets, io } = this.parts;
+    const count = sets.counts[set]!;
+    const base = set * SetMax.blocks;
+    for (let b = from; b < count;) {
+      const fate = sets.fates[base + b]!;
+      let length = 1;
+      if (fate === Fate.zero) {
+        this.zero++;
+        b++;
+        continue;
+      }
+      const isWrite = fate === Fate.fresh;
+      while (b + length < count && sets.fates[base + b + length] === fate) {
+        const at = base + b + length;
+        if (sets.pbns[at] !== sets.pbns[at - 1]! + 1) break;
+        if (isWrite && sets.addresses[at] !== sets.addresses[at - 1]! + Page.bytes) break;
+        length++;
+      }
+      if (isWrite) this.write(set, b, length);
+      else {
+        const run = this.freeRuns[--this.freeRunCount]!;
+        this.runs[run * 3] = set;
+        this.runs[run * 3 + 1] = b;
+        this.runs[run * 3 + 2] = length;
+        io.ask(Op.READ_LOAN, sets.pbns[base + b]!, length, 0, this.readKind, run);
+        sets.atDevice[set] = sets.atDevice[set]! + 1;
+      }
+      b += length;
+    }
+  }
+
+  private write(set: number, b: number, length: number): void {
+    const { sets, io } = this.parts;
+    const at = set * SetMax.blocks + b;
+    io.ask(Op.WRITE, sets.pbns[at]!, length, sets.addresses[at]!, this.writeKind, set);
+    sets.atDevice[set] = sets.atDevice[set]! + 1;
+    this.fresh += length;
+  }
+
+  /** Enters new blocks in their fingerprint page and in the index. */
+  private enterPrints(set: number, b: number, length: number, pbn: number): void {
+    const { sets, space, allocator, index } = this.parts;
+    const frame = allocator.fingerprints;
+    const { words } = space.pages;
+    const page = ((pbn % Group.extentPages) | 0) - Group.metaPages;
+    const to = (frame << Page.shift) + Head.words + page * Fingerprint.words;
+    const from = (set * SetMax.blocks + b) * Fingerprint.words;
+    const { prints, blocks } = this;
+    const { fingerprints } = sets;
+    for (let i = 0; i < length * Fingerprint.words; i++) {
+      const word = fingerprints[from + i]!;
+      words[to + i] = word;
+      prints[i] = word;
+    }
+    for (let i = 0; i < length; i++) setPair(blocks, i * 2, pbn + i);
+    space.touchFingerprints(frame, Math.floor(pbn / Group.extentPages));
+    index.insert(prints, blocks, length);
+  }
+
+  private entry(list: Uint32Array, i: number, address: number): void {
+    list[i * 4] = address >>> 0;
+    list[i * 4 + 1] = address / TWO_32;
+    list[i * 4 + 2] = Page.bytes;
+    list[i * 4 + 3] = 0;
+  }
+
+  private compare(i: number, a: number, b: number): void {
+    const { compares } = this;
+    const at = i * COMPARE_WORDS;
+    compares[at] = a >>> 0;
+    compares[at + 1] = a / TWO_32;
+    compares[at + 2] = b >>> 0;
+    compares[at + 3] = b / TWO_32;
+    compares[at + 4] = Page.bytes;
+  }
+}

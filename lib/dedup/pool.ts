@@ -1,0 +1,447 @@
+// Pool: a data device with volumes that share equal blocks (docs/format.md; DEDUP's invariants).
+//
+//   const device = await open('file:/p.img');
+//   await Pool.create(device);
+//   const pool = await Pool.open(device);
+//   await pool.createVolume('one', 2 ** 30);
+//   const disk = pool.openVolume('one');           // a BlockDevice
+//   await disk.close(); await pool.close(); await device.close();
+//
+// The device stays the caller's.
+
+import { randomBytes } from 'node:crypto';
+import { PenstockError } from '../errors.js';
+import { BlockDevice } from '../hpdi/index.js';
+import { addressSpace, type Segment } from '../memory/index.js';
+import { Allocator } from './allocator.js';
+import { Catalogue, type VolumeRecord } from './catalogue.js';
+import { Checkpoint } from './checkpoint.js';
+import { Engine, Io } from './engine.js';
+import { FingerprintIndex } from './fingerprint-index.js';
+import { PoolIo } from './io.js';
+import { Journal } from './journal.js';
+import { Group, Magic, Page, Place, ROOT_SLOT_WORDS, Span, Volume } from './layout.js';
+import { Miss, PageCache } from './pages.js';
+import { Planner } from './planner.js';
+import { layoutOf } from './pool-layout.js';
+import { rebuildIndex } from './rebuild.js';
+import { corruptError, JournalReader, Recovery, type RecoveryReport } from './recovery.js';
+import { SetTable } from './sets.js';
+import { Space } from './space.js';
+import { poolStats, type PoolStats } from './stats.js';
+import {
+  assertPage,
+  readSuperblock,
+  uuidText,
+  writeSuperblock,
+  type SuperblockFacts,
+} from './superblock.js';
+import { Thn } from './thn.js';
+import { Trees } from './trees.js';
+import { VolumeBackend } from './volume.js';
+
+export interface CreateOptions {
+  /** Runs of at least this many blocks are deduplicated (8); 0: nothing is. */
+  thn?: number;
+  /** References at which a block is worth being kept in low-latency memory (4). */
+  llrrmThreshold?: number;
+  /** One fingerprint in so many is in the index (8), a power of two. */
+  sampling?: number;
+  /** Makes a pool where there is one already; that one's data is lost. */
+  force?: boolean;
+}
+
+export interface OpenOptions {
+  /** Another THN than the pool's own, for this time. */
+  thn?: number;
+  /** Bytes of memory for pages of metadata (64 MiB), and for the fingerprint index (by size). */
+  cacheBytes?: number;
+  indexBytes?: number;
+  /** Operations at the data device at a time (512). */
+  depth?: number;
+}
+
+interface Opened {
+  readonly device: BlockDevice;
+  readonly engine: Engine;
+  readonly facts: SuperblockFacts;
+  readonly recovery: RecoveryReport | null;
+  /** Give back what is held, the last first. */
+  readonly closers: (() => void)[];
+}
+
+const CACHE_BYTES = 64 * 2 ** 20;
+const CACHE_BYTES_MIN = 2 ** 20;
+const CACHE_BYTES_MAX = 2 ** 28;
+const INDEX_BYTES_MIN = 2 ** 20;
+const INDEX_BYTES_MAX = 2 ** 31;
+const INDEX_LOAD = 0.9;
+const DEPTH = 512;
+const THN = 8;
+const LLRRM_THRESHOLD = 4;
+const SAMPLING = 8;
+
+/** Devices that have a pool open in this environment. */
+const opened = new WeakSet<BlockDevice>();
+
+export class Pool {
+  readonly device: BlockDevice;
+  readonly engine: Engine;
+  /** What opening had to do: nothing after a close in order. */
+  readonly recovery: RecoveryReport | null;
+  /** Resolves when the index has been rebuilt: what is stored is found from then on. */
+  readonly indexed: Promise<void>;
+  private readonly facts: SuperblockFacts;
+  private readonly closers: (() => void)[];
+  private stopIndexing = false;
+  private closing: Promise<void> | null = null;
+
+  private constructor(made: Opened) {
+    this.device = made.device;
+    this.engine = made.engine;
+    this.facts = made.facts;
+    this.recovery = made.recovery;
+    this.closers = made.closers;
+    this.indexed = rebuildIndex(this.engine, () => this.stopIndexing);
+  }
+
+  /** Makes a pool on a device. Errors: POOL_EXISTS, POOL_TOO_SMALL, BAD_OPTION, the device's. */
+  static async create(device: BlockDevice, options: CreateOptions = {}): Promise<void> {
+    const { thn = THN, llrrmThreshold = LLRRM_THRESHOLD, sampling = SAMPLING } = options;
+    assertDevice(device);
+    if (options.force !== true) {
+      const known = await readBoth(device).catch((error: unknown) => {
+        if (error instanceof PenstockError && error.code === 'NEWER_FORMAT') return 'newer';
+        throw error;
+      });
+      if (known !== null) {
+        throw new PenstockError('POOL_EXISTS', `${device.uri} has a pool already`, {
+          hint: 'open it; `--force` makes a new one, and what is in the old one is lost',
+        });
+      }
+    }
+    const layout = layoutOf(device.info.blocks * device.info.blockSize);
+    const uuid = new Uint32Array(4);
+    randomBytes(16).copy(new Uint8Array(uuid.buffer));
+    const facts: SuperblockFacts = {
+      ...layout,
+      uuid,
+      incompatible: 0,
+      readCompatible: 0,
+      epoch: 0,
+      checkpoint: 0,
+      seq: 0,
+      journalAt: 0,
+      clean: true,
+      highWater: layout.firstGroup,
+      thn,
+      llrrmThreshold,
+      dataChecksum: false,
+      sampling,
+      catalogueLevel: 0,
+      catalogueRoot: 0,
+      volumes: 0,
+      nextSerial: 1,
+      blockSize: device.info.blockSize,
+      rootSlots: new Uint32Array(ROOT_SLOT_WORDS),
+    };
+    const page = device.memory.alloc(Page.bytes);
+    try {
+      // The other slot first: a superblock of an older pool would have the higher number.
+      page.u8.fill(0);
+      await device.write(lbaOf(device, Place.superblockB), page);
+      await device.flush();
+      writeSuperblock(page.u32, facts, Place.superblockA);
+      await device.write(lbaOf(device, Place.superblockA), page);
+      await device.flush();
+    } finally {
+      page.free();
+    }
+  }
+
+  /**
+   * Opens the pool of a device, for reading and writing, and brings it up to date. Errors:
+   * NOT_A_POOL, POOL_BUSY, POOL_TRUNCATED, POOL_CORRUPT, NEWER_FORMAT, the device's.
+   */
+  static async open(device: BlockDevice, options: OpenOptions = {}): Promise<Pool> {
+    if (opened.has(device)) {
+      throw new PenstockError('POOL_BUSY', `the pool of ${device.uri} is open already`, {
+        hint: 'use the pool that is open, or close it first',
+        exitCode: 3,
+      });
+    }
+    opened.add(device);
+    const closers: (() => void)[] = [];
+    try {
+      return new Pool(await openParts(device, options, closers));
+    } catch (error) {
+      for (const close of closers.reverse()) close();
+      opened.delete(device);
+      throw error;
+    }
+  }
+
+  get uuid(): string {
+    return uuidText(this.facts.uuid);
+  }
+
+  get info(): Readonly<SuperblockFacts> {
+    return this.facts;
+  }
+
+  get volumes(): readonly Readonly<VolumeRecord>[] {
+    return this.engine.parts.catalogue.list;
+  }
+
+  stats(): PoolStats {
+    return poolStats(this.engine, this.facts);
+  }
+
+  /** Makes a volume of so many bytes, all zeros; durable when it resolves. */
+  async createVolume(name: string, bytes: number): Promise<void> {
+    this.assertOpen();
+    this.engine.parts.catalogue.add(name, bytes, Date.now());
+    await this.checkpoint();
+  }
+
+  /** A volume as a device, to be closed before the pool. Errors: NO_SUCH_VOLUME. */
+  openVolume(name: string): BlockDevice {
+    this.assertOpen();
+    const volume = this.engine.parts.catalogue.get(name);
+    const uri = `dedup:${this.device.uri.replace(/#.*$/, '')}#${name}`;
+    return new BlockDevice(new VolumeBackend(uri, this.engine, volume, this.device));
+  }
+
+  /** Makes everything that was written durable, as a checkpoint. Errors: POOL_FAILED. */
+  async checkpoint(): Promise<void> {
+    if (await this.engine.checkpoint()) return;
+    throw this.failure();
+  }
+
+  /** Completes what is under way, and closes the pool in order. */
+  close(): Promise<void> {
+    this.closing ??= this.closeOnce();
+    return this.closing;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  private async closeOnce(): Promise<void> {
+    this.stopIndexing = true;
+    await this.indexed;
+    const { engine } = this;
+    try {
+      await engine.settle();
+      this.facts.clean = true;
+      if (engine.failed === null) await this.checkpoint();
+    } finally {
+      await engine.parts.io.close();
+      for (const close of this.closers.reverse()) close();
+      opened.delete(this.device);
+    }
+  }
+
+  private assertOpen(): void {
+    if (this.closing !== null) {
+      throw new PenstockError('DEVICE_CLOSED', 'the pool is closed', { hint: 'open it again' });
+    }
+    if (this.engine.failed !== null) throw this.failure();
+  }
+
+  private failure(): PenstockError {
+    return new PenstockError('POOL_FAILED', `the pool takes no changes: ${this.engine.failed}`, {
+      hint: 'what was read and flushed is safe; open the pool again once its device works',
+    });
+  }
+}
+
+function lbaOf(device: BlockDevice, pbn: number): number {
+  return (pbn * Page.bytes) / device.info.blockSize;
+}
+
+function assertDevice(device: BlockDevice): void {
+  const { blockSize } = device.info;
+  if (blockSize <= Page.bytes && Page.bytes % blockSize === 0) return;
+  throw new PenstockError('POOL_BAD_DEVICE', `a pool needs blocks of 512 to 4096 bytes`, {
+    hint: `${device.uri} has blocks of ${blockSize} bytes; open it with others`,
+    exitCode: 2,
+  });
+}
+
+/** The newer of the two superblocks; null when there is none. */
+async function readBoth(device: BlockDevice): Promise<SuperblockFacts | null> {
+  const page = device.memory.alloc(Page.bytes);
+  try {
+    let newest: SuperblockFacts | null = null;
+    for (const slot of [Place.superblockA, Place.superblockB]) {
+      await device.read(lbaOf(device, slot), page);
+      const facts = readSuperblock(page.u32, slot);
+      if (facts === null) continue;
+      if (newest === null || facts.checkpoint > newest.checkpoint) newest = facts;
+    }
+    return newest;
+  } finally {
+    page.free();
+  }
+}
+
+async function openParts(
+  device: BlockDevice,
+  options: OpenOptions,
+  closers: (() => void)[],
+): Promise<Opened> {
+  assertDevice(device);
+  const facts = await readBoth(device);
+  assertUsable(device, facts);
+  const seed = facts.uuid[0]!;
+  const io = new PoolIo(device, options.depth ?? DEPTH);
+  closers.push(() => void io.close());
+  const frames = framesOf(options.cacheBytes ?? CACHE_BYTES);
+  const pages = new PageCache(io, Io.page, frames, seed);
+  closers.push(() => pages.close());
+  const roots = await readRoots(device, facts);
+  const endGroup = Math.floor(facts.pages / Group.pages);
+  const space = new Space(pages, roots, { ...facts, endGroup });
+  space.generation = facts.checkpoint + 1;
+  const allocator = new Allocator(space);
+  const trees = new Trees(pages, space, allocator);
+  const tree = { root: facts.catalogueRoot, level: facts.catalogueLevel };
+  const catalogue = new Catalogue(tree, facts.nextSerial);
+  const place = { page: facts.journalPage, pages: facts.journalPages, seed, epoch: facts.epoch };
+  const reader = new JournalReader(device, place, facts.seq, facts.journalAt);
+  await reader.scan();
+  facts.epoch++;
+  const own = { ...place, epoch: facts.epoch };
+  const journal = new Journal(io, Io.journal, own, reader.seq, reader.at);
+  closers.push(() => journal.close());
+  const parts = { io, pages, space, journal, seed };
+  const checkpoint = new Checkpoint(parts, Io.checkpoint, facts.rootSlots, (words, number) => {
+    Object.assign(facts, {
+      checkpoint: number,
+      seq: journal.seq,
+      journalAt: journal.position,
+      highWater: space.highWater,
+      catalogueRoot: tree.root,
+      catalogueLevel: tree.level,
+      volumes: catalogue.volumes.length,
+      nextSerial: catalogue.nextSerial,
+      sampling: index.rate,
+    });
+    const slot = number & 1;
+    writeSuperblock(words, facts, slot);
+    return slot;
+  });
+  closers.push(() => checkpoint.close());
+  const index = new FingerprintIndex({
+    bytes: options.indexBytes ?? indexBytesOf(space.blocksTotal, facts.sampling),
+    rate: facts.sampling,
+  });
+  closers.push(() => index.close());
+  const sets = new SetTable();
+  const zeros: Segment = addressSpace().create(Page.bytes);
+  closers.push(() => zeros.close());
+  const thn = new Thn(sets, space, index, options.thn ?? facts.thn);
+  const planner = new Planner(
+    { sets, space, allocator, io, thn, index, zeros: zeros.address },
+    Io.write,
+    Io.compare,
+  );
+  const engine = new Engine({
+    ...{ io, pages, space, allocator, trees, journal, checkpoint, catalogue, sets, planner },
+    ...{ thn, index },
+  });
+  await loadCatalogue(engine, facts.volumes);
+  let recovery: RecoveryReport | null = null;
+  const wasClean = facts.clean && reader.entries.length === 0;
+  facts.clean = false;
+  if (!wasClean) recovery = await new Recovery(engine, device, reader).run();
+  // From here on the epoch is this owner's: whoever had the pool before is fenced.
+  if (!(await engine.checkpoint())) throw corruptError(engine.failed ?? 'no checkpoint');
+  return { device, engine, facts, recovery, closers };
+}
+
+function assertUsable(
+  device: BlockDevice,
+  facts: SuperblockFacts | null,
+): asserts facts is SuperblockFacts {
+  if (facts === null) {
+    throw new PenstockError('NOT_A_POOL', `${device.uri} has no pool`, {
+      hint: '`penstock pool create` makes one',
+      exitCode: 3,
+    });
+  }
+  const pages = Math.floor((device.info.blocks * device.info.blockSize) / Page.bytes);
+  if (facts.pages > pages) {
+    const lost = (facts.pages - pages) * Page.bytes;
+    throw new PenstockError(
+      'POOL_TRUNCATED',
+      `${device.uri} is ${lost} bytes smaller than its pool`,
+      {
+        hint: 'give the device its size again; what is beyond its end is lost otherwise',
+        exitCode: 3,
+      },
+    );
+  }
+  if (device.info.readOnly) {
+    throw new PenstockError('READ_ONLY', `${device.uri} is read-only`, {
+      hint: 'a pool is opened for writing',
+      exitCode: 3,
+    });
+  }
+}
+
+function framesOf(bytes: number): number {
+  if (bytes >= CACHE_BYTES_MIN && bytes <= CACHE_BYTES_MAX) return Math.floor(bytes / Page.bytes);
+  throw new PenstockError('BAD_OPTION', `a cache of ${bytes} bytes cannot be`, {
+    hint: 'give it 1 MiB to 256 MiB',
+    exitCode: 2,
+  });
+}
+
+/** Bytes for all blocks of a pool at a sampling rate, at the load that a table bears. */
+function indexBytesOf(blocks: number, sampling: number): number {
+  const wanted = (blocks / sampling / INDEX_LOAD) * 8;
+  const bytes = 2 ** Math.ceil(Math.log2(Math.max(1, wanted)));
+  return Math.min(INDEX_BYTES_MAX, Math.max(INDEX_BYTES_MIN, bytes));
+}
+
+/** The root pages that the checkpoint names; the others are zeros. */
+async function readRoots(device: BlockDevice, facts: SuperblockFacts): Promise<Uint32Array> {
+  const words = new Uint32Array(facts.roots * Page.words);
+  const spans = Math.ceil(facts.highWater / Span.groups);
+  const count = facts.highWater > facts.firstGroup ? Math.ceil(spans / Span.perRoot) : 0;
+  const page = device.memory.alloc(Page.bytes);
+  try {
+    for (let root = 0; root < count; root++) {
+      const slot = (facts.rootSlots[root >>> 5]! >>> (root & 31)) & 1;
+      const pbn = Place.roots + 2 * root + slot;
+      await device.read(lbaOf(device, pbn), page);
+      assertPage(page.u32, Magic.root, pbn, facts.uuid[0]!);
+      words.set(page.u32, root * Page.words);
+    }
+  } finally {
+    page.free();
+  }
+  return words;
+}
+
+async function loadCatalogue(engine: Engine, volumes: number): Promise<void> {
+  const { catalogue, trees, pages } = engine.parts;
+  for (let first = 0; first < volumes; first += Volume.perPage) {
+    for (;;) {
+      const leaf = first / Volume.perPage;
+      const frame = trees.leaf(catalogue.tree, leaf, Magic.catalogue);
+      if (frame >= 0) {
+        catalogue.take(pages.words, frame << Page.shift, first);
+        break;
+      }
+      if (frame !== (Miss.wait as number)) {
+        throw corruptError(`page ${pages.failurePbn} of the catalogue cannot be used`);
+      }
+      await engine.turn();
+    }
+  }
+  while (catalogue.volumes.length > volumes) catalogue.volumes.pop();
+}

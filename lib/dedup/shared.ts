@@ -1,0 +1,88 @@
+// Pools that are open by URI: all volumes of one pool that this environment opens share it, and it
+// is closed with the last of them.
+
+import { PenstockError } from '../errors.js';
+import type { Backend, BlockDevice } from '../hpdi/index.js';
+import { parseSize } from '../units.js';
+import { Pool, type OpenOptions } from './pool.js';
+import { VolumeBackend } from './volume.js';
+
+interface SharedPool {
+  readonly pool: Promise<Pool>;
+  users: number;
+}
+
+const pools = new Map<string, SharedPool>();
+
+/** Keys of a `dedup:` URI that are its own, with one line of help each. */
+export const DEDUP_KEYS: Readonly<Record<string, string>> = {
+  'dedup.thn': 'blocks of the shortest run that is deduplicated, other than the pool has it',
+  'dedup.cache': 'SIZE of memory for pages of metadata (64MiB)',
+  'dedup.index': 'SIZE of memory for the fingerprint index (by the size of the pool)',
+};
+
+/**
+ * Opens a volume of the pool on a data device; `key` is the device's URI, which `openDevice` opens
+ * unless it is open. Errors: BAD_URI without a volume, BAD_OPTION, those of Pool.open.
+ */
+export async function openVolume(
+  key: string,
+  openDevice: () => Promise<BlockDevice>,
+  own: ReadonlyMap<string, string>,
+  volume: string,
+  uri: string,
+): Promise<Backend> {
+  if (volume === '') {
+    throw new PenstockError('BAD_URI', `the URI '${uri}' names no volume`, {
+      hint: `write ${uri}#NAME; \`penstock volume list\` shows the names`,
+      exitCode: 2,
+    });
+  }
+  const options = optionsOf(own);
+  const shared = pools.get(key) ?? share(key, openDevice, options);
+  shared.users++;
+  const letGo = async (): Promise<void> => {
+    shared.users--;
+    if (shared.users > 0) return;
+    pools.delete(key);
+    const pool = await shared.pool;
+    await pool.close().finally(() => pool.device.close());
+  };
+  try {
+    const pool = await shared.pool;
+    const record = pool.engine.parts.catalogue.get(volume);
+    return new VolumeBackend(uri, pool.engine, record, pool.device, letGo);
+  } catch (error) {
+    await letGo().catch(() => undefined);
+    throw error;
+  }
+}
+
+function share(
+  key: string,
+  openDevice: () => Promise<BlockDevice>,
+  options: OpenOptions,
+): SharedPool {
+  const pool = openDevice().then(async (device) => {
+    try {
+      return await Pool.open(device, options);
+    } catch (error) {
+      await device.close();
+      throw error;
+    }
+  });
+  const shared = { pool, users: 0 };
+  pools.set(key, shared);
+  return shared;
+}
+
+function optionsOf(own: ReadonlyMap<string, string>): OpenOptions {
+  const options: OpenOptions = {};
+  const thn = own.get('thn');
+  const cache = own.get('cache');
+  const index = own.get('index');
+  if (thn !== undefined) options.thn = Number(thn);
+  if (cache !== undefined) options.cacheBytes = parseSize(cache);
+  if (index !== undefined) options.indexBytes = parseSize(index);
+  return options;
+}

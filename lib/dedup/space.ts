@@ -1,0 +1,418 @@
+// Space: reference counts, and what of the device is used (docs/format.md, "Places").
+//
+// References are added and taken through a queue, in the order of the journal: a count page that is
+// not in memory holds up what follows, and nobody else. The counts are exact when it is empty.
+//
+// Invariants
+// 1. A block whose count falls to 0 is not free before a checkpoint that knows of it is durable,
+//    and whoever may still read it has finished: until then its bit in `pending` stands.
+// 2. A block that is given out for a write has its bit in `reserved` until it is referred to, or
+//    the write has failed.
+// 3. Changing a page changes its parents: they are in memory, and dirty, when it is.
+
+import { Frame, Miss, type PageCache } from './pages.js';
+import { Group, GroupShift, Head, Magic, Page, Span, SpanShift, SpanWord } from './layout.js';
+
+/** Words of bits per frame for each of: reserved, pending of even and of odd checkpoints. */
+const enum Side {
+  reserved = 0,
+  pending = 32,
+  words = 96,
+}
+
+const DELTAS = 4096;
+const TWO_32 = 4294967296;
+
+export function groupOf(pbn: number): number {
+  return Math.floor(pbn / Group.pages);
+}
+
+/** A block's count in its group's count page. */
+export function countIndex(pbn: number): number {
+  const page = (pbn % Group.pages) | 0;
+  return (page >>> Group.extentShift) * Group.blocks + (page & 255) - Group.metaPages;
+}
+
+export interface SpaceFacts {
+  readonly firstGroup: number;
+  /** First group that is not there any more. */
+  readonly endGroup: number;
+  readonly highWater: number;
+  readonly roots: number;
+}
+
+export class Space {
+  readonly firstGroup: number;
+  endGroup: number;
+  /** First group that was never used. */
+  highWater: number;
+  /** The root pages, as they stand in memory; whoever makes this reads them. */
+  readonly roots: Uint32Array;
+  readonly rootDirty: Uint8Array;
+  /** The checkpoint that is being built: changes belong to it. */
+  generation = 1;
+  /** Blocks with a count; given out and not counted yet; freed and not free yet. */
+  used = 0;
+  reserved = 0;
+  readonly pending = new Float64Array(2);
+  /** A count went below 0, or a page of space cannot be read: nothing may be changed any more. */
+  broken: string | null = null;
+  readonly pages: PageCache;
+  private readonly side: Uint32Array;
+  private readonly sideBits: Uint16Array;
+  /** pbn: one more; -pbn: one less. */
+  private deltas = new Float64Array(DELTAS);
+  private first = 0;
+  private waiting = 0;
+  private readonly freed = [new Float64Array(DELTAS), new Float64Array(DELTAS)];
+  private readonly freedCount = [0, 0];
+
+  constructor(pages: PageCache, roots: Uint32Array, facts: SpaceFacts) {
+    this.pages = pages;
+    this.roots = roots;
+    this.rootDirty = new Uint8Array(facts.roots);
+    this.firstGroup = facts.firstGroup;
+    this.endGroup = facts.endGroup;
+    this.highWater = facts.highWater;
+    this.side = new Uint32Array(pages.frames * Side.words);
+    this.sideBits = new Uint16Array(pages.frames);
+    this.used = this.countUsed();
+  }
+
+  get blocksTotal(): number {
+    return (this.endGroup - this.firstGroup) * Group.counts;
+  }
+
+  /** Blocks that may be given out now. */
+  get available(): number {
+    const { pending } = this;
+    return this.blocksTotal - this.used - this.reserved - pending[0]! - pending[1]!;
+  }
+
+  /** References that were added or taken and are not in the counts yet. */
+  get unsettled(): number {
+    return this.waiting;
+  }
+
+  /** The frame of the summary page of a group's span; or a Miss. */
+  summary(group: number): number {
+    const span = group >>> Span.shift;
+    const word = this.roots[this.spanAt(span)]!;
+    return this.pages.get(this.summaryPbn(span), Magic.summary, word & SpanWord.slot);
+  }
+
+  /** The frame of a group's count page; or a Miss. */
+  count(group: number): number {
+    const summary = this.summary(group);
+    if (summary < 0) return summary;
+    const slot = this.pages.words[this.groupAt(summary, group) + 1]! & 1;
+    return this.pages.get(this.countPbn(group), Magic.count, slot);
+  }
+
+  /** The frame of an extent's fingerprint page; or a Miss. The extent has blocks in use. */
+  fingerprints(extent: number): number {
+    const group = Math.floor(extent / Group.extents);
+    const summary = this.summary(group);
+    if (summary < 0) return summary;
+    const word = this.pages.words[this.groupAt(summary, group) + 1]!;
+    const slot = (word >>> (GroupShift.fingerprint + (extent % Group.extents))) & 1;
+    return this.pages.get(extent * Group.extentPages, Magic.fingerprint, slot);
+  }
+
+  /** A block's count in the frame of its count page. */
+  countIn(frame: number, pbn: number): number {
+    return this.pages.words[(frame << Page.shift) + Head.words + countIndex(pbn)]!;
+  }
+
+  /** Blocks in use of an extent, in the frame of its summary page. */
+  usedIn(summary: number, extent: number): number {
+    const group = Math.floor(extent / Group.extents);
+    const word = this.pages.words[this.groupAt(summary, group)]!;
+    return (word >>> ((extent % Group.extents) * 8)) & 0xff;
+  }
+
+  addRef(pbn: number): void {
+    this.push(pbn);
+  }
+
+  dropRef(pbn: number): void {
+    this.push(-pbn);
+  }
+
+  /** Brings the counts up to date as far as their pages are here; true when all are. */
+  settle(): boolean {
+    while (this.waiting > 0) {
+      if (!this.apply(this.deltas[this.first]!)) return false;
+      this.first = this.first + 1 === this.deltas.length ? 0 : this.first + 1;
+      this.waiting--;
+    }
+    return true;
+  }
+
+  /** Whether a block may be given out: no count, not reserved, not freed a moment ago. */
+  isFree(count: number, pbn: number): boolean {
+    if (this.countIn(count, pbn) !== 0) return false;
+    const index = countIndex(pbn);
+    const at = count * Side.words + (index >>> 5);
+    const { side } = this;
+    const bits = side[at]! | side[at + Side.pending]! | side[at + Side.pending + 32]!;
+    return ((bits >>> (index & 31)) & 1) === 0;
+  }
+
+  /** Whether a block is given out for a write that has not been entered yet. */
+  isReserved(count: number, pbn: number): boolean {
+    return this.bit(count, Side.reserved, countIndex(pbn));
+  }
+
+  reserve(count: number, pbn: number): void {
+    this.setBit(count, Side.reserved, countIndex(pbn));
+    this.reserved++;
+  }
+
+  /** The write of a block that was given out failed: it is free, for nothing refers to it. */
+  unreserve(pbn: number): void {
+    const count = this.pages.frameOf(this.countPbn(groupOf(pbn)));
+    if (this.clearBit(count, Side.reserved, countIndex(pbn))) this.reserved--;
+  }
+
+  /** Blocks whose last reference was taken in the time of checkpoint `generation` are free now. */
+  release(generation: number): void {
+    const parity = generation & 1;
+    const list = this.freed[parity]!;
+    const at = Side.pending + parity * 32;
+    for (let i = 0; i < this.freedCount[parity]!; i++) {
+      const pbn = list[i]!;
+      const count = this.pages.frameOf(this.countPbn(groupOf(pbn)));
+      if (this.clearBit(count, at, countIndex(pbn))) {
+        this.pending[parity] = this.pending[parity]! - 1;
+      }
+    }
+    this.freedCount[parity] = 0;
+  }
+
+  /**
+   * The group at the high-water mark is used from now on. False: no frame is free for its pages.
+   */
+  openGroup(): boolean {
+    const group = this.highWater;
+    const span = group >>> Span.shift;
+    const at = this.spanAt(span);
+    let summary: number;
+    if (group === Math.max(span * Span.groups, this.firstGroup)) {
+      if (this.pages.freeFrames < 2) return false;
+      summary = this.make(this.summaryPbn(span), Magic.summary, span);
+      this.roots[at] = 0;
+    } else {
+      summary = this.summary(group);
+    }
+    if (summary < 0 || this.make(this.countPbn(group), Magic.count, group) < 0) return false;
+    const word = this.roots[at]!;
+    this.roots[at] = (word + (4 << SpanShift.empty) + (Group.counts << SpanShift.free)) >>> 0;
+    this.touched(summary, group);
+    this.highWater++;
+    return true;
+  }
+
+  /** An empty extent gets a new fingerprint page, or is one of nodes. A Miss: ask again. */
+  beginExtent(extent: number, nodes: boolean): number {
+    const { pages } = this;
+    const group = Math.floor(extent / Group.extents);
+    const k = extent % Group.extents;
+    const summary = this.summary(group);
+    if (summary < 0) return summary;
+    const at = this.groupAt(summary, group) + 1;
+    const bit = 1 << (GroupShift.nodes + k);
+    const word = pages.words[at]!;
+    if (!nodes) {
+      const slot = (word >>> (GroupShift.fingerprint + k)) & 1;
+      const pbn = extent * Group.extentPages;
+      const known = pages.frameOf(pbn);
+      if (known >= 0 && (pages.pins[known] !== 0 || pages.states[known] === Frame.loading)) {
+        return Miss.wait;
+      }
+      if (known >= 0 && pages.staged[known] !== 0) return Miss.wait;
+      if (known >= 0) pages.drop(known);
+      const frame = pages.make(pbn, Magic.fingerprint, slot, this.generation);
+      if (frame < 0) return frame;
+      pages.words[(frame << Page.shift) + Head.own] = extent >>> 0;
+    }
+    pages.words[at] = nodes ? word | bit : word & ~bit;
+    this.touched(summary, group);
+    return 0;
+  }
+
+  /** Whether an extent holds nodes, in the frame of its summary page. */
+  holdsNodes(summary: number, extent: number): boolean {
+    const word = this.pages.words[this.groupAt(summary, Math.floor(extent / Group.extents)) + 1]!;
+    return ((word >>> (GroupShift.nodes + (extent % Group.extents))) & 1) === 1;
+  }
+
+  /** A fingerprint page was changed. */
+  touchFingerprints(frame: number, extent: number): void {
+    this.pages.touch(frame, this.generation);
+    const group = Math.floor(extent / Group.extents);
+    const summary = this.pages.frameOf(this.summaryPbn(group >>> Span.shift));
+    this.touched(summary, group);
+  }
+
+  spanAt(span: number): number {
+    const root = Math.floor(span / Span.perRoot);
+    return (root << Page.shift) + Head.words + (span % Span.perRoot);
+  }
+
+  groupAt(summary: number, group: number): number {
+    const place = (group & (Span.groups - 1)) * Span.groupWords;
+    return (summary << Page.shift) + Head.words + place;
+  }
+
+  countPbn(group: number): number {
+    return group * Group.pages + Group.sparePage;
+  }
+
+  summaryPbn(span: number): number {
+    const group = Math.max(span * Span.groups, this.firstGroup);
+    return group * Group.pages + 2 * Group.extentPages + Group.sparePage;
+  }
+
+  private push(delta: number): void {
+    if (this.waiting === this.deltas.length) this.grow();
+    const at = this.first + this.waiting;
+    this.deltas[at < this.deltas.length ? at : at - this.deltas.length] = delta;
+    this.waiting++;
+  }
+
+  private apply(delta: number): boolean {
+    const pbn = delta < 0 ? -delta : delta;
+    const group = groupOf(pbn);
+    const frame = this.count(group);
+    if (frame < 0) {
+      if (frame === Miss.bad) this.broken ??= `the counts of group ${group} cannot be used`;
+      return false;
+    }
+    const { pages } = this;
+    const summary = this.summary(group);
+    const index = countIndex(pbn);
+    const at = (frame << Page.shift) + Head.words + index;
+    const count = pages.words[at]!;
+    if (delta > 0) {
+      pages.words[at] = count + 1;
+      if (count === 0) this.nowUsed(summary, frame, pbn, index);
+    } else if (count === 0) {
+      this.broken ??= `block ${pbn} has fewer references than entries that name it`;
+      return false;
+    } else {
+      pages.words[at] = count - 1;
+      if (count === 1) this.nowFreed(summary, frame, pbn, index);
+    }
+    pages.touch(frame, this.generation);
+    this.touched(summary, group);
+    return true;
+  }
+
+  private nowUsed(summary: number, frame: number, pbn: number, index: number): void {
+    this.used++;
+    if (this.clearBit(frame, Side.reserved, index)) this.reserved--;
+    for (let parity = 0; parity < 2; parity++) {
+      if (!this.clearBit(frame, Side.pending + parity * 32, index)) continue;
+      this.pending[parity] = this.pending[parity]! - 1;
+    }
+    this.change(summary, pbn, 1);
+  }
+
+  private nowFreed(summary: number, frame: number, pbn: number, index: number): void {
+    this.used--;
+    const parity = this.generation & 1;
+    this.setBit(frame, Side.pending + parity * 32, index);
+    this.pending[parity] = this.pending[parity]! + 1;
+    this.change(summary, pbn, -1);
+    let list = this.freed[parity]!;
+    const count = this.freedCount[parity]!;
+    if (count === list.length) {
+      const longer = new Float64Array(count * 2);
+      longer.set(list);
+      this.freed[parity] = longer;
+      list = longer;
+    }
+    list[count] = pbn;
+    this.freedCount[parity] = count + 1;
+  }
+
+  /** Changes the used blocks of a block's extent, in its summary page and above. */
+  private change(summary: number, pbn: number, by: number): void {
+    const { words } = this.pages;
+    const group = groupOf(pbn);
+    const at = this.groupAt(summary, group);
+    const shift = (((pbn % Group.pages) | 0) >>> Group.extentShift) * 8;
+    const before = (words[at]! >>> shift) & 0xff;
+    words[at] = (words[at]! + by * 2 ** shift) >>> 0;
+    const root = this.spanAt(group >>> Span.shift);
+    let word = this.roots[root]! - by * (1 << SpanShift.free);
+    if (before === 0) word -= 1 << SpanShift.empty;
+    if (before + by === 0) word += 1 << SpanShift.empty;
+    this.roots[root] = word >>> 0;
+  }
+
+  private touched(summary: number, group: number): void {
+    this.pages.touch(summary, this.generation);
+    this.rootDirty[Math.floor((group >>> Span.shift) / Span.perRoot)] = 1;
+  }
+
+  private make(pbn: number, magic: number, own: number): number {
+    const known = this.pages.frameOf(pbn);
+    // Of a pool that was here before, read by mistake of nobody: the high-water mark says so.
+    if (known >= 0) this.pages.drop(known);
+    const frame = this.pages.make(pbn, magic, 0, this.generation);
+    if (frame >= 0) this.pages.words[(frame << Page.shift) + Head.own] = own >>> 0;
+    return frame;
+  }
+
+  private bit(frame: number, side: number, index: number): boolean {
+    const word = this.side[frame * Side.words + side + (index >>> 5)]!;
+    return ((word >>> (index & 31)) & 1) === 1;
+  }
+
+  private setBit(frame: number, side: number, index: number): void {
+    const at = frame * Side.words + side + (index >>> 5);
+    this.side[at] = this.side[at]! | (1 << (index & 31));
+    if (this.sideBits[frame]! === 0) this.pages.pins[frame] = this.pages.pins[frame]! + 1;
+    this.sideBits[frame] = this.sideBits[frame]! + 1;
+  }
+
+  /** False: it was not set. */
+  private clearBit(frame: number, side: number, index: number): boolean {
+    if (frame < 0 || !this.bit(frame, side, index)) return false;
+    const at = frame * Side.words + side + (index >>> 5);
+    this.side[at] = this.side[at]! & ~(1 << (index & 31));
+    this.sideBits[frame] = this.sideBits[frame]! - 1;
+    if (this.sideBits[frame]! === 0) this.pages.pins[frame] = this.pages.pins[frame]! - 1;
+    return true;
+  }
+
+  private grow(): void {
+    const old = this.deltas;
+    const fresh = new Float64Array(old.length * 2);
+    fresh.set(old.subarray(this.first));
+    fresh.set(old.subarray(0, this.first), old.length - this.first);
+    this.first = 0;
+    this.deltas = fresh;
+  }
+
+  private countUsed(): number {
+    let free = 0;
+    const spans = Math.ceil(this.highWater / Span.groups);
+    for (let span = this.firstGroup >>> Span.shift; span < spans; span++) {
+      free += this.roots[this.spanAt(span)]! >>> SpanShift.free;
+    }
+    return (this.highWater - this.firstGroup) * Group.counts - free;
+  }
+}
+
+/** The pair of words at `at` as a number. */
+export function pair(words: Uint32Array, at: number): number {
+  return words[at + 1]! * TWO_32 + words[at]!;
+}
+
+export function setPair(words: Uint32Array, at: number, value: number): void {
+  words[at] = value >>> 0;
+  words[at + 1] = (value / TWO_32) >>> 0;
+}

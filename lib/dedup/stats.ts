@@ -1,0 +1,72 @@
+// What a pool says of itself, as `vdostats` users know it, and more.
+
+import type { Engine } from './engine.js';
+import { Group, Page } from './layout.js';
+import type { SuperblockFacts } from './superblock.js';
+
+export interface PoolStats {
+  readonly schema: 'penstock.pool-stats/1';
+  /** Blocks of 4096 bytes. */
+  readonly block_size: number;
+  readonly physical_blocks: number;
+  /** Blocks that volumes map. */
+  readonly logical_blocks_used: number;
+  /** Blocks with a reference, nodes of maps included. */
+  readonly data_blocks_used: number;
+  /** Blocks of space pages, journal and superblocks. */
+  readonly overhead_blocks_used: number;
+  readonly free_blocks: number;
+  /** 100 · (1 − data / logical); 0 when nothing is mapped. */
+  readonly saving_percent: number;
+  readonly volumes: number;
+  /** Since the pool was opened. */
+  readonly written: { fresh: number; zero: number; same: number; unequal: number };
+  readonly index: { entries: number; probes: number; hits: number; stale: number; rate: number };
+  readonly checkpoints: { done: number; pages_written: number; begin_ms_max: number };
+  readonly journal: { entries: number; fill: number };
+  readonly cache: { hits: number; misses: number; dirty: number };
+  readonly device: { reads: number; writes: number; pages_read: number; pages_written: number };
+}
+
+export function poolStats(engine: Engine, facts: SuperblockFacts): PoolStats {
+  const { space, catalogue, planner, index, thn, checkpoint, journal, pages, io } = engine.parts;
+  const logical = catalogue.list.reduce((sum, { mapped }) => sum + mapped, 0);
+  const groups = facts.pages / Group.pages;
+  return {
+    schema: 'penstock.pool-stats/1',
+    block_size: Page.bytes,
+    physical_blocks: facts.pages,
+    logical_blocks_used: logical,
+    data_blocks_used: space.used,
+    overhead_blocks_used: facts.pages - (groups - facts.firstGroup) * Group.counts,
+    free_blocks: Math.max(0, engine.parts.allocator.room),
+    saving_percent: logical === 0 ? 0 : Math.max(0, 100 * (1 - space.used / logical)),
+    volumes: catalogue.list.length,
+    written: {
+      fresh: planner.fresh,
+      zero: planner.zero,
+      same: planner.same,
+      unequal: planner.unequal,
+    },
+    index: {
+      entries: index.entries,
+      probes: index.probes,
+      hits: index.hits,
+      stale: thn.stale,
+      rate: index.rate,
+    },
+    checkpoints: {
+      done: checkpoint.done,
+      pages_written: checkpoint.pagesWritten,
+      begin_ms_max: checkpoint.beginMsMax,
+    },
+    journal: { entries: journal.entries, fill: journal.fill },
+    cache: { hits: pages.hits, misses: pages.misses, dirty: pages.dirtyCount },
+    device: {
+      reads: io.reads,
+      writes: io.writes,
+      pages_read: io.pagesRead,
+      pages_written: io.pagesWritten,
+    },
+  };
+}

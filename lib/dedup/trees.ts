@@ -1,0 +1,191 @@
+// Trees: maps of volumes, and the catalogue, as copy-on-write radix trees of pages.
+//
+// Invariants
+// 1. A page of a tree that the last checkpoint knows is never changed in its place: who changes it
+//    gets it under another pbn first (`own`), and so its parents.
+// 2. A page that several trees share has a count above 1: who changes it gets a copy, and what it
+//    names gets one reference more.
+// 3. Nodes of the current generation belong to one tree: taking a snapshot begins another one.
+
+import { Stream, type Allocator } from './allocator.js';
+import { Head, Magic, Node, Page, Volume } from './layout.js';
+import { Miss, type PageCache } from './pages.js';
+import { groupOf, pair, type Space } from './space.js';
+
+/** What `leaf` gives where nothing was ever written; otherwise as Miss. */
+export const HOLE = -3;
+
+export interface Tree {
+  /** 0: empty. */
+  root: number;
+  level: number;
+}
+
+/** Level that a tree of so many leaves needs. */
+export function levelOf(leaves: number): number {
+  let level = 0;
+  for (let span = 1; span < leaves; span *= Node.entries) level++;
+  return level;
+}
+
+export class Trees {
+  readonly pages: PageCache;
+  private readonly space: Space;
+  private readonly allocator: Allocator;
+
+  constructor(pages: PageCache, space: Space, allocator: Allocator) {
+    this.pages = pages;
+    this.space = space;
+    this.allocator = allocator;
+  }
+
+  // hot:begin
+
+  /** What entry `e` of a node names. */
+  entry(frame: number, e: number): number {
+    const { pages } = this;
+    const high = pages.bytes[(frame << (Page.shift + 2)) + Node.high * 4 + e]!;
+    return high * 4294967296 + pages.words[(frame << Page.shift) + Head.words + e]!;
+  }
+
+  setEntry(frame: number, e: number, pbn: number): void {
+    const { pages } = this;
+    pages.bytes[(frame << (Page.shift + 2)) + Node.high * 4 + e] = pbn / 4294967296;
+    pages.words[(frame << Page.shift) + Head.words + e] = pbn >>> 0;
+  }
+
+  /** The frame of a leaf, for reading; HOLE, or a Miss. */
+  leaf(tree: Tree, leaf: number, magic: number): number {
+    const { pages } = this;
+    let pbn = tree.root;
+    if (pbn === 0) return HOLE;
+    for (let { level } = tree; level > 0; level--) {
+      const frame = pages.get(pbn, Magic.node, 0);
+      if (frame < 0) return frame;
+      pbn = this.entry(frame, (leaf >>> (Node.shift * (level - 1))) & (Node.entries - 1));
+      if (pbn === 0) return HOLE;
+    }
+    return pages.get(pbn, magic, 0);
+  }
+
+  // hot:end
+
+  /** The first leaf from `leaf` on that is there; -1 when none is, or a Miss below that. */
+  nextLeaf(tree: Tree, leaf: number): number {
+    const end = Node.entries ** tree.level;
+    for (let at = leaf; at < end;) {
+      let pbn = tree.root;
+      let skipped = tree.root === 0;
+      if (skipped) return -1;
+      for (let { level } = tree; level > 0; level--) {
+        const frame = this.pages.get(pbn, Magic.node, 0);
+        if (frame < 0) return frame - 1;
+        const span = Node.entries ** (level - 1);
+        let e = Math.floor(at / span) % Node.entries;
+        while (e < Node.entries && this.entry(frame, e) === 0) {
+          e++;
+          at = (Math.floor(at / span) + 1) * span;
+        }
+        if (e === Node.entries) {
+          skipped = true;
+          break;
+        }
+        pbn = this.entry(frame, e);
+      }
+      if (!skipped) return at;
+    }
+    return -1;
+  }
+
+  /** The frame of a leaf that may be changed, made if it is not there; or a Miss. */
+  ownLeaf(tree: Tree, leaf: number, magic: number): number {
+    let parent = -1;
+    let place = 0;
+    let pbn = tree.root;
+    for (let { level } = tree; ; level--) {
+      const kind = level > 0 ? Magic.node : magic;
+      const frame = pbn === 0 ? this.make(kind, level) : this.own(pbn, kind);
+      if (frame < 0) return frame;
+      const now = this.pages.pbns[frame]!;
+      if (now !== pbn) {
+        if (parent < 0) tree.root = now;
+        else this.setEntry(parent, place, now);
+      }
+      if (level === 0) return frame;
+      parent = frame;
+      place = (leaf >>> (Node.shift * (level - 1))) & (Node.entries - 1);
+      pbn = this.entry(frame, place);
+    }
+  }
+
+  /** One level more: the tree spans more leaves. False: ask again. */
+  raise(tree: Tree): boolean {
+    if (tree.root !== 0) {
+      const frame = this.make(Magic.node, tree.level + 1);
+      if (frame < 0) return false;
+      this.setEntry(frame, 0, tree.root);
+      tree.root = this.pages.pbns[frame]!;
+    }
+    tree.level++;
+    return true;
+  }
+
+  private make(magic: number, level: number): number {
+    const { pages, space, allocator } = this;
+    if (allocator.take(Stream.nodes, 1) === 0) return Miss.wait;
+    const frame = pages.make(allocator.pbn, magic, 0, space.generation);
+    if (frame < 0) {
+      space.unreserve(allocator.pbn);
+      return frame;
+    }
+    pages.words[(frame << Page.shift) + Head.own] = level;
+    space.addRef(allocator.pbn);
+    return frame;
+  }
+
+  private own(pbn: number, magic: number): number {
+    const { pages, space, allocator } = this;
+    const frame = pages.get(pbn, magic, 0);
+    if (frame < 0 || pages.generations[frame] === space.generation) return frame;
+    // Whether it is shared depends on references that are still to be entered.
+    if (!space.settle()) return Miss.wait;
+    const counts = space.count(groupOf(pbn));
+    if (counts < 0) return counts;
+    if (allocator.take(Stream.nodes, 1) === 0) return Miss.wait;
+    const to = allocator.pbn;
+    if (space.countIn(counts, pbn) === 1) {
+      pages.move(frame, to);
+      pages.touch(frame, space.generation);
+      space.addRef(to);
+      space.dropRef(pbn);
+      return frame;
+    }
+    const copy = pages.make(to, magic, 0, space.generation);
+    if (copy < 0) {
+      space.unreserve(to);
+      return copy;
+    }
+    const from = frame << Page.shift;
+    pages.words.copyWithin(copy << Page.shift, from, from + Page.words);
+    space.addRef(to);
+    this.refer(copy, magic);
+    space.dropRef(pbn);
+    return copy;
+  }
+
+  /** What a page that was copied names has a reference more. */
+  private refer(frame: number, magic: number): void {
+    if (magic === Magic.node) {
+      for (let e = 0; e < Node.entries; e++) {
+        const pbn = this.entry(frame, e);
+        if (pbn !== 0) this.space.addRef(pbn);
+      }
+      return;
+    }
+    const first = (frame << Page.shift) + Head.words;
+    for (let i = 0; i < Volume.perPage; i++) {
+      const root = pair(this.pages.words, first + i * Volume.words + Volume.rootLo);
+      if (root !== 0) this.space.addRef(root);
+    }
+  }
+}
