@@ -25,7 +25,7 @@ import { Miss, PageCache } from './pages.js';
 import { Planner } from './planner.js';
 import { layoutOf } from './pool-layout.js';
 import { rebuildIndex } from './rebuild.js';
-import { corruptError, JournalReader, Recovery, type RecoveryReport } from './recovery.js';
+import { JournalReader, pageError, Recovery, type RecoveryReport } from './recovery.js';
 import { SetTable } from './sets.js';
 import { Space } from './space.js';
 import { poolStats, type PoolStats } from './stats.js';
@@ -61,13 +61,15 @@ export interface OpenOptions {
   depth?: number;
 }
 
+type Closer = () => void | Promise<void>;
+
 interface Opened {
   readonly device: BlockDevice;
   readonly engine: Engine;
   readonly facts: SuperblockFacts;
   readonly recovery: RecoveryReport | null;
   /** Give back what is held, the last first. */
-  readonly closers: (() => void)[];
+  readonly closers: Closer[];
 }
 
 const CACHE_BYTES = 64 * 2 ** 20;
@@ -92,7 +94,7 @@ export class Pool {
   /** Resolves when the index has been rebuilt: what is stored is found from then on. */
   readonly indexed: Promise<void>;
   private readonly facts: SuperblockFacts;
-  private readonly closers: (() => void)[];
+  private readonly closers: Closer[];
   private stopIndexing = false;
   private closing: Promise<void> | null = null;
 
@@ -171,11 +173,11 @@ export class Pool {
       });
     }
     opened.add(device);
-    const closers: (() => void)[] = [];
+    const closers: Closer[] = [];
     try {
       return new Pool(await openParts(device, options, closers));
     } catch (error) {
-      for (const close of closers.reverse()) close();
+      await closeAll(closers);
       opened.delete(device);
       throw error;
     }
@@ -215,7 +217,7 @@ export class Pool {
   /** Makes everything that was written durable, as a checkpoint. Errors: POOL_FAILED. */
   async checkpoint(): Promise<void> {
     if (await this.engine.checkpoint()) return;
-    throw this.failure();
+    throw failure(this.engine);
   }
 
   /** Completes what is under way, and closes the pool in order. */
@@ -237,8 +239,7 @@ export class Pool {
       this.facts.clean = true;
       if (engine.failed === null) await this.checkpoint();
     } finally {
-      await engine.parts.io.close();
-      for (const close of this.closers.reverse()) close();
+      await closeAll(this.closers);
       opened.delete(this.device);
     }
   }
@@ -247,14 +248,21 @@ export class Pool {
     if (this.closing !== null) {
       throw new PenstockError('DEVICE_CLOSED', 'the pool is closed', { hint: 'open it again' });
     }
-    if (this.engine.failed !== null) throw this.failure();
+    if (this.engine.failed !== null) throw failure(this.engine);
   }
+}
 
-  private failure(): PenstockError {
-    return new PenstockError('POOL_FAILED', `the pool takes no changes: ${this.engine.failed}`, {
-      hint: 'what was read and flushed is safe; open the pool again once its device works',
-    });
-  }
+/** Gives back what was taken, the last first; requests at the device before the memory they use. */
+async function closeAll(closers: readonly Closer[]): Promise<void> {
+  // The first is the queue: nothing is in flight after it.
+  for (const close of closers.slice(0, 1)) await close();
+  for (const close of closers.slice(1).reverse()) await close();
+}
+
+function failure(engine: Engine): PenstockError {
+  return new PenstockError('POOL_FAILED', `the pool takes no changes: ${engine.failed}`, {
+    hint: 'what was read and flushed is safe; open the pool again once its device works',
+  });
 }
 
 function lbaOf(device: BlockDevice, pbn: number): number {
@@ -290,14 +298,14 @@ async function readBoth(device: BlockDevice): Promise<SuperblockFacts | null> {
 async function openParts(
   device: BlockDevice,
   options: OpenOptions,
-  closers: (() => void)[],
+  closers: Closer[],
 ): Promise<Opened> {
   assertDevice(device);
   const facts = await readBoth(device);
   assertUsable(device, facts);
   const seed = facts.uuid[0]!;
   const io = new PoolIo(device, options.depth ?? DEPTH);
-  closers.push(() => void io.close());
+  closers.push(() => io.close());
   const frames = framesOf(options.cacheBytes ?? CACHE_BYTES);
   const pages = new PageCache(io, Io.page, frames, seed);
   closers.push(() => pages.close());
@@ -352,13 +360,13 @@ async function openParts(
     ...{ io, pages, space, allocator, trees, journal, checkpoint, catalogue, sets, planner },
     ...{ thn, index },
   });
-  await loadCatalogue(engine, facts.volumes);
+  await loadCatalogue(engine, device, facts.volumes);
   let recovery: RecoveryReport | null = null;
   const wasClean = facts.clean && reader.entries.length === 0;
   facts.clean = false;
   if (!wasClean) recovery = await new Recovery(engine, device, reader).run();
   // From here on the epoch is this owner's: whoever had the pool before is fenced.
-  if (!(await engine.checkpoint())) throw corruptError(engine.failed ?? 'no checkpoint');
+  if (!(await engine.checkpoint())) throw failure(engine);
   return { device, engine, facts, recovery, closers };
 }
 
@@ -427,7 +435,7 @@ async function readRoots(device: BlockDevice, facts: SuperblockFacts): Promise<U
   return words;
 }
 
-async function loadCatalogue(engine: Engine, volumes: number): Promise<void> {
+async function loadCatalogue(engine: Engine, device: BlockDevice, volumes: number): Promise<void> {
   const { catalogue, trees, pages } = engine.parts;
   for (let first = 0; first < volumes; first += Volume.perPage) {
     for (;;) {
@@ -438,7 +446,7 @@ async function loadCatalogue(engine: Engine, volumes: number): Promise<void> {
         break;
       }
       if (frame !== (Miss.wait as number)) {
-        throw corruptError(`page ${pages.failurePbn} of the catalogue cannot be used`);
+        throw pageError(pages, device);
       }
       await engine.turn();
     }

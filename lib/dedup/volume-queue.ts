@@ -115,9 +115,11 @@ export class VolumeQueue implements QueueDriver {
   poll(cq: Uint32Array, max: number): number {
     this.counters.polls++;
     if (this.signalled) this.unsignal();
-    this.armed = false;
     if (this.done.length === 0) this.engine.run();
-    return this.done.drain(cq, 0, max);
+    const count = this.done.drain(cq, 0, max);
+    // Who polls in vain after it armed goes to sleep now, and is to be woken.
+    if (count > 0) this.armed = false;
+    return count;
   }
 
   /** A read of the device for a slot has ended. */

@@ -5,6 +5,7 @@
 import { parseArgs } from 'node:util';
 import { adapterSoak } from './adapter.js';
 import { faultsSoak } from './faults.js';
+import { dedupCrashSoak } from './dedup-crash.js';
 import { runSoak, type Soak } from './harness.js';
 import { idcChainSoak } from './idc-chain.js';
 import { idcDeviceSoak } from './idc-device.js';
@@ -24,6 +25,7 @@ const SOAKS: Readonly<Record<string, Soak>> = {
   memory: memorySoak,
   workers: workersSoak,
   faults: faultsSoak,
+  'dedup-crash': dedupCrashSoak,
   'idc-device': idcDeviceSoak,
   'idc-fuzz': idcFuzzSoak,
   'idc-kill': idcKillSoak,
