@@ -91,6 +91,7 @@ export class Engine {
   get busy(): boolean {
     const { io, sets, checkpoint } = this.parts;
     if (io.inFlight > 0 || sets.freeSets < SETS) return true;
+    for (const queue of this.queues) if (queue.busy) return true;
     return this.failed === null && (this.wanted || checkpoint.phase !== Phase.idle);
   }
 

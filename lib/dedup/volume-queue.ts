@@ -373,6 +373,11 @@ export class VolumeQueue implements QueueDriver {
     this.partEnded(slot);
   }
 
+  /** Requests were taken that are not complete. */
+  get busy(): boolean {
+    return this.freeCount < this.free.length;
+  }
+
   arm(): void {
     this.armed = true;
     if (this.done.length > 0) this.signal();
@@ -396,9 +401,9 @@ export class VolumeQueue implements QueueDriver {
   }
 
   async drain(): Promise<void> {
-    while (this.freeCount < this.free.length) {
+    while (this.busy) {
       this.engine.run();
-      if (this.freeCount === this.free.length) break;
+      if (!this.busy) break;
       await new Promise((resolve) => setImmediate(resolve));
     }
   }

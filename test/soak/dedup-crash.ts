@@ -5,7 +5,7 @@
 
 import { faultControl, wrapFault } from '../../lib/drivers/fault/index.js';
 import { driver as ramDriver } from '../../lib/drivers/ram/index.js';
-import { Pool } from '../../lib/dedup/index.js';
+import { checkPool, Pool } from '../../lib/dedup/index.js';
 import { PenstockError } from '../../lib/errors.js';
 import { BlockDevice, type Backend } from '../../lib/hpdi/index.js';
 import { contentOf, fillBlock, VolumeModel } from './dedup-model.js';
@@ -24,6 +24,9 @@ class CrashRun implements SoakRun {
   private readonly random: Random;
   private readonly ram: Backend;
   private content = 1;
+  /** Recoveries that applied entries, and of them those that left blocks out. */
+  private replayed = 0;
+  private lost = 0;
   /** Contents that were written in a row, to be written again. */
   private readonly series: number[][] = [];
 
@@ -48,6 +51,7 @@ class CrashRun implements SoakRun {
 
   async finish(): Promise<void> {
     await this.ram.close();
+    console.log(`dedup-crash: ${this.replayed} recoveries had entries, ${this.lost} lost blocks`);
   }
 
   private device(gone: number): BlockDevice {
@@ -121,9 +125,18 @@ class CrashRun implements SoakRun {
         }
       }
       await this.again(pool, models);
+      this.recovered(pool);
     } finally {
       await pool.close();
     }
+    const report = await checkPool(device, { data: true });
+    check(report.clean, JSON.stringify(report.findings.slice(0, 5)));
+  }
+
+  private recovered({ recovery }: Pool): void {
+    if (recovery === null) return;
+    if (recovery.entries > 0) this.replayed++;
+    if (recovery.blocksLost > 0) this.lost++;
   }
 
   /** What was recovered is a pool as any other. */
