@@ -19,6 +19,7 @@ const SLICES: readonly [string, number][] = [
   ['workers', 6],
   ['faults', 40],
   ['dedup-crash', 40],
+  ['dedup-kill', 4],
   ['idc-kill', 6],
   ['idc-chain', 10_000],
   ['idc-device', 3],

@@ -53,6 +53,17 @@ export class VolumeModel {
     this.newest[block] = content;
   }
 
+  /** Blocks of an acknowledged write (of contents from `base` on) hold that or what came later. */
+  settles(first: number, count: number, base: number): void {
+    for (let i = 0; i < count; i++) {
+      const block = first + i;
+      const content = base === 0 ? 0 : base + i;
+      const list = this.tried.get(block) ?? [];
+      this.durable[block] = content;
+      this.tried.set(block, list.slice(list.indexOf(content) + 1));
+    }
+  }
+
   /** What was acknowledged before a flush began is durable. */
   flushed(snapshot: Uint32Array): void {
     this.durable.set(snapshot);

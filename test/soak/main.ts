@@ -4,6 +4,7 @@
 
 import { parseArgs } from 'node:util';
 import { adapterSoak } from './adapter.js';
+import { dedupKillSoak } from './dedup-kill.js';
 import { faultsSoak } from './faults.js';
 import { dedupCrashSoak } from './dedup-crash.js';
 import { runSoak, type Soak } from './harness.js';
@@ -26,6 +27,7 @@ const SOAKS: Readonly<Record<string, Soak>> = {
   workers: workersSoak,
   faults: faultsSoak,
   'dedup-crash': dedupCrashSoak,
+  'dedup-kill': dedupKillSoak,
   'idc-device': idcDeviceSoak,
   'idc-fuzz': idcFuzzSoak,
   'idc-kill': idcKillSoak,
