@@ -233,6 +233,8 @@ export interface Native extends FingerprintCalls {
   blockGeometry(fd: number): number[];
   fileAllocate(fd: number, mode: number, offset: number, bytes: number): void;
   fileTruncate(fd: number, bytes: number): void;
+  /** Locks all of a file for this opening of it (F_OFD_SETLK); EAGAIN: another one has it. */
+  fileLock(fd: number): void;
   /** Bytes transferred between the whole view and the file at `offset`; own descriptors only. */
   filePread(fd: number, offset: number, view: ArrayBufferView): number;
   filePwrite(fd: number, offset: number, view: ArrayBufferView): number;
@@ -409,9 +411,7 @@ export interface Native extends FingerprintCalls {
    * CLOCK_MONOTONIC_RAW.
    */
   tscHertz(): number;
-  /**
-   * A function without arguments that stores the time stamp counter into two words of its block.
-   */
+  /** A function without arguments that stores the time stamp counter into two words. */
   tscClock(): { words: ArrayBuffer; read: () => void };
   /** A full memory barrier on every thread of the process (MEMBARRIER_CMD_PRIVATE_EXPEDITED). */
   membarrier(): void;

@@ -188,6 +188,17 @@ napi_value fileTruncate(napi_env env, napi_callback_info info) {
   return result != 0 ? throwErrno(env, errno, "ftruncate") : makeUndefined(env);
 }
 
+napi_value fileLock(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  int fd;
+  if (!args.fd(0, "fd", &fd)) return nullptr;
+  struct flock lock = {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  return fcntl(fd, F_OFD_SETLK, &lock) != 0 ? throwErrno(env, errno, "fcntl(F_OFD_SETLK)")
+                                            : makeUndefined(env);
+}
+
 }  // namespace
 
 bool initFile(napi_env env, napi_value exports, Room* room) {
@@ -201,6 +212,7 @@ bool initFile(napi_env env, napi_value exports, Room* room) {
       {"filePwrite", filePwrite},
       {"fileAllocate", fileAllocate},
       {"fileTruncate", fileTruncate},
+      {"fileLock", fileLock},
   };
   return defineInRoom(env, exports, room, functions);
 }

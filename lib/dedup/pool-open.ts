@@ -66,6 +66,20 @@ export function lbaOf(device: BlockDevice, pbn: number): number {
   return (pbn * Page.bytes) / device.info.blockSize;
 }
 
+/** Throws POOL_BUSY. */
+export function claim(device: BlockDevice): void {
+  try {
+    device.claim();
+  } catch (cause) {
+    if (!(cause instanceof PenstockError) || cause.code !== 'DEVICE_BUSY') throw cause;
+    throw new PenstockError('POOL_BUSY', `the pool of ${device.uri} is open in another process`, {
+      hint: cause.hint,
+      exitCode: 3,
+      cause,
+    });
+  }
+}
+
 export function assertDevice(device: BlockDevice): void {
   const { blockSize } = device.info;
   if (blockSize <= Page.bytes && Page.bytes % blockSize === 0) return;

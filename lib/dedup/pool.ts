@@ -18,6 +18,7 @@ import { Page, Place, ROOT_SLOT_WORDS } from './layout.js';
 import { layoutOf } from './pool-layout.js';
 import {
   assertDevice,
+  claim,
   closeAll,
   failure,
   lbaOf,
@@ -140,6 +141,7 @@ export class Pool {
     opened.add(device);
     const closers: Closer[] = [];
     try {
+      claim(device);
       return new Pool(await openParts(device, options, closers));
     } catch (error) {
       await closeAll(closers);

@@ -85,6 +85,15 @@ export class BlockDevice {
     return () => void this.listeners.delete(own);
   }
 
+  /**
+   * Takes the device for one owner (a pool), among all processes, until it is closed. Throws
+   * DEVICE_BUSY. Where other processes cannot open the device, or none can say so, it does nothing.
+   */
+  claim(): void {
+    this.assertOpen();
+    this.backend.claim?.();
+  }
+
   /** Re-reads the device's size. */
   async refresh(): Promise<DeviceInfo> {
     this.assertOpen();

@@ -89,6 +89,11 @@ export interface Backend<Info = DeviceInfo, Options = QueueOptions> {
   onChange?: ((info: Info) => void) | null;
   /** Re-reads size and the like. */
   refresh?(): Promise<void>;
+  /**
+   * Takes the device for this opening of it alone, among those that ask for that, until it is
+   * closed. Throws DEVICE_BUSY. Devices of which there are no other openings have none.
+   */
+  claim?(): void;
   close(): Promise<void>;
 }
 

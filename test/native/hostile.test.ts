@@ -8,7 +8,14 @@ import { startProcess } from './support.js';
 
 const names = [
   ...['fileOpen', 'fileClose', 'fileDuplicate', 'fileStat', 'blockGeometry', 'fileAllocate'],
-  ...['fileTruncate', 'eventfdCreate', 'eventfdSignal', 'eventfdDrain', 'timerfdCreate'],
+  ...[
+    'fileTruncate',
+    'fileLock',
+    'eventfdCreate',
+    'eventfdSignal',
+    'eventfdDrain',
+    'timerfdCreate',
+  ],
   ...['timerfdSet', 'timerfdDrain', 'pidfdOpen', 'pidfdSignal', 'park', 'futexWait', 'futexWake'],
   ...['watchOpen', 'watchSet', 'watchClose', 'unixListen', 'unixConnect', 'unixAccept'],
   ...['unixPair', 'unixSend', 'unixReceive', 'unixPeer', 'streamListen', 'streamConnect'],

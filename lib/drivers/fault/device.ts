@@ -181,6 +181,10 @@ export class FaultDevice implements Backend, FaultControl {
     return this.inner.explainDetail(code, detail);
   }
 
+  claim(): void {
+    this.inner.claim?.();
+  }
+
   async refresh(): Promise<void> {
     await this.inner.refresh?.();
   }

@@ -97,6 +97,21 @@ class FileBackend implements Backend {
     this.onChange?.(this.info);
   }
 
+  claim(): void {
+    try {
+      native.fileLock(this.fd);
+    } catch (cause) {
+      const code = errnoCode(cause);
+      // A file system without locks cannot say who else has the file.
+      if (code !== 'EAGAIN' && code !== 'EACCES') return;
+      throw new PenstockError('DEVICE_BUSY', `${this.path} is in use by another owner`, {
+        hint: 'end that process, or close the pool there; the lock goes with it',
+        exitCode: 3,
+        cause,
+      });
+    }
+  }
+
   async close(): Promise<void> {
     if (!this.open) return;
     this.open = false;

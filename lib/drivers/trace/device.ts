@@ -194,6 +194,10 @@ export class TraceDevice implements Backend {
     return this.inner.explainDetail(code, detail);
   }
 
+  claim(): void {
+    this.inner.claim?.();
+  }
+
   async refresh(): Promise<void> {
     await this.inner.refresh?.();
   }

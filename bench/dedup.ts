@@ -1,0 +1,185 @@
+// What a dedup pool does on one core, its device in memory that was touched before: unique and
+// duplicate data, half and half, random reads beside the device itself, random overwrites; beside
+// a plain memcpy of as much data in the same run. THN 8, one fingerprint in eight indexed.
+
+import { Pool } from '../lib/dedup/index.js';
+import type { BlockDevice } from '../lib/hpdi/index.js';
+import { Cpl, Op, Req } from '../lib/hpdi/records.js';
+import type { DmaBuffer } from '../lib/memory/index.js';
+import { native } from '../lib/native.js';
+import { open } from '../lib/open.js';
+import {
+  atLeast,
+  finish,
+  median,
+  parseOptions,
+  program,
+  progress,
+  progressEnd,
+  type Bar,
+  type Cell,
+} from './report.js';
+
+const DATA_BYTES = 2 ** 29;
+const DEVICE_BYTES = 5 * DATA_BYTES;
+const UNIT_BYTES = 2 ** 20;
+const PAGE = 4096;
+const PAGES = DATA_BYTES / PAGE;
+const SEQUENTIAL_DEPTH = 8;
+const RANDOM_DEPTH = 128;
+const RANDOM_OPERATIONS = 400_000;
+const TWO_32 = 2 ** 32;
+const GB = 1e9;
+const BARS: Readonly<Record<string, number>> = {
+  'unique, GB/s': 2.5,
+  'duplicate, GB/s': 2.0,
+  'half and half, GB/s': 2.0,
+  'read 4 KiB, to the device': 0.8,
+  'overwrite 4 KiB, IOPS': 300_000,
+};
+
+interface Load {
+  readonly op: number;
+  readonly bytes: number;
+  readonly depth: number;
+  readonly operations: number;
+  readonly lbaOf: (operation: number) => number;
+  readonly addressOf: (operation: number) => number;
+}
+
+/** Operations a second. */
+async function run(device: BlockDevice, load: Load): Promise<number> {
+  const { op, bytes, depth, operations } = load;
+  const queue = device.queue({ depth, split: false });
+  const { sq, cq } = queue;
+  const blocks = bytes / device.info.blockSize;
+  const started = performance.now();
+  for (let sent = 0, done = 0; done < operations;) {
+    const at = queue.tail;
+    const count = queue.reserve(Math.min(depth, operations - sent));
+    for (let i = 0; i < count; i++, sent++) {
+      const r = ((at + i) & queue.mask) * Req.words;
+      const lba = load.lbaOf(sent) * blocks;
+      const address = load.addressOf(sent);
+      sq[r] = op;
+      sq[r + Req.tag] = 0;
+      sq[r + Req.blocks] = blocks;
+      sq[r + Req.aux] = 0;
+      sq[r + Req.lbaLo] = lba;
+      sq[r + Req.lbaHi] = 0;
+      sq[r + Req.addressLo] = address >>> 0;
+      sq[r + Req.addressHi] = address / TWO_32;
+    }
+    queue.submit();
+    let got = queue.poll(depth);
+    if (got === 0) got = queue.park(1000);
+    for (let i = 0; i < got; i++) {
+      const status = cq[i * Cpl.words + Cpl.status]!;
+      if (status !== 0) throw new Error(device.explain(status).message);
+    }
+    done += got;
+  }
+  const seconds = (performance.now() - started) / 1000;
+  await queue.close();
+  return operations / seconds;
+}
+
+function randomize(words: Uint32Array, seed: number): void {
+  let x = seed;
+  for (let i = 0; i < words.length; i++) {
+    x ^= x << 13;
+    x ^= x >>> 17;
+    x ^= x << 5;
+    words[i] = x;
+  }
+}
+
+await program(async () => {
+  const options = parseOptions({ rounds: 3, runtime: 1 });
+  progress('making data');
+  const device = await open(`ram:${DEVICE_BYTES}`);
+  const data: DmaBuffer = device.memory.alloc(DATA_BYTES);
+  const copy = device.memory.alloc(2 ** 26);
+  randomize(data.u32, 1);
+  copy.u8.fill(1);
+  for (let at = 0; at < DEVICE_BYTES; at += copy.bytes) {
+    await device.write(at / device.info.blockSize, copy);
+  }
+  const figures = new Map<string, number[]>();
+  const note = (name: string, value: number): void => {
+    figures.set(name, [...(figures.get(name) ?? []), value]);
+  };
+  let x = 1;
+  const random = (): number => {
+    x = (Math.imul(x, 1664525) + 1013904223) >>> 0;
+    return (x >>> 8) % PAGES;
+  };
+  const sequential = (op: number): Load => ({
+    op,
+    bytes: UNIT_BYTES,
+    depth: SEQUENTIAL_DEPTH,
+    operations: DATA_BYTES / UNIT_BYTES,
+    lbaOf: (operation) => operation,
+    addressOf: (operation) => data.address + operation * UNIT_BYTES,
+  });
+  const scattered = (op: number): Load => ({
+    op,
+    bytes: PAGE,
+    depth: RANDOM_DEPTH,
+    operations: RANDOM_OPERATIONS,
+    lbaOf: random,
+    addressOf: (operation) => data.address + (operation % RANDOM_DEPTH) * PAGE,
+  });
+
+  /** A copy of as much data, as other systems make it. */
+  function plainCopy(): number {
+    const entry = new Uint32Array(8);
+    const started = performance.now();
+    for (let at = 0; at < DATA_BYTES; at += UNIT_BYTES) {
+      const [to, from] = [copy.address + (at % copy.bytes), data.address + at];
+      entry.set([to >>> 0, to / TWO_32, from >>> 0, from / TWO_32, UNIT_BYTES]);
+      native.copyList(entry, 1);
+    }
+    return DATA_BYTES / GB / ((performance.now() - started) / 1000);
+  }
+
+  // One round more: the first is warm-up, of V8 and of memory that is touched first.
+  for (let round = 0; round <= options.rounds; round++) {
+    progress(`round ${round} of ${options.rounds}`);
+    await Pool.create(device, { force: true });
+    const pool = await Pool.open(device);
+    for (const name of ['a', 'b', 'c']) await pool.createVolume(name, DATA_BYTES);
+    const [a, b, c] = ['a', 'b', 'c'].map((name) => pool.openVolume(name)) as BlockDevice[];
+    const measured: [string, number][] = [];
+    const ofBytes = (iops: number): number => (iops * UNIT_BYTES) / GB;
+    measured.push(['unique, GB/s', ofBytes(await run(a!, sequential(Op.WRITE)))]);
+    measured.push(['duplicate, GB/s', ofBytes(await run(b!, sequential(Op.WRITE)))]);
+    // Every second MiB is new.
+    for (let at = UNIT_BYTES; at < DATA_BYTES; at += 2 * UNIT_BYTES) {
+      randomize(data.u32.subarray(at / 4, (at + UNIT_BYTES) / 4), at + round);
+    }
+    measured.push(['half and half, GB/s', ofBytes(await run(c!, sequential(Op.WRITE)))]);
+    measured.push(['memcpy, GB/s', plainCopy()]);
+    const raw = await run(device, scattered(Op.READ));
+    const read = await run(a!, scattered(Op.READ));
+    measured.push(['read 4 KiB, IOPS', read], ['read 4 KiB, to the device', read / raw]);
+    measured.push(['overwrite 4 KiB, IOPS', await run(a!, scattered(Op.WRITE))]);
+    if (round > 0) for (const [name, value] of measured) note(name, value);
+    for (const disk of [a!, b!, c!]) await disk.close();
+    await pool.close();
+  }
+  progressEnd();
+  data.free();
+  copy.free();
+  await device.close();
+
+  const rows: Record<string, Cell>[] = [];
+  const bars: Bar[] = [];
+  for (const [name, values] of figures) {
+    rows.push({ what: name, median: median(values), least: Math.min(...values) });
+    const bar = BARS[name];
+    if (bar !== undefined) bars.push(atLeast(name, median(values), bar));
+  }
+  const rounds = Object.fromEntries(figures);
+  finish({ schema: 'penstock.bench.dedup/1', rows, bars, rounds }, options);
+});
