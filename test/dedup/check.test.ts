@@ -298,7 +298,11 @@ describe('an entry that names what it cannot is found', () => {
     const toBlock = await damaged((image) => image.change(upper, (words) => (words[at] = block)));
     expect(toBlock).toEqual(expect.arrayContaining([`entry at ${upper}`, `node at ${block}`]));
     const toSelf = await damaged((image) => image.change(upper, (words) => (words[at] = upper)));
-    expect(toSelf.some((each) => each.startsWith('references'))).toBe(true);
+    expect(toSelf).toContain(`entry at ${upper}`);
+    const toTop = await damaged((image) =>
+      image.change(image.catalogue, (words) => (words[image.record(1) + 2] = image.catalogue)),
+    );
+    expect(toTop).toContain(`entry at ${whole.catalogue}`);
   });
 
   test('a catalogue that is not there, or that is a block', async () => {
