@@ -14,7 +14,7 @@ import type { SuperblockFacts } from './superblock.js';
 const MAP_LEVELS = 4;
 /** What is mapped below a node cannot be known: a page there is damaged. */
 const UNKNOWN = -1;
-/** What a page was read as: a node of a map by its level; of the catalogue by its level and this. */
+/** What a page was read as: its level as a node of a map; this and its level, of the catalogue. */
 const OF_CATALOGUE = 8;
 const ROLES = 16;
 

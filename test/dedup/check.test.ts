@@ -152,7 +152,7 @@ describe('a flipped bit is found, and the page named', () => {
     expect(report.findings[0]!.message).toMatch(/no damage/);
   });
 
-  test('a page that lies at another place is not taken for the one that belongs there', async () => {
+  test('a page of another place is not taken for the one that belongs there', async () => {
     const [from, to] = [whole.rootOf(0), whole.rootOf(1)];
     const found = await damaged((image) => image.page(to).set(image.page(from)));
     expect(found).toContain(`node at ${to}`);
