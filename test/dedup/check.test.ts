@@ -109,6 +109,17 @@ describe('a sound pool', () => {
   });
 });
 
+test('a device that no pool can be on is told apart from damage', async () => {
+  for (const [uri, code] of [
+    ['ram:4KiB', 'NOT_A_POOL'],
+    ['ram:1MiB?bs=8192', 'POOL_BAD_DEVICE'],
+  ] as const) {
+    const device = await open(uri);
+    await expect(checkPool(device)).rejects.toMatchObject({ code });
+    await device.close();
+  }
+});
+
 describe('a flipped bit is found, and the page named', () => {
   const kinds: Record<string, (image: PoolImage) => number> = {
     superblock: (image) => image.superblock,
