@@ -14,6 +14,9 @@ import type { SuperblockFacts } from './superblock.js';
 const MAP_LEVELS = 4;
 /** What is mapped below a node cannot be known: a page there is damaged. */
 const UNKNOWN = -1;
+/** What a page was read as: its level as a node of a map; this and its level, of the catalogue. */
+const OF_CATALOGUE = 8;
+const ROLES = 16;
 
 export class MapsCheck {
   /** Nodes and pages of the catalogue. */
@@ -25,8 +28,8 @@ export class MapsCheck {
   private readonly facts: SuperblockFacts;
   /** The superblock. */
   private readonly top: Naming;
-  /** Blocks mapped below a node, or UNKNOWN; while it is being read, too. */
-  private readonly mapped = new Map<number, number>();
+  /** By pbn: role + (blocks mapped below it - UNKNOWN) * ROLES; UNKNOWN while it is being read. */
+  private readonly seen = new Map<number, number>();
   private readonly names = new Map<string, number>();
   private readonly serials = new Map<number, number>();
   /** Pages of the catalogue that were there, by number. */
@@ -79,6 +82,8 @@ export class MapsCheck {
     if (times > 1) {
       const text = `the ${by.page} names page ${pbn} of the catalogue, which is named already`;
       this.findings.add('entry', by.page, by.pbn, text);
+    } else {
+      this.seen.set(pbn, OF_CATALOGUE + level);
     }
     const expected: Expected =
       level === 0
@@ -175,8 +180,8 @@ export class MapsCheck {
   private async node(pbn: number, level: number, by: Naming): Promise<number> {
     const times = this.space.refer(pbn, true, by);
     if (times === 0) return UNKNOWN;
-    if (times > 1) return this.mapped.get(pbn) ?? UNKNOWN;
-    this.mapped.set(pbn, UNKNOWN);
+    if (times > 1) return this.again(pbn, level, by);
+    this.seen.set(pbn, level);
     const page = this.buffers[level]!;
     const expected = nodeOf(level, 'of a map');
     if (!(await this.reader.read(pbn, expected, page))) return UNKNOWN;
@@ -191,8 +196,24 @@ export class MapsCheck {
       else this.space.refer(entry, false, own);
       mapped = mapped === UNKNOWN || below === UNKNOWN ? UNKNOWN : mapped + below;
     }
-    this.mapped.set(pbn, mapped);
+    this.seen.set(pbn, level + (mapped - UNKNOWN) * ROLES);
     return mapped;
+  }
+
+  /** A page that was named before, as a node of a map; returns how many blocks are mapped below. */
+  private again(pbn: number, level: number, by: Naming): number {
+    // Blocks were named by now where a node should be: that is told when the reference is.
+    const seen = this.seen.get(pbn) ?? level;
+    const role = seen % ROLES;
+    if (role === level) return Math.floor(seen / ROLES) + UNKNOWN;
+    const other = role >= OF_CATALOGUE ? 'a page of the catalogue' : `a node of level ${role}, too`;
+    this.findings.add(
+      'entry',
+      by.page,
+      by.pbn,
+      `the ${by.page} names node ${pbn} of level ${level}, which is ${other}`,
+    );
+    return UNKNOWN;
   }
 }
 

@@ -163,7 +163,7 @@ export class SpaceCheck {
     return ++found[k * Group.blocks + page - Group.metaPages]!;
   }
 
-  /** Compares the counts of all groups with what was found; with `data`, blocks with fingerprints. */
+  /** Compares counts with what was found, group by group; with `data`, blocks with fingerprints. */
   async counts(data: boolean, onGroup: (done: number, total: number) => void): Promise<void> {
     const { facts, reader } = this;
     const { memory } = reader.device;

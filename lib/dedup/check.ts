@@ -45,13 +45,15 @@ const SLOTS: readonly [Naming, Naming] = [
 
 /**
  * Checks the pool of a device. Damage is in the report; it rejects with NOT_A_POOL, NEWER_FORMAT,
- * POOL_BUSY (the pool was changed during the check), and when the device is closed or gone.
+ * POOL_BAD_DEVICE, POOL_BUSY (the pool was changed during the check), and when the device is
+ * closed or gone.
  */
 export async function checkPool(
   device: BlockDevice,
   options: CheckOptions = {},
 ): Promise<CheckReport> {
   const findings = new Findings();
+  assertDevice(device);
   const page = device.memory.alloc(Page.bytes);
   try {
     const read = await readSuperblocks(device, page);
@@ -105,6 +107,25 @@ function reportOf(
   };
 }
 
+function notAPool(device: BlockDevice): PenstockError {
+  return new PenstockError('NOT_A_POOL', `${device.uri} has no pool`, {
+    hint: '`penstock pool create` makes one',
+    exitCode: 3,
+  });
+}
+
+/** Throws where no pool can be: NOT_A_POOL, POOL_BAD_DEVICE. */
+function assertDevice(device: BlockDevice): void {
+  const { blocks, blockSize } = device.info;
+  if (Page.bytes % blockSize !== 0) {
+    throw new PenstockError('POOL_BAD_DEVICE', `a pool needs blocks of 512 to 4096 bytes`, {
+      hint: `${device.uri} has blocks of ${blockSize} bytes; open it with others`,
+      exitCode: 2,
+    });
+  }
+  if (blocks * blockSize < SLOTS.length * Page.bytes) throw notAPool(device);
+}
+
 interface Superblocks {
   /** The newer of those that are valid, and where it is. */
   facts: SuperblockFacts | null;
@@ -133,12 +154,7 @@ async function readSuperblocks(device: BlockDevice, page: DmaBuffer): Promise<Su
 function tellSuperblocks(device: BlockDevice, read: Superblocks, findings: Findings): void {
   const { facts, faults } = read;
   const wasOne = faults.some((fault) => fault.wasOne);
-  if (facts === null && !wasOne) {
-    throw new PenstockError('NOT_A_POOL', `${device.uri} has no pool`, {
-      hint: '`penstock pool create` makes one',
-      exitCode: 3,
-    });
-  }
+  if (facts === null && !wasOne) throw notAPool(device);
   // A pool that was made and never opened has only one.
   if (facts?.checkpoint === 0 && !wasOne) return;
   for (const { at, text } of faults) {
