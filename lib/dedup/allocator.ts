@@ -42,6 +42,10 @@ export class Allocator {
   /** Extents of the group below the high-water mark that were opened. */
   private opened: number = Group.extents;
   private cursor: number;
+  /** Of a round over all extents: those that were not looked at, and the best one so far. */
+  private left = 0;
+  private best = -1;
+  private bestUsed: number = Group.blocks;
 
   constructor(space: Space) {
     this.space = space;
@@ -128,47 +132,58 @@ export class Allocator {
     return (space.highWater - 1) * Group.extents + this.opened;
   }
 
-  /** Goes round all extents once: the next that is empty, else the first with much room. */
+  /**
+   * Goes round all extents once, in as many calls as that takes: the next that is empty, else the
+   * one with the most room.
+   */
   private reuse(open: OpenExtent, nodes: boolean): boolean {
     const { space } = this;
     const from = space.firstGroup * Group.extents;
     const end = space.highWater * Group.extents;
-    let best = -1;
-    let bestUsed: number = Group.blocks;
-    for (let left = end - from, looks = 0; left > 0 && looks < LOOKS;) {
+    if (this.left <= 0) {
+      this.left = end - from;
+      this.best = -1;
+      this.bestUsed = Group.blocks;
+    }
+    for (let looks = 0; this.left > 0 && this.bestUsed > 0; looks++) {
+      if (looks === LOOKS) return false;
       if (this.cursor >= end || this.cursor < from) this.cursor = from;
       const extent = this.cursor;
       const span = Math.floor(extent / (Group.extents * Span.groups));
-      const word = space.roots[space.spanAt(span)]!;
-      if (word >>> SpanShift.free === 0) {
-        const next = (span + 1) * Group.extents * Span.groups;
-        left -= next - extent;
-        this.cursor = next;
+      if (space.roots[space.spanAt(span)]! >>> SpanShift.free === 0) {
+        this.cursor = (span + 1) * Group.extents * Span.groups;
+        this.left -= this.cursor - extent;
         continue;
       }
-      const summary = space.summary(Math.floor(extent / Group.extents));
-      if (summary < 0) return false;
-      looks++;
-      left--;
+      const used = this.usable(extent, nodes);
+      if (used === Miss.wait) return false;
+      this.left--;
       this.cursor++;
-      const used = space.usedIn(summary, extent);
-      if (used >= bestUsed || this.isOpen(extent)) continue;
-      if (used > 0 && space.holdsNodes(summary, extent) !== nodes) continue;
-      const count = space.count(Math.floor(extent / Group.extents));
-      if (count < 0) {
-        this.cursor--;
-        return false;
-      }
-      if (!this.hasRoom(count, extent, used === 0)) continue;
-      best = extent;
-      bestUsed = used;
-      if (used === 0) break;
+      if (used < 0 || used >= this.bestUsed) continue;
+      this.best = extent;
+      this.bestUsed = used;
     }
-    if (best < 0) {
+    if (this.best < 0) {
       this.full = true;
       return false;
     }
-    return this.enter(open, best, nodes, bestUsed === 0);
+    if (!this.enter(open, this.best, nodes, this.bestUsed === 0)) return false;
+    this.left = 0;
+    return true;
+  }
+
+  /** Blocks in use of an extent that has room for what is wanted; a Miss where it cannot be had. */
+  private usable(extent: number, nodes: boolean): number {
+    const { space } = this;
+    const group = Math.floor(extent / Group.extents);
+    const summary = space.summary(group);
+    if (summary < 0) return summary;
+    const used = space.usedIn(summary, extent);
+    if (used >= this.bestUsed || this.isOpen(extent)) return Miss.bad;
+    if (used > 0 && space.holdsNodes(summary, extent) !== nodes) return Miss.bad;
+    const count = space.count(group);
+    if (count < 0) return count;
+    return this.hasRoom(count, extent, used === 0) ? used : Miss.bad;
   }
 
   /** Whether a block of the extent is free; all of them, if it is to be empty. */
@@ -184,10 +199,10 @@ export class Allocator {
     const { space } = this;
     const { pins } = space.pages;
     const group = Math.floor(extent / Group.extents);
+    if (empty && space.beginExtent(extent, nodes) < 0) return false;
     const count = space.count(group);
     const summary = space.summary(group);
     if (count < 0 || summary < 0) return false;
-    if (empty && space.beginExtent(extent, nodes) < 0) return false;
     const fingerprints = nodes ? -1 : space.fingerprints(extent);
     if (!nodes && fingerprints < 0) return false;
     open.extent = extent;

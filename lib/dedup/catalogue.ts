@@ -6,6 +6,7 @@
 import { PenstockError } from '../errors.js';
 import { Head, Magic, Page, Volume, VolumeState } from './layout.js';
 import { pair, setPair } from './space.js';
+import { Miss } from './pages.js';
 import { levelOf, type Tree, type Trees } from './trees.js';
 
 /** A volume as it stands in memory. */
@@ -30,6 +31,7 @@ export interface VolumeRecord extends Tree {
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9._:@+-]*$/;
 /** Leaves of a map: 512 blocks each. */
 export const LEAF_BYTES = 2 ** 21;
+const LEVEL_MAX = 3;
 export const VOLUME_BYTES_MAX = 64 * 2 ** 40;
 
 export class Catalogue {
@@ -119,25 +121,31 @@ export class Catalogue {
         changed: false,
         users: 0,
       };
+      const least = levelOf(Math.ceil(volume.bytes / LEAF_BYTES));
+      if (volume.bytes > VOLUME_BYTES_MAX || volume.level < least || volume.level > LEVEL_MAX) {
+        throw new PenstockError('POOL_CORRUPT', `volume ${volume.index} does not make sense`, {
+          hint: '`penstock pool check` says what can still be used',
+        });
+      }
       this.volumes[volume.index] = volume;
       this.byName.set(volume.name, volume);
     }
   }
 
-  /** Brings the pages up to date; false: ask again. */
-  write(trees: Trees): boolean {
+  /** Brings the pages up to date: 0, or a Miss. */
+  write(trees: Trees): number {
     for (const volume of this.volumes) {
       if (volume === null || !volume.changed) continue;
       const leaf = Math.floor(volume.index / Volume.perPage);
-      while (levelOf(leaf + 1) > this.tree.level) if (!trees.raise(this.tree)) return false;
+      while (levelOf(leaf + 1) > this.tree.level) if (!trees.raise(this.tree)) return Miss.wait;
       const frame = trees.ownLeaf(this.tree, leaf, Magic.catalogue);
-      if (frame < 0) return false;
+      if (frame < 0) return frame;
       const { words } = trees.pages;
       const at = (frame << Page.shift) + Head.words;
       store(words, at + (volume.index % Volume.perPage) * Volume.words, volume);
       volume.changed = false;
     }
-    return true;
+    return 0;
   }
 }
 

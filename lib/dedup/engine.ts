@@ -377,7 +377,9 @@ export class Engine {
   private prepare(): boolean {
     const { catalogue, trees, space, journal } = this.parts;
     journal.commit();
-    if (!catalogue.write(trees)) return false;
+    const written = catalogue.write(trees);
+    if (written === Miss.bad) this.fail('a page of the catalogue cannot be used');
+    if (written < 0) return false;
     return space.settle();
   }
 }

@@ -235,8 +235,8 @@ export class PoolIo {
     driver.arm();
     fence();
     this.look();
-    if (this.arrived) return;
-    if (fd < 0 || driver.eventFd() !== fd) {
+    // Also where something has arrived: timers and other descriptors have their turn.
+    if (this.arrived || fd < 0 || driver.eventFd() !== fd) {
       await new Promise((resolve) => setImmediate(resolve));
       return;
     }

@@ -248,7 +248,7 @@ export class PageCache {
   }
 
   /** Somewhere a page is named as what it is not. */
-  private mismatch(pbn: number): number {
+  mismatch(pbn: number): number {
     this.failure = PageFailure.corrupt;
     this.failureStatus = 0;
     this.failurePbn = pbn;

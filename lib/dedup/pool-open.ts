@@ -10,10 +10,16 @@ import { Engine, Io } from './engine.js';
 import { FingerprintIndex } from './fingerprint-index.js';
 import { PoolIo } from './io.js';
 import { Journal } from './journal.js';
-import { Group, Magic, Page, Place, Span, Volume } from './layout.js';
+import { Group, Magic, Page, Place, ROOT_SLOT_WORDS, SetMax, Span, Volume } from './layout.js';
 import { Miss, PageCache } from './pages.js';
 import { Planner } from './planner.js';
-import { JournalReader, pageError, Recovery, type RecoveryReport } from './recovery.js';
+import {
+  corruptError,
+  JournalReader,
+  pageError,
+  Recovery,
+  type RecoveryReport,
+} from './recovery.js';
 import { SetTable } from './sets.js';
 import { Space } from './space.js';
 import { assertPage, readSuperblock, writeSuperblock, type SuperblockFacts } from './superblock.js';
@@ -48,6 +54,8 @@ const INDEX_BYTES_MIN = 2 ** 20;
 const INDEX_BYTES_MAX = 2 ** 31;
 const INDEX_LOAD = 0.9;
 const DEPTH = 512;
+const LEVEL_MAX = 4;
+const VOLUMES_MAX = 2 ** 24;
 
 /** Gives back what was taken, the last first; requests at the device before the memory they use. */
 export async function closeAll(closers: readonly Closer[]): Promise<void> {
@@ -191,6 +199,7 @@ function assertUsable(
       exitCode: 3,
     });
   }
+  assertSense(facts);
   const pages = Math.floor((device.info.blocks * device.info.blockSize) / Page.bytes);
   if (facts.pages > pages) {
     const lost = (facts.pages - pages) * Page.bytes;
@@ -209,6 +218,29 @@ function assertUsable(
       exitCode: 3,
     });
   }
+}
+
+/** Throws POOL_CORRUPT for facts that no pool has, whatever their checksum. */
+function assertSense(facts: SuperblockFacts): void {
+  const { roots, journalPage, journalPages, firstGroup, highWater, pages, sampling } = facts;
+  const endGroup = pages / Group.pages;
+  const isGood =
+    roots >= 1 &&
+    roots <= ROOT_SLOT_WORDS * 32 &&
+    journalPage === Place.roots + 2 * roots &&
+    journalPage + journalPages === firstGroup * Group.pages &&
+    facts.journalAt < journalPages &&
+    Number.isInteger(endGroup) &&
+    endGroup <= roots * Span.perRoot * Span.groups &&
+    firstGroup <= highWater &&
+    highWater <= endGroup &&
+    facts.thn <= SetMax.blocks &&
+    sampling >= 1 &&
+    sampling <= 2 ** 16 &&
+    Number.isInteger(Math.log2(sampling)) &&
+    facts.catalogueLevel <= LEVEL_MAX &&
+    facts.volumes <= VOLUMES_MAX;
+  if (!isGood) throw corruptError('its superblock does not make sense');
 }
 
 function framesOf(bytes: number): number {

@@ -178,12 +178,12 @@ export class Recovery {
     if (group < space.firstGroup || group >= space.endGroup) this.corrupt('a record', pbn);
     if (page < Group.metaPages || page + count > Group.extentPages) this.corrupt('a record', pbn);
     while (space.highWater <= group) await this.until(() => (space.openGroup() ? 0 : Miss.wait));
-    const counts = await this.until(() => space.count(group));
     const summary = await this.until(() => space.summary(group));
     if (space.usedIn(summary, extent) === 0 && !this.begun.has(extent)) {
       await this.until(() => space.beginExtent(extent, false));
     }
     this.begun.add(extent);
+    const counts = await this.until(() => space.count(group));
     for (let b = 0; b < count; b++) {
       if (!space.isFree(counts, pbn + b)) continue;
       space.reserve(counts, pbn + b);
@@ -291,6 +291,7 @@ export function recordsOf(words: Uint32Array): number[] {
   const found: number[] = [];
   let at: number = Entry.words;
   for (let i = 0; i < words[Entry.records]!; i++) {
+    if (at + Rec.words > words.length) throw corruptError('a record is damaged');
     found.push(at);
     const isWrite = (words[at]! & 0xff) === RecKind.write;
     const count = words[at]! >>> 8;

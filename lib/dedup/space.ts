@@ -131,6 +131,14 @@ export class Space {
     return (word >>> ((extent % Group.extents) * 8)) & 0xff;
   }
 
+  /** Whether blocks can be there at all: a map that names anything else is damaged. */
+  holdsBlocks(pbn: number, count: number): boolean {
+    const group = groupOf(pbn);
+    if (group < this.firstGroup || group >= this.highWater) return false;
+    const page = (pbn % Group.extentPages) | 0;
+    return page >= Group.metaPages && page + count <= Group.extentPages;
+  }
+
   addRef(pbn: number): void {
     this.push(pbn);
   }
@@ -199,13 +207,16 @@ export class Space {
     const at = this.spanAt(span);
     let summary: number;
     if (group === Math.max(span * Span.groups, this.firstGroup)) {
-      if (this.pages.freeFrames < 2) return false;
       summary = this.make(this.summaryPbn(span), Magic.summary, span);
       this.roots[at] = 0;
     } else {
       summary = this.summary(group);
     }
+    if (summary === Miss.bad) this.broken ??= `the summary of span ${span} cannot be used`;
     if (summary < 0 || this.make(this.countPbn(group), Magic.count, group) < 0) return false;
+    // The count page may have come in its place.
+    summary = this.summary(group);
+    if (summary < 0) return false;
     const word = this.roots[at]!;
     this.roots[at] = (word + (4 << SpanShift.empty) + (Group.counts << SpanShift.free)) >>> 0;
     this.touched(summary, group);

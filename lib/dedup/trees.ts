@@ -56,16 +56,23 @@ export class Trees {
 
   /** The frame of a leaf, for reading; HOLE, or a Miss. */
   leaf(tree: Tree, leaf: number, magic: number): number {
-    const { pages } = this;
     let pbn = tree.root;
     if (pbn === 0) return HOLE;
     for (let { level } = tree; level > 0; level--) {
-      const frame = pages.get(pbn, Magic.node, 0);
+      const frame = this.get(pbn, Magic.node, level);
       if (frame < 0) return frame;
       pbn = this.entry(frame, (leaf >>> (Node.shift * (level - 1))) & (Node.entries - 1));
       if (pbn === 0) return HOLE;
     }
-    return pages.get(pbn, magic, 0);
+    return this.get(pbn, magic, 0);
+  }
+
+  /** The frame of a page of a tree that is what its place in the tree says; or a Miss. */
+  private get(pbn: number, magic: number, level: number): number {
+    const { pages } = this;
+    const frame = pages.get(pbn, magic, 0);
+    if (frame < 0 || pages.words[(frame << Page.shift) + Head.own] === level) return frame;
+    return pages.mismatch(pbn);
   }
 
   // hot:end
@@ -78,7 +85,7 @@ export class Trees {
       let skipped = tree.root === 0;
       if (skipped) return -1;
       for (let { level } = tree; level > 0; level--) {
-        const frame = this.pages.get(pbn, Magic.node, 0);
+        const frame = this.get(pbn, Magic.node, level);
         if (frame < 0) return frame - 1;
         const span = Node.entries ** (level - 1);
         let e = Math.floor(at / span) % Node.entries;
@@ -104,7 +111,7 @@ export class Trees {
     let pbn = tree.root;
     for (let { level } = tree; ; level--) {
       const kind = level > 0 ? Magic.node : magic;
-      const frame = pbn === 0 ? this.make(kind, level) : this.own(pbn, kind);
+      const frame = pbn === 0 ? this.make(kind, level) : this.own(pbn, kind, level);
       if (frame < 0) return frame;
       const now = this.pages.pbns[frame]!;
       if (now !== pbn) {
@@ -143,10 +150,19 @@ export class Trees {
     return frame;
   }
 
-  private own(pbn: number, magic: number): number {
-    const { pages, space, allocator } = this;
-    const frame = pages.get(pbn, magic, 0);
+  private own(pbn: number, magic: number, level: number): number {
+    const { pages, space } = this;
+    const frame = this.get(pbn, magic, level);
     if (frame < 0 || pages.generations[frame] === space.generation) return frame;
+    // Pages that are asked for below must not come in its place.
+    pages.pins[frame] = pages.pins[frame]! + 1;
+    const owned = this.ownFrame(frame, pbn, magic);
+    pages.pins[frame] = pages.pins[frame]! - 1;
+    return owned;
+  }
+
+  private ownFrame(frame: number, pbn: number, magic: number): number {
+    const { pages, space, allocator } = this;
     // Whether it is shared depends on references that are still to be entered.
     if (!space.settle()) return Miss.wait;
     const counts = space.count(groupOf(pbn));

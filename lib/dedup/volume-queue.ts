@@ -225,7 +225,7 @@ export class VolumeQueue implements QueueDriver {
 
   /** Goes on with a read; false: pages of the map are on their way. */
   private read(slot: number): boolean {
-    const { trees, io } = this.engine.parts;
+    const { trees, io, space } = this.engine.parts;
     const { volume } = this;
     const lbn = this.lbns[slot]!;
     const count = this.counts[slot]!;
@@ -257,6 +257,8 @@ export class VolumeQueue implements QueueDriver {
       }
       if (pbn === 0) {
         this.zero(to, length);
+      } else if (!space.holdsBlocks(pbn, length)) {
+        if (this.statuses[slot] === 0) this.statuses[slot] = Status.MEDIA_ERROR;
       } else {
         this.parts[slot] = this.parts[slot]! + 1;
         io.ask(Op.READ, pbn, length, to, Io.read, owner);
