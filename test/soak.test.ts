@@ -18,6 +18,8 @@ const SLICES: readonly [string, number][] = [
   ['memory', 800],
   ['workers', 6],
   ['faults', 40],
+  ['dedup-crash', 40],
+  ['dedup-kill', 4],
   ['idc-kill', 6],
   ['idc-chain', 10_000],
   ['idc-device', 3],

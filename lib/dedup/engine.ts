@@ -90,9 +90,9 @@ export class Engine {
   /** Sets, reads, or parts of a checkpoint are under way. */
   get busy(): boolean {
     const { io, sets, checkpoint } = this.parts;
-    return (
-      io.inFlight > 0 || sets.freeSets < SETS || this.wanted || checkpoint.phase !== Phase.idle
-    );
+    if (io.inFlight > 0 || sets.freeSets < SETS) return true;
+    for (const queue of this.queues) if (queue.busy) return true;
+    return this.failed === null && (this.wanted || checkpoint.phase !== Phase.idle);
   }
 
   /** A set was filled: it is to be written. */

@@ -53,6 +53,7 @@ export class PoolIo {
   private watch = 0;
   private watchedFd = -1;
   private wake: (() => void) | null = null;
+  private sleeping: Promise<void> | null = null;
   private readonly parkFds = new Int32Array(1);
 
   constructor(device: BlockDevice, depth: number) {
@@ -222,8 +223,13 @@ export class PoolIo {
     native.park(this.parkFds, timeoutUs);
   }
 
-  /** Resolves when something may have completed, or after `mostMs`. */
-  async sleep(mostMs: number): Promise<void> {
+  /** Resolves when something may have completed, or after `mostMs`; for several at a time. */
+  sleep(mostMs: number): Promise<void> {
+    this.sleeping ??= this.sleepOnce(mostMs).finally(() => (this.sleeping = null));
+    return this.sleeping;
+  }
+
+  private async sleepOnce(mostMs: number): Promise<void> {
     const { driver } = this.queue;
     const fd = driver.eventFd();
     driver.arm();
@@ -257,6 +263,7 @@ export class PoolIo {
   }
 
   async close(): Promise<void> {
+    this.rouse();
     if (this.watch !== 0) native.watchClose(this.watch);
     this.watch = 0;
     await this.queue.close();

@@ -21,7 +21,7 @@ import {
   SetMax,
 } from './layout.js';
 import { ENTRY_PAGES, type JournalPlace } from './journal.js';
-import { Miss } from './pages.js';
+import { Miss, PageFailure, type PageCache } from './pages.js';
 import { groupOf, pair } from './space.js';
 import { PenstockError } from '../errors.js';
 import type { VolumeRecord } from './catalogue.js';
@@ -275,7 +275,7 @@ export class Recovery {
       const answer = ask();
       const { space, pages } = this.engine.parts;
       if (space.broken !== null) throw corruptError(space.broken);
-      if (answer === Miss.bad) throw corruptError(`page ${pages.failurePbn} cannot be used`);
+      if (answer === Miss.bad) throw pageError(pages, this.device);
       if (answer !== Miss.wait) return answer;
       await this.engine.turn();
     }
@@ -300,6 +300,15 @@ export function recordsOf(words: Uint32Array): number[] {
     if (at > words.length) throw corruptError('a record is damaged');
   }
   return found;
+}
+
+/** Why a page cannot be had: the device's own error, or POOL_CORRUPT. */
+export function pageError(pages: PageCache, device: BlockDevice): PenstockError {
+  if (pages.failure === PageFailure.corrupt) {
+    return corruptError(`page ${pages.failurePbn} cannot be used`);
+  }
+  const { code, message, hint } = device.explain(pages.failureStatus);
+  return new PenstockError(code, `page ${pages.failurePbn} of the pool: ${message}`, { hint });
 }
 
 export function corruptError(what: string): PenstockError {

@@ -4,7 +4,8 @@
 import { PenstockError } from '../errors.js';
 import type { Backend, BlockDevice } from '../hpdi/index.js';
 import { parseSize } from '../units.js';
-import { Pool, type OpenOptions } from './pool.js';
+import { Pool } from './pool.js';
+import type { OpenOptions } from './pool-open.js';
 import { VolumeBackend } from './volume.js';
 
 interface SharedPool {

@@ -45,6 +45,8 @@ export class VolumeQueue implements QueueDriver {
   private readonly parts: Int32Array;
   private readonly statuses: Uint32Array;
   private readonly parities: Uint8Array;
+  /** 1: with FUA, and not flushed yet. */
+  private readonly flushes: Uint8Array;
   private readonly lbns: Float64Array;
   private readonly addresses: Float64Array;
   private readonly counts: Float64Array;
@@ -76,6 +78,7 @@ export class VolumeQueue implements QueueDriver {
     this.parts = new Int32Array(depth);
     this.statuses = new Uint32Array(depth);
     this.parities = new Uint8Array(depth);
+    this.flushes = new Uint8Array(depth);
     this.lbns = new Float64Array(depth);
     this.addresses = new Float64Array(depth);
     this.counts = new Float64Array(depth);
@@ -115,9 +118,11 @@ export class VolumeQueue implements QueueDriver {
   poll(cq: Uint32Array, max: number): number {
     this.counters.polls++;
     if (this.signalled) this.unsignal();
-    this.armed = false;
     if (this.done.length === 0) this.engine.run();
-    return this.done.drain(cq, 0, max);
+    const count = this.done.drain(cq, 0, max);
+    // Who polls in vain after it armed goes to sleep now, and is to be woken.
+    if (count > 0) this.armed = false;
+    return count;
   }
 
   /** A read of the device for a slot has ended. */
@@ -146,8 +151,9 @@ export class VolumeQueue implements QueueDriver {
     const slot = this.free[this.freeCount - 1]!;
     this.tags[slot] = sq[at + Req.tag]!;
     this.statuses[slot] = 0;
+    this.flushes[slot] = (sq[at]! & Flag.FUA) !== 0 && op !== Op.READ && op !== Op.FLUSH ? 1 : 0;
     let status: number = Status.OK;
-    if ((sq[at]! & Flag.mask) !== 0) status = Status.BAD_REQUEST;
+    if ((sq[at]! & Flag.mask & ~Flag.FUA) !== 0) status = Status.BAD_REQUEST;
     else if (op === Op.READ) status = this.check.transfer(sq, at, Access.write);
     else if (op === Op.WRITE) status = this.check.transfer(sq, at, Access.read);
     else if (op === Op.DISCARD || op === Op.WRITE_ZEROES) status = this.check.range(sq, at);
@@ -289,6 +295,15 @@ export class VolumeQueue implements QueueDriver {
     const left = this.parts[slot]! - 1;
     this.parts[slot] = left;
     if (left > 0) return;
+    if (this.flushes[slot] !== 0) {
+      // FUA: it is complete when it is durable, with all that was complete before.
+      this.flushes[slot] = 0;
+      if (this.statuses[slot] === 0) {
+        this.parts[slot] = 1;
+        this.flush(slot);
+        return;
+      }
+    }
     const parity = this.parities[slot]! - 1;
     if (parity >= 0) {
       const { readers } = this.engine.parts.checkpoint;
@@ -358,6 +373,11 @@ export class VolumeQueue implements QueueDriver {
     this.partEnded(slot);
   }
 
+  /** Requests were taken that are not complete. */
+  get busy(): boolean {
+    return this.freeCount < this.free.length;
+  }
+
   arm(): void {
     this.armed = true;
     if (this.done.length > 0) this.signal();
@@ -381,9 +401,9 @@ export class VolumeQueue implements QueueDriver {
   }
 
   async drain(): Promise<void> {
-    while (this.freeCount < this.free.length) {
+    while (this.busy) {
       this.engine.run();
-      if (this.freeCount === this.free.length) break;
+      if (!this.busy) break;
       await new Promise((resolve) => setImmediate(resolve));
     }
   }

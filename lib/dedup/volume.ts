@@ -2,6 +2,7 @@
 
 import { PenstockError } from '../errors.js';
 import {
+  Flag,
   Op,
   type Backend,
   type BlockDevice,
@@ -87,7 +88,7 @@ function volumeInfo(volume: VolumeRecord, under: DeviceInfo, readOnly: boolean):
     metadataBytes: 0,
     zones: null,
     operations: readOnly ? READ_OPERATIONS : OPERATIONS,
-    flags: 0,
+    flags: Flag.FUA,
     readOnly,
     durable: under.durable,
     physicalBlockSize: Page.bytes,

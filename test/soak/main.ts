@@ -4,7 +4,9 @@
 
 import { parseArgs } from 'node:util';
 import { adapterSoak } from './adapter.js';
+import { dedupKillSoak } from './dedup-kill.js';
 import { faultsSoak } from './faults.js';
+import { dedupCrashSoak } from './dedup-crash.js';
 import { runSoak, type Soak } from './harness.js';
 import { idcChainSoak } from './idc-chain.js';
 import { idcDeviceSoak } from './idc-device.js';
@@ -24,6 +26,8 @@ const SOAKS: Readonly<Record<string, Soak>> = {
   memory: memorySoak,
   workers: workersSoak,
   faults: faultsSoak,
+  'dedup-crash': dedupCrashSoak,
+  'dedup-kill': dedupKillSoak,
   'idc-device': idcDeviceSoak,
   'idc-fuzz': idcFuzzSoak,
   'idc-kill': idcKillSoak,

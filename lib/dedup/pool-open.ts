@@ -1,0 +1,252 @@
+// Opening a pool: its superblock, what the checkpoint names, the parts of its engine, and recovery.
+
+import { PenstockError } from '../errors.js';
+import type { BlockDevice } from '../hpdi/index.js';
+import { addressSpace, type Segment } from '../memory/index.js';
+import { Allocator } from './allocator.js';
+import { Catalogue } from './catalogue.js';
+import { Checkpoint } from './checkpoint.js';
+import { Engine, Io } from './engine.js';
+import { FingerprintIndex } from './fingerprint-index.js';
+import { PoolIo } from './io.js';
+import { Journal } from './journal.js';
+import { Group, Magic, Page, Place, Span, Volume } from './layout.js';
+import { Miss, PageCache } from './pages.js';
+import { Planner } from './planner.js';
+import { JournalReader, pageError, Recovery, type RecoveryReport } from './recovery.js';
+import { SetTable } from './sets.js';
+import { Space } from './space.js';
+import { assertPage, readSuperblock, writeSuperblock, type SuperblockFacts } from './superblock.js';
+import { Thn } from './thn.js';
+import { Trees } from './trees.js';
+
+export interface OpenOptions {
+  /** Another THN than the pool's own, for this time. */
+  thn?: number;
+  /** Bytes of memory for pages of metadata (64 MiB), and for the fingerprint index (by size). */
+  cacheBytes?: number;
+  indexBytes?: number;
+  /** Operations at the data device at a time (512). */
+  depth?: number;
+}
+
+export type Closer = () => void | Promise<void>;
+
+export interface Opened {
+  readonly device: BlockDevice;
+  readonly engine: Engine;
+  readonly facts: SuperblockFacts;
+  readonly recovery: RecoveryReport | null;
+  /** Give back what is held, the last first. */
+  readonly closers: Closer[];
+}
+
+const CACHE_BYTES = 64 * 2 ** 20;
+const CACHE_BYTES_MIN = 2 ** 20;
+const CACHE_BYTES_MAX = 2 ** 28;
+const INDEX_BYTES_MIN = 2 ** 20;
+const INDEX_BYTES_MAX = 2 ** 31;
+const INDEX_LOAD = 0.9;
+const DEPTH = 512;
+
+/** Gives back what was taken, the last first; requests at the device before the memory they use. */
+export async function closeAll(closers: readonly Closer[]): Promise<void> {
+  // The first is the queue: nothing is in flight after it.
+  for (const close of closers.slice(0, 1)) await close();
+  for (const close of closers.slice(1).reverse()) await close();
+}
+
+export function failure(engine: Engine): PenstockError {
+  return new PenstockError('POOL_FAILED', `the pool takes no changes: ${engine.failed}`, {
+    hint: 'what was read and flushed is safe; open the pool again once its device works',
+  });
+}
+
+export function lbaOf(device: BlockDevice, pbn: number): number {
+  return (pbn * Page.bytes) / device.info.blockSize;
+}
+
+export function assertDevice(device: BlockDevice): void {
+  const { blockSize } = device.info;
+  if (blockSize <= Page.bytes && Page.bytes % blockSize === 0) return;
+  throw new PenstockError('POOL_BAD_DEVICE', `a pool needs blocks of 512 to 4096 bytes`, {
+    hint: `${device.uri} has blocks of ${blockSize} bytes; open it with others`,
+    exitCode: 2,
+  });
+}
+
+/** The newer of the two superblocks; null when there is none. */
+export async function readBoth(device: BlockDevice): Promise<SuperblockFacts | null> {
+  const page = device.memory.alloc(Page.bytes);
+  try {
+    let newest: SuperblockFacts | null = null;
+    for (const slot of [Place.superblockA, Place.superblockB]) {
+      await device.read(lbaOf(device, slot), page);
+      const facts = readSuperblock(page.u32, slot);
+      if (facts === null) continue;
+      if (newest === null || facts.checkpoint > newest.checkpoint) newest = facts;
+    }
+    return newest;
+  } finally {
+    page.free();
+  }
+}
+
+export async function openParts(
+  device: BlockDevice,
+  options: OpenOptions,
+  closers: Closer[],
+): Promise<Opened> {
+  assertDevice(device);
+  const facts = await readBoth(device);
+  assertUsable(device, facts);
+  const seed = facts.uuid[0]!;
+  const io = new PoolIo(device, options.depth ?? DEPTH);
+  closers.push(() => io.close());
+  const frames = framesOf(options.cacheBytes ?? CACHE_BYTES);
+  const pages = new PageCache(io, Io.page, frames, seed);
+  closers.push(() => pages.close());
+  const roots = await readRoots(device, facts);
+  const endGroup = Math.floor(facts.pages / Group.pages);
+  const space = new Space(pages, roots, { ...facts, endGroup });
+  space.generation = facts.checkpoint + 1;
+  const allocator = new Allocator(space);
+  const trees = new Trees(pages, space, allocator);
+  const tree = { root: facts.catalogueRoot, level: facts.catalogueLevel };
+  const catalogue = new Catalogue(tree, facts.nextSerial);
+  const place = { page: facts.journalPage, pages: facts.journalPages, seed, epoch: facts.epoch };
+  const reader = new JournalReader(device, place, facts.seq, facts.journalAt);
+  await reader.scan();
+  facts.epoch++;
+  const own = { ...place, epoch: facts.epoch };
+  const journal = new Journal(io, Io.journal, own, reader.seq, reader.at);
+  closers.push(() => journal.close());
+  const parts = { io, pages, space, journal, seed };
+  const checkpoint = new Checkpoint(parts, Io.checkpoint, facts.rootSlots, (words, number) => {
+    Object.assign(facts, {
+      checkpoint: number,
+      seq: journal.seq,
+      journalAt: journal.position,
+      highWater: space.highWater,
+      catalogueRoot: tree.root,
+      catalogueLevel: tree.level,
+      volumes: catalogue.volumes.length,
+      nextSerial: catalogue.nextSerial,
+      sampling: index.rate,
+    });
+    const slot = number & 1;
+    writeSuperblock(words, facts, slot);
+    return slot;
+  });
+  closers.push(() => checkpoint.close());
+  const index = new FingerprintIndex({
+    bytes: options.indexBytes ?? indexBytesOf(space.blocksTotal, facts.sampling),
+    rate: facts.sampling,
+  });
+  closers.push(() => index.close());
+  const sets = new SetTable();
+  const zeros: Segment = addressSpace().create(Page.bytes);
+  closers.push(() => zeros.close());
+  const thn = new Thn(sets, space, index, options.thn ?? facts.thn);
+  const planner = new Planner(
+    { sets, space, allocator, io, thn, index, zeros: zeros.address },
+    Io.write,
+    Io.compare,
+  );
+  const engine = new Engine({
+    ...{ io, pages, space, allocator, trees, journal, checkpoint, catalogue, sets, planner },
+    ...{ thn, index },
+  });
+  await loadCatalogue(engine, device, facts.volumes);
+  let recovery: RecoveryReport | null = null;
+  const wasClean = facts.clean && reader.entries.length === 0;
+  facts.clean = false;
+  if (!wasClean) recovery = await new Recovery(engine, device, reader).run();
+  // From here on the epoch is this owner's: whoever had the pool before is fenced.
+  if (!(await engine.checkpoint())) throw failure(engine);
+  return { device, engine, facts, recovery, closers };
+}
+
+function assertUsable(
+  device: BlockDevice,
+  facts: SuperblockFacts | null,
+): asserts facts is SuperblockFacts {
+  if (facts === null) {
+    throw new PenstockError('NOT_A_POOL', `${device.uri} has no pool`, {
+      hint: '`penstock pool create` makes one',
+      exitCode: 3,
+    });
+  }
+  const pages = Math.floor((device.info.blocks * device.info.blockSize) / Page.bytes);
+  if (facts.pages > pages) {
+    const lost = (facts.pages - pages) * Page.bytes;
+    throw new PenstockError(
+      'POOL_TRUNCATED',
+      `${device.uri} is ${lost} bytes smaller than its pool`,
+      {
+        hint: 'give the device its size again; what is beyond its end is lost otherwise',
+        exitCode: 3,
+      },
+    );
+  }
+  if (device.info.readOnly) {
+    throw new PenstockError('READ_ONLY', `${device.uri} is read-only`, {
+      hint: 'a pool is opened for writing',
+      exitCode: 3,
+    });
+  }
+}
+
+function framesOf(bytes: number): number {
+  if (bytes >= CACHE_BYTES_MIN && bytes <= CACHE_BYTES_MAX) return Math.floor(bytes / Page.bytes);
+  throw new PenstockError('BAD_OPTION', `a cache of ${bytes} bytes cannot be`, {
+    hint: 'give it 1 MiB to 256 MiB',
+    exitCode: 2,
+  });
+}
+
+/** Bytes for all blocks of a pool at a sampling rate, at the load that a table bears. */
+function indexBytesOf(blocks: number, sampling: number): number {
+  const wanted = (blocks / sampling / INDEX_LOAD) * 8;
+  const bytes = 2 ** Math.ceil(Math.log2(Math.max(1, wanted)));
+  return Math.min(INDEX_BYTES_MAX, Math.max(INDEX_BYTES_MIN, bytes));
+}
+
+/** The root pages that the checkpoint names; the others are zeros. */
+async function readRoots(device: BlockDevice, facts: SuperblockFacts): Promise<Uint32Array> {
+  const words = new Uint32Array(facts.roots * Page.words);
+  const spans = Math.ceil(facts.highWater / Span.groups);
+  const count = facts.highWater > facts.firstGroup ? Math.ceil(spans / Span.perRoot) : 0;
+  const page = device.memory.alloc(Page.bytes);
+  try {
+    for (let root = 0; root < count; root++) {
+      const slot = (facts.rootSlots[root >>> 5]! >>> (root & 31)) & 1;
+      const pbn = Place.roots + 2 * root + slot;
+      await device.read(lbaOf(device, pbn), page);
+      assertPage(page.u32, Magic.root, pbn, facts.uuid[0]!);
+      words.set(page.u32, root * Page.words);
+    }
+  } finally {
+    page.free();
+  }
+  return words;
+}
+
+async function loadCatalogue(engine: Engine, device: BlockDevice, volumes: number): Promise<void> {
+  const { catalogue, trees, pages } = engine.parts;
+  for (let first = 0; first < volumes; first += Volume.perPage) {
+    for (;;) {
+      const leaf = first / Volume.perPage;
+      const frame = trees.leaf(catalogue.tree, leaf, Magic.catalogue);
+      if (frame >= 0) {
+        catalogue.take(pages.words, frame << Page.shift, first);
+        break;
+      }
+      if (frame !== (Miss.wait as number)) {
+        throw pageError(pages, device);
+      }
+      await engine.turn();
+    }
+  }
+  while (catalogue.volumes.length > volumes) catalogue.volumes.pop();
+}

@@ -1,0 +1,45 @@
+// A volume of a dedup pool keeps the contract of HPDI, as every other device.
+
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Pool } from '../../lib/dedup/index.js';
+import { BlockDevice, type Backend } from '../../lib/hpdi/index.js';
+import { open } from '../../lib/open.js';
+import { contractSuite, type Opened } from '../support/contract.js';
+
+const BYTES = 16 * 2 ** 20;
+const KEEPS = { data: true, discardZeroes: true };
+const OPEN = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
+
+/** A volume that closes its pool and its device. */
+async function onDevice(uri: string, thn: number, remove?: () => void): Promise<Opened> {
+  const data = await open(uri);
+  await Pool.create(data, { thn, sampling: 1 });
+  const pool = await Pool.open(data, OPEN);
+  await pool.createVolume('one', BYTES);
+  const backend: Backend = pool.openVolume('one').backend;
+  const close = backend.close.bind(backend);
+  backend.close = async () => {
+    await close();
+    await pool.close();
+    await data.close();
+  };
+  return { device: new BlockDevice(backend), ...(remove === undefined ? {} : { remove }) };
+}
+
+contractSuite('dedup: on ram:', () => onDevice('ram:64MiB', 8), KEEPS);
+contractSuite(
+  'dedup: every block, on blocks of 4096',
+  () => onDevice('ram:64MiB?bs=4096', 1),
+  KEEPS,
+);
+contractSuite(
+  'dedup: on file:',
+  () => {
+    const folder = mkdtempSync(join(tmpdir(), 'penstock-dedup-'));
+    const uri = `file:${join(folder, 'pool')}?create=64MiB`;
+    return onDevice(uri, 8, () => rmSync(folder, { recursive: true }));
+  },
+  KEEPS,
+);

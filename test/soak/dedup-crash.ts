@@ -1,0 +1,247 @@
+// Crashes of the dedup pool: random work over a device in memory with a volatile cache, whose power
+// goes at a random operation: what was not flushed survives by chance, in blocks of 512 bytes. The
+// pool is opened again (and, now and then, cut again while it recovers) and held against a model:
+// every flushed write is there, every other block is old or new.
+
+import { faultControl, wrapFault } from '../../lib/drivers/fault/index.js';
+import { driver as ramDriver } from '../../lib/drivers/ram/index.js';
+import { checkPool, Pool } from '../../lib/dedup/index.js';
+import { PenstockError } from '../../lib/errors.js';
+import { BlockDevice, type Backend } from '../../lib/hpdi/index.js';
+import { contentOf, fillBlock, VolumeModel } from './dedup-model.js';
+import { check, within, type Random, type Soak, type SoakRun } from './harness.js';
+
+const DEVICE_BYTES = 40 * 2 ** 20;
+const VOLUMES = 2;
+const BLOCKS = 1200;
+const RUN_MAX = 48;
+const STEPS = 40;
+const PARALLEL = 4;
+const PAGE = 4096;
+const OPEN = { cacheBytes: 2 * 2 ** 20, indexBytes: 2 ** 20, depth: 64 };
+
+class CrashRun implements SoakRun {
+  private readonly random: Random;
+  private readonly ram: Backend;
+  private content = 1;
+  /** Recoveries that applied entries, and of them those that left blocks out. */
+  private replayed = 0;
+  private lost = 0;
+  /** Contents that were written in a row, to be written again. */
+  private readonly series: number[][] = [];
+
+  constructor(random: Random, ram: Backend) {
+    this.random = random;
+    this.ram = ram;
+  }
+
+  async round(): Promise<number> {
+    const { random } = this;
+    const gone = random.between(20, 600);
+    const device = this.device(gone);
+    const models = Array.from({ length: VOLUMES }, (_, i) => new VolumeModel(`v${i}`, BLOCKS));
+    const thn = random.pick([1, 2, 4, 8, 8, 8, 32]);
+    try {
+      await within(20_000, 'a crash', this.until(device, models, thn));
+    } finally {
+      await device.close();
+    }
+    return 1;
+  }
+
+  async finish(): Promise<void> {
+    await this.ram.close();
+    console.log(`dedup-crash: ${this.replayed} recoveries had entries, ${this.lost} lost blocks`);
+  }
+
+  private device(gone: number): BlockDevice {
+    const inner = Object.create(this.ram) as Backend;
+    inner.close = async () => {};
+    const { random } = this;
+    const options = new Map([
+      ['seed', String(random.u32() % 2 ** 31)],
+      ['cache', '64MiB'],
+      ['gone', String(gone)],
+      ['reorder', random.pick(['0', '0.3'])],
+    ]);
+    return new BlockDevice(wrapFault(inner, options));
+  }
+
+  /** Works till the power goes; then opens again, with or without another cut, and compares. */
+  private async until(device: BlockDevice, models: VolumeModel[], thn: number): Promise<void> {
+    const { random } = this;
+    const control = faultControl(device.backend)!;
+    let made = false;
+    try {
+      await Pool.create(device, { thn, sampling: random.pick([1, 8]), force: true });
+      const pool = await Pool.open(device, OPEN);
+      try {
+        for (const model of models) await pool.createVolume(model.name, BLOCKS * PAGE);
+        made = true;
+        for (let step = 0; step < STEPS; step++) await this.step(pool, models);
+      } finally {
+        await pool.close();
+      }
+    } catch (error) {
+      if (!isOfCut(error)) throw error;
+    }
+    await control.cut({ survive: random.pick([0, 0.3, 0.7, 1]) });
+    control.heal();
+    if (!made) return;
+    if (random.chance(0.3)) await this.cutRecovery(device);
+    await this.compare(device, models);
+  }
+
+  private async cutRecovery(device: BlockDevice): Promise<void> {
+    const control = faultControl(device.backend)!;
+    const opening = Pool.open(device, OPEN);
+    for (let turn = this.random.between(0, 30); turn > 0; turn--) {
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    await control.cut({ survive: this.random.pick([0, 0.5, 1]) });
+    try {
+      await (await opening).close();
+    } catch (error) {
+      if (!isOfCut(error)) throw error;
+    }
+    control.heal();
+  }
+
+  private async compare(device: BlockDevice, models: VolumeModel[]): Promise<void> {
+    const pool = await Pool.open(device, OPEN);
+    try {
+      for (const model of models) {
+        const disk = pool.openVolume(model.name);
+        const buffer = disk.memory.alloc(BLOCKS * PAGE);
+        try {
+          await disk.read(0, buffer);
+          for (let block = 0; block < BLOCKS; block++) {
+            model.adopt(block, contentOf(buffer.u32, block * 1024));
+          }
+          model.adopted();
+        } finally {
+          buffer.free();
+          await disk.close();
+        }
+      }
+      await this.again(pool, models);
+      this.recovered(pool);
+    } finally {
+      await pool.close();
+    }
+    const report = await checkPool(device, { data: true });
+    check(report.clean, JSON.stringify(report.findings.slice(0, 5)));
+  }
+
+  private recovered({ recovery }: Pool): void {
+    if (recovery === null) return;
+    if (recovery.entries > 0) this.replayed++;
+    if (recovery.blocksLost > 0) this.lost++;
+  }
+
+  /** What was recovered is a pool as any other. */
+  private async again(pool: Pool, models: VolumeModel[]): Promise<void> {
+    for (let step = 0; step < 4; step++) await this.step(pool, models);
+    for (const model of models) {
+      const disk = pool.openVolume(model.name);
+      const buffer = disk.memory.alloc(BLOCKS * PAGE);
+      await disk.read(0, buffer);
+      for (let block = 0; block < BLOCKS; block++) {
+        const content = contentOf(buffer.u32, block * 1024);
+        check(content === model.newest[block], `${model.name} block ${block} holds ${content}`);
+      }
+      buffer.free();
+      await disk.close();
+    }
+    check(pool.engine.failed === null, `the pool failed: ${pool.engine.failed}`);
+  }
+
+  /** Some operations at once, on blocks of their own. */
+  private async step(pool: Pool, models: VolumeModel[]): Promise<void> {
+    const { random } = this;
+    if (random.chance(0.05)) await pool.checkpoint();
+    const model = random.pick(models);
+    const disk = pool.openVolume(model.name);
+    const works: Promise<void>[] = [];
+    const part = Math.floor(BLOCKS / PARALLEL);
+    for (let i = 0; i < PARALLEL; i++) {
+      const count = random.between(1, RUN_MAX);
+      const first = i * part + random.below(part - count);
+      works.push(
+        random.chance(0.15)
+          ? this.discard(disk, model, first, count)
+          : this.write(disk, model, first, count),
+      );
+    }
+    const ended = await Promise.allSettled(works);
+    try {
+      for (const end of ended) if (end.status === 'rejected') throw end.reason;
+      if (random.chance(0.3)) {
+        const snapshots = models.map((each) => each.newest.slice());
+        await disk.flush();
+        for (const [i, each] of models.entries()) each.flushed(snapshots[i]!);
+      }
+    } finally {
+      await disk.close();
+    }
+  }
+
+  private async write(
+    disk: BlockDevice,
+    model: VolumeModel,
+    first: number,
+    count: number,
+  ): Promise<void> {
+    const contents = this.contents(count);
+    const buffer = disk.memory.alloc(count * PAGE);
+    try {
+      for (const [i, content] of contents.entries()) {
+        fillBlock(buffer.u32, i * 1024, content);
+        model.tries(first + i, content);
+      }
+      await disk.write(first, buffer);
+      for (const [i, content] of contents.entries()) model.acknowledged(first + i, content);
+    } finally {
+      buffer.free();
+    }
+  }
+
+  private async discard(
+    disk: BlockDevice,
+    model: VolumeModel,
+    first: number,
+    count: number,
+  ): Promise<void> {
+    for (let i = 0; i < count; i++) model.tries(first + i, 0);
+    await disk.discard(first, count);
+    for (let i = 0; i < count; i++) model.acknowledged(first + i, 0);
+  }
+
+  /** New contents, or a part of what was written before, with some zeros. */
+  private contents(count: number): number[] {
+    const { random, series } = this;
+    const old = random.pick([[], ...series]);
+    const from = random.below(Math.max(1, old.length));
+    const contents = Array.from({ length: count }, (_, i) => {
+      if (random.chance(0.03)) return 0;
+      return old[from + i] ?? this.content++;
+    });
+    if (series.length < 20) series.push(contents);
+    else series[random.below(20)] = contents;
+    return contents;
+  }
+}
+
+function isOfCut(error: unknown): boolean {
+  if (!(error instanceof PenstockError)) return false;
+  return ['DEVICE_GONE', 'POOL_FAILED', 'DEVICE_ERROR', 'POOL_CORRUPT'].includes(error.code);
+}
+
+export const dedupCrashSoak: Soak = {
+  full: 20_000,
+  unit: 'rounds',
+  async start(random) {
+    const ram = await ramDriver.open(String(DEVICE_BYTES), new Map(), 'ram:');
+    return new CrashRun(random, ram);
+  },
+};
