@@ -1,5 +1,5 @@
-// What every command of `penstock pool` and `penstock volume` stands in: the device and its pool are
-// open while it runs, and are closed in order however it ends.
+// What every command of `penstock pool` and `penstock volume` stands in: the device and its pool
+// are open while it runs, and are closed in order however it ends.
 //
 // Invariant: results are printed after the close, which makes them durable. A command that cannot
 // close its pool has failed, and has printed no result.

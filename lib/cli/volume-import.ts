@@ -113,7 +113,7 @@ export async function importImage(
   });
 }
 
-/** Resolves with the number of bytes that were zeros by whole pieces; what is written is durable. */
+/** Resolves with the bytes that were zeros by whole pieces; what is written is durable. */
 async function writeImage(
   disk: BlockDevice,
   image: Image,
