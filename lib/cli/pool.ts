@@ -169,7 +169,8 @@ export function formatFacts(facts: PoolFacts): string {
     recovery === null
       ? 'closed in order'
       : `recovered in ${recovery.duration_ms.toFixed(0)} ms: ` +
-        `${recovery.entries} journal entries, ${recovery.records} records, ${recovery.blocks_lost} blocks lost`;
+        `${recovery.entries} journal entries, ${recovery.records} records, ` +
+        `${recovery.blocks_lost} blocks lost`;
   const sizeOf = (blocks: number): string => `${blocks} blocks (${formatSize(blocks * block)})`;
   return table(
     ['POOL', facts.device],
