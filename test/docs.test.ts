@@ -212,6 +212,17 @@ describe('docs/nvme.md', () => {
   });
 });
 
+describe('docs/pool.md', () => {
+  it.each(['pool', 'volume'])('shows every command of %s', async (name) => {
+    const program = await buildProgram([name], () => undefined);
+    const command = program.commands.find((each) => each.name() === name);
+    const lines = readText('docs/pool.md').matchAll(/^ {4}penstock (\w+) (\w+)/gm);
+    const shown = [...lines].flatMap(([, of, word]) => (of === name ? [word] : []));
+    const wanted = command?.commands.map((each) => each.name());
+    expect([...new Set(shown)].sort()).toEqual(wanted?.sort());
+  });
+});
+
 describe('docs/errors.md', () => {
   const sources = filesBelow('lib', '.ts').map(readText).join('\n');
   const codes = listed(readText('docs/errors.md'), '# Errors').filter((code) =>
@@ -254,7 +265,7 @@ describe('the command line in pages', () => {
         [command, ...command.commands].flatMap((one) => one.options.map(({ long }) => long ?? '')),
       ]),
     );
-    const lines = ['README.md', 'docs/bench.md', 'docs/setup.md'].flatMap((file) =>
+    const lines = ['README.md', 'docs/bench.md', 'docs/pool.md', 'docs/setup.md'].flatMap((file) =>
       [...readText(file).matchAll(/^ {4}(?:source <\()?penstock (\w+)(.*)$/gm)].map(
         ([, name = '', rest = '']) => ({ name, words: rest.split('#')[0]?.split(' ') ?? [] }),
       ),

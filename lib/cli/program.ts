@@ -64,6 +64,16 @@ export const COMMANDS: readonly CommandEntry[] = [
     load: () => import('./nvme.js'),
   },
   {
+    name: 'pool',
+    summary: 'Make a pool that stores equal blocks once, and show what it holds and saves',
+    load: () => import('./pool.js'),
+  },
+  {
+    name: 'volume',
+    summary: 'Volumes of a pool: create, list, import an image, export one',
+    load: () => import('./volume.js'),
+  },
+  {
     name: 'driver',
     summary: 'Serve a device to other processes: it is opened there as idc:SOCKET/NAME',
     load: () => import('./driver.js'),

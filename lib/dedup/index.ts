@@ -1,3 +1,4 @@
+export { FORMAT_VERSION } from './layout.js';
 export { checkPool, type CheckOptions, type CheckProgress } from './check.js';
 export type { CheckReport, Finding, FindingKind } from './check-report.js';
 export { Pool, type CreateOptions } from './pool.js';

@@ -71,7 +71,7 @@ describe('bash completion of bench', () => {
     expect(await bashOffers('bench', '--iodepth', '')).toEqual([]);
     expect(await bashOffers('bench', '--ran')).toEqual(['--random-distribution']);
     expect(await bashOffers('bench', 'fi')).toEqual(['file:']);
-    const schemes = ['file:', 'idc:', 'null:', 'nvme:', 'ram:'];
+    const schemes = ['dedup:', 'file:', 'idc:', 'null:', 'nvme:', 'ram:'];
     expect(await bashOffers('bench', '')).toEqual([...schemes, 'idc']);
     expect(await bashOffers('bench', '--qu')).toEqual(['--quick']);
     expect(await bashOffers('bench', '--report', `${folder}/penstock.b`)).toEqual([

@@ -1,0 +1,65 @@
+// What every command of `penstock pool` and `penstock volume` stands in: the device and its pool
+// are open while it runs, and are closed in order however it ends.
+//
+// Invariant: results are printed after the close, which makes them durable. A command that cannot
+// close its pool has failed, and has printed no result.
+
+import { Pool } from '../dedup/index.js';
+import { PenstockError } from '../errors.js';
+import type { BlockDevice } from '../hpdi/index.js';
+import { open } from '../open.js';
+import { catchInterrupts } from './interrupts.js';
+import { Exit } from './output.js';
+
+/** Opens a device, runs, closes it. */
+export async function withDevice<T>(
+  uri: string,
+  run: (device: BlockDevice, signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const interrupts = catchInterrupts();
+  try {
+    const device = await open(uri);
+    return await closing(device, () => run(device, interrupts.signal));
+  } finally {
+    interrupts.release();
+  }
+}
+
+/** Opens a device and its pool, runs, closes both. */
+export function withPool<T>(
+  uri: string,
+  run: (pool: Pool, signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  return withDevice(uri, async (device, signal) => {
+    throwIfInterrupted(signal);
+    const pool = await Pool.open(device);
+    return closing(pool, () => {
+      throwIfInterrupted(signal);
+      return run(pool, signal);
+    });
+  });
+}
+
+/** Runs, then closes; of two failures the first is the one that explains the other. */
+export async function closing<T>(
+  what: { close(): Promise<void> },
+  run: () => Promise<T>,
+): Promise<T> {
+  let result: T;
+  try {
+    result = await run();
+  } catch (error) {
+    await what.close().catch(() => undefined);
+    throw error;
+  }
+  await what.close();
+  return result;
+}
+
+export function throwIfInterrupted(signal: AbortSignal): void {
+  if (!signal.aborted) return;
+  throw new PenstockError('INTERRUPTED', 'interrupted: the command did not finish', {
+    hint: 'The pool is closed in order; run the command again.',
+    exitCode: Exit.INTERRUPTED,
+  });
+}

@@ -1,0 +1,139 @@
+// `penstock volume export`: a volume's bytes into a file, sparse.
+//
+// Invariant: the file has its name only once it is whole. Until then it stands beside it under
+// another, and goes when anything fails; a file that is replaced (--force) stays until then.
+
+import { realpathSync, statSync } from 'node:fs';
+import { open as openFile, rename, rm, type FileHandle } from 'node:fs/promises';
+import type { Pool } from '../dedup/index.js';
+import { PenstockError, errnoCode } from '../errors.js';
+import type { BlockDevice } from '../hpdi/index.js';
+import { parseUri } from '../uri.js';
+import { Exit } from './output.js';
+import { closing } from './pool-session.js';
+import { BLOCK_BYTES, eachPiece, isZeros } from './volume-pieces.js';
+
+/** What an export did, as it stands in its JSON. */
+export interface Exported {
+  readonly volume: string;
+  readonly file: string;
+  readonly bytes: number;
+  /** What is not zeros, by blocks: what the file takes. */
+  readonly written_bytes: number;
+  readonly duration_s: number;
+  readonly bytes_per_second: number;
+}
+
+/**
+ * The path that an export is to have in the end, links followed. Errors: FILE_EXISTS, NOT_A_FILE,
+ * BAD_OPTION when it is the pool's own file.
+ */
+export function exportTarget(file: string, uri: string, force: boolean): string {
+  const facts = statSync(file, { throwIfNoEntry: false });
+  if (facts === undefined) return file;
+  if (!facts.isFile()) {
+    throw new PenstockError('NOT_A_FILE', `${file} is no regular file`, {
+      hint: 'export to a file, then copy that',
+      exitCode: Exit.USAGE,
+    });
+  }
+  const target = realpathSync(file);
+  const { scheme, path } = parseUri(uri);
+  const own = scheme === 'file' ? statSync(path, { throwIfNoEntry: false }) : undefined;
+  if (own?.ino === facts.ino && own.dev === facts.dev) {
+    throw new PenstockError('BAD_OPTION', `${file} is the pool itself`, {
+      hint: 'export to another file',
+      exitCode: Exit.USAGE,
+    });
+  }
+  if (force) return target;
+  throw new PenstockError('FILE_EXISTS', `${file} exists`, {
+    hint: 'choose another name; `--force` replaces it',
+  });
+}
+
+/** Writes a volume to `target`, which is replaced. Errors: NO_SUCH_VOLUME, NO_SPACE. */
+export async function exportVolume(
+  pool: Pool,
+  name: string,
+  target: string,
+  signal: AbortSignal,
+): Promise<Exported> {
+  const disk = pool.openVolume(name);
+  return closing(disk, async () => {
+    const begun = performance.now();
+    const bytes = disk.info.blocks * BLOCK_BYTES;
+    const partial = `${target}.${process.pid}.part`;
+    const handle = await openFile(partial, 'wx');
+    let written: number;
+    try {
+      written = await closing(handle, () => writeFile(disk, handle, bytes, signal));
+      await rename(partial, target);
+    } catch (error) {
+      await rm(partial, { force: true });
+      throw explained(error, target);
+    }
+    const seconds = (performance.now() - begun) / 1000;
+    return {
+      volume: name,
+      file: target,
+      bytes,
+      written_bytes: written,
+      duration_s: seconds,
+      bytes_per_second: Math.round(bytes / Math.max(seconds, 1e-6)),
+    };
+  });
+}
+
+/** Resolves with the number of bytes that are not zeros, once they are durable. */
+async function writeFile(
+  disk: BlockDevice,
+  handle: FileHandle,
+  bytes: number,
+  signal: AbortSignal,
+): Promise<number> {
+  await handle.truncate(bytes);
+  let written = 0;
+  await eachPiece(disk, bytes, signal, async (at, buffer) => {
+    await disk.read(at / BLOCK_BYTES, buffer);
+    const { u8 } = buffer;
+    if (isZeros(u8)) return;
+    for (const [from, to] of runsOf(u8)) {
+      await writeAll(handle, u8.subarray(from, to), at + from);
+      written += to - from;
+    }
+  });
+  await handle.sync();
+  return written;
+}
+
+/** From and to of each series of blocks that are not zeros. */
+export function runsOf(u8: Uint8Array): [from: number, to: number][] {
+  const runs: [number, number][] = [];
+  for (let at = 0; at < u8.length; at += BLOCK_BYTES) {
+    if (isZeros(u8.subarray(at, at + BLOCK_BYTES))) continue;
+    const last = runs.at(-1);
+    if (last?.[1] === at) last[1] = at + BLOCK_BYTES;
+    else runs.push([at, at + BLOCK_BYTES]);
+  }
+  return runs;
+}
+
+async function writeAll(handle: FileHandle, bytes: Uint8Array, at: number): Promise<void> {
+  for (let done = 0; done < bytes.length;) {
+    const left = bytes.length - done;
+    done += (await handle.write(bytes, done, left, at + done)).bytesWritten;
+  }
+}
+
+function explained(error: unknown, target: string): unknown {
+  const errno = errnoCode(error);
+  if (!['ENOSPC', 'EDQUOT', 'EFBIG'].includes(errno)) return error;
+  return new PenstockError('NO_SPACE', `${target} could not be written: no space for it`, {
+    hint:
+      errno === 'EFBIG'
+        ? 'the file system, or `ulimit -f`, allows no file of this size'
+        : 'free space on the file system, or export to another',
+    cause: error,
+  });
+}

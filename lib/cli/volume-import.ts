@@ -1,0 +1,187 @@
+// `penstock volume import`: an image's bytes into a volume.
+
+import { open as openFile, type FileHandle } from 'node:fs/promises';
+import type { Pool } from '../dedup/index.js';
+import { PenstockError, errnoCode } from '../errors.js';
+import type { BlockDevice } from '../hpdi/index.js';
+import { Exit } from './output.js';
+import { closing, throwIfInterrupted } from './pool-session.js';
+import { BLOCK_BYTES, eachPiece, isZeros } from './volume-pieces.js';
+
+/** An image that is open. */
+export interface Image {
+  readonly path: string;
+  readonly bytes: number;
+  readonly handle: FileHandle;
+  close(): Promise<void>;
+}
+
+export interface ImportOptions {
+  /** Reads back what was written, and compares. */
+  readonly verify: boolean;
+  readonly signal: AbortSignal;
+}
+
+/** What an import did, as it stands in its JSON. */
+export interface Imported {
+  readonly volume: string;
+  readonly image: string;
+  /** The volume was not there before. */
+  readonly created: boolean;
+  readonly bytes: number;
+  readonly duration_s: number;
+  readonly bytes_per_second: number;
+  /** Of the image, rounded up to blocks: stored as new, found in the pool, zeros. */
+  readonly stored_bytes: number;
+  readonly shared_bytes: number;
+  readonly zero_bytes: number;
+  readonly saved_percent: number;
+  readonly verified: boolean;
+}
+
+/** Errors: NO_SUCH_FILE, NOT_A_FILE, BAD_SIZE (nothing is in it). */
+export async function openImage(path: string): Promise<Image> {
+  const handle = await openFile(path).catch((cause: unknown) => {
+    if (errnoCode(cause) !== 'ENOENT') throw cause;
+    throw new PenstockError('NO_SUCH_FILE', `${path} does not exist`, {
+      hint: 'check the path of the image',
+      exitCode: Exit.NOT_READY,
+      cause,
+    });
+  });
+  try {
+    const facts = await handle.stat();
+    if (!facts.isFile()) {
+      throw new PenstockError('NOT_A_FILE', `${path} is no regular file`, {
+        hint: 'an image is a file; copy a block device into one first',
+        exitCode: Exit.USAGE,
+      });
+    }
+    if (facts.size === 0) {
+      throw new PenstockError('BAD_SIZE', `${path} is empty`, {
+        hint: 'an image has one byte at least; `penstock volume create` makes an empty volume',
+        exitCode: Exit.USAGE,
+      });
+    }
+    return { path, bytes: facts.size, handle, close: () => handle.close() };
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+}
+
+/** Writes an image to the start of a volume, which is made in its size where it is not there. */
+export async function importImage(
+  pool: Pool,
+  name: string,
+  image: Image,
+  { verify, signal }: ImportOptions,
+): Promise<Imported> {
+  const bytes = Math.ceil(image.bytes / BLOCK_BYTES) * BLOCK_BYTES;
+  const known = pool.volumes.find((volume) => volume.name === name);
+  if (known === undefined) await pool.createVolume(name, bytes);
+  else if (known.bytes < bytes) {
+    throw new PenstockError('BAD_SIZE', `${image.path} is larger than the volume '${name}'`, {
+      hint: `it needs ${bytes} bytes, the volume has ${known.bytes}: import it under another name`,
+      exitCode: Exit.USAGE,
+    });
+  }
+  // Before that, what the pool holds is not found.
+  await orInterrupted(pool.indexed, signal);
+  const disk = pool.openVolume(name);
+  return closing(disk, async () => {
+    const before = pool.stats().written;
+    const begun = performance.now();
+    const skipped = await writeImage(disk, image, bytes, known === undefined, signal);
+    const seconds = (performance.now() - begun) / 1000;
+    const { fresh, same, zero } = pool.stats().written;
+    if (verify) await compareImage(disk, image, bytes, signal);
+    const stored = (fresh - before.fresh) * BLOCK_BYTES;
+    return {
+      volume: name,
+      image: image.path,
+      created: known === undefined,
+      bytes: image.bytes,
+      duration_s: seconds,
+      bytes_per_second: Math.round(image.bytes / Math.max(seconds, 1e-6)),
+      stored_bytes: stored,
+      shared_bytes: (same - before.same) * BLOCK_BYTES,
+      zero_bytes: (zero - before.zero) * BLOCK_BYTES + skipped,
+      saved_percent: 100 * (1 - stored / bytes),
+      verified: verify,
+    };
+  });
+}
+
+/** Resolves with the bytes that were zeros by whole pieces; what is written is durable. */
+async function writeImage(
+  disk: BlockDevice,
+  image: Image,
+  bytes: number,
+  isNew: boolean,
+  signal: AbortSignal,
+): Promise<number> {
+  let skipped = 0;
+  await eachPiece(disk, bytes, signal, async (at, buffer) => {
+    await readImage(image, at, buffer.u8);
+    const lba = at / BLOCK_BYTES;
+    if (!isZeros(buffer.u8)) return disk.write(lba, buffer);
+    skipped += buffer.bytes;
+    // A volume that was just made has only holes.
+    if (!isNew) await disk.writeZeroes(lba, buffer.bytes / BLOCK_BYTES);
+  });
+  await disk.flush();
+  return skipped;
+}
+
+/** Throws VERIFY_MISMATCH. */
+async function compareImage(
+  disk: BlockDevice,
+  image: Image,
+  bytes: number,
+  signal: AbortSignal,
+): Promise<void> {
+  await eachPiece(disk, bytes, signal, async (at, buffer) => {
+    const wanted = new Uint8Array(buffer.bytes);
+    await readImage(image, at, wanted);
+    await disk.read(at / BLOCK_BYTES, buffer);
+    const read = buffer.u8;
+    if (Buffer.compare(read, wanted) === 0) return;
+    const first = at + wanted.findIndex((byte, index) => byte !== read[index]);
+    throw new PenstockError(
+      'VERIFY_MISMATCH',
+      `the volume differs from ${image.path} from byte ${first} on`,
+      {
+        hint: 'the image was changed meanwhile, or the device under the pool damages data',
+        exitCode: Exit.MISMATCH,
+      },
+    );
+  });
+}
+
+/** Fills `into` from a place of the image; zeros follow its end. */
+async function readImage(image: Image, at: number, into: Uint8Array): Promise<void> {
+  const wanted = Math.min(into.length, image.bytes - at);
+  for (let done = 0; done < wanted;) {
+    const { bytesRead } = await image.handle.read(into, done, wanted - done, at + done);
+    if (bytesRead === 0) {
+      throw new PenstockError('IO_ERROR', `${image.path} ended at byte ${at + done}`, {
+        hint: 'it became shorter while it was read: import it again once nobody writes it',
+      });
+    }
+    done += bytesRead;
+  }
+  into.fill(0, wanted);
+}
+
+/** Waits for `promise`, or throws INTERRUPTED as soon as `signal` says so. */
+async function orInterrupted(promise: Promise<void>, signal: AbortSignal): Promise<void> {
+  let onAbort = (): void => undefined;
+  const aborted = new Promise<void>((resolve) => {
+    onAbort = resolve;
+    signal.addEventListener('abort', onAbort);
+  });
+  await Promise.race([promise, aborted]);
+  signal.removeEventListener('abort', onAbort);
+  throwIfInterrupted(signal);
+}

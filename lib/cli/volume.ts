@@ -1,0 +1,121 @@
+// `penstock volume …`: makes and lists volumes of a pool, and moves images in and out.
+
+import type { Command } from 'commander';
+import type { Pool } from '../dedup/index.js';
+import { formatSize, parseSize } from '../units.js';
+import { Exit, printJson, printText, table } from './output.js';
+import { closing, withPool } from './pool-session.js';
+import type { Finish } from './program.js';
+import { exportTarget, exportVolume, type Exported } from './volume-export.js';
+import { importImage, openImage, type Imported } from './volume-import.js';
+import { BLOCK_BYTES, formatRate } from './volume-pieces.js';
+
+/** A volume as it stands in the JSON of `volume list`. */
+interface VolumeFacts {
+  readonly name: string;
+  readonly size_bytes: number;
+  /** What is not a hole; blocks that are shared count in each volume. */
+  readonly mapped_bytes: number;
+  /** ISO 8601, UTC. */
+  readonly made: string;
+}
+
+export function configure(command: Command, finish: Finish): void {
+  subcommand(command, 'create', 'make a volume of a size, all zeros')
+    .argument('<name>', 'its name in the pool')
+    .argument('<size>', 'a multiple of 4 KiB: 16MiB, 1TiB; may be more than the pool has')
+    .action(async (uri: string, name: string, size: string, _: object, self: Command) => {
+      const bytes = parseSize(size);
+      await withPool(uri, (pool) => pool.createVolume(name, bytes));
+      if (wantsJson(self)) printJson('volume-create', { name, size_bytes: bytes });
+      else printText(`volume ${name} made: ${formatSize(bytes)}, at dedup:${uri}#${name}`);
+      finish(Exit.OK);
+    });
+  subcommand(command, 'list', 'the volumes of a pool').action(
+    async (uri: string, _: object, self: Command) => {
+      const volumes = await withPool(uri, async (pool) => listOf(pool));
+      if (wantsJson(self)) printJson('volume-list', { volumes });
+      else printText(formatList(volumes));
+      finish(Exit.OK);
+    },
+  );
+  subcommand(command, 'import', 'write an image to a volume, made where it is not there')
+    .argument('<name>', 'the volume')
+    .argument('<image>', 'a file with the bytes of a disk')
+    .option('--verify', 'read back and compare; exit code 4 when anything differs')
+    .action(async (uri: string, name: string, path: string, _: object, self: Command) => {
+      const { verify = false } = self.opts<{ verify?: boolean }>();
+      const image = await openImage(path);
+      const imported = await closing(image, () =>
+        withPool(uri, (pool, signal) => importImage(pool, name, image, { verify, signal })),
+      );
+      if (wantsJson(self)) printJson('volume-import', imported);
+      else printText(formatImported(imported));
+      finish(Exit.OK);
+    });
+  subcommand(command, 'export', 'write a volume to a file; zeros are left out of it')
+    .argument('<name>', 'the volume')
+    .argument('<file>', 'the file that is to be made')
+    .option('--force', 'replace the file when there is one')
+    .action(async (uri: string, name: string, file: string, _: object, self: Command) => {
+      const { force = false } = self.opts<{ force?: boolean }>();
+      const target = exportTarget(file, uri, force);
+      const exported = await withPool(uri, (pool, signal) =>
+        exportVolume(pool, name, target, signal),
+      );
+      if (wantsJson(self)) printJson('volume-export', exported);
+      else printText(formatExported(exported));
+      finish(Exit.OK);
+    });
+}
+
+function subcommand(command: Command, name: string, summary: string): Command {
+  return command
+    .command(name)
+    .description(summary)
+    .argument('<uri>', 'the device of the pool')
+    .option('--json', 'print JSON alone on stdout');
+}
+
+function wantsJson(command: Command): boolean {
+  return command.optsWithGlobals<{ json?: boolean }>().json === true;
+}
+
+function listOf(pool: Pool): VolumeFacts[] {
+  return pool.volumes.map(({ name, bytes, mapped, madeMs }) => ({
+    name,
+    size_bytes: bytes,
+    mapped_bytes: mapped * BLOCK_BYTES,
+    made: new Date(madeMs).toISOString(),
+  }));
+}
+
+function formatList(volumes: readonly VolumeFacts[]): string {
+  if (volumes.length === 0) return 'No volumes.';
+  const rows = volumes.map(({ name, size_bytes: size, mapped_bytes: mapped, made }) => [
+    name,
+    formatSize(size),
+    formatSize(mapped),
+    made,
+  ]);
+  return table(['VOLUME', 'SIZE', 'MAPPED', 'MADE'], rows);
+}
+
+function formatImported(done: Imported): string {
+  const { bytes, duration_s: seconds } = done;
+  return (
+    `${done.image} is in ${done.volume}: ${formatSize(bytes)} in ${seconds.toFixed(2)} s ` +
+    `(${formatRate(bytes, seconds)}); ${formatSize(done.stored_bytes)} stored, ` +
+    `${formatSize(done.shared_bytes)} shared, ${formatSize(done.zero_bytes)} zeros: ` +
+    `${done.saved_percent.toFixed(1)} % saved${done.verified ? '; verified' : ''}`
+  );
+}
+
+function formatExported(done: Exported): string {
+  const { bytes, duration_s: seconds } = done;
+  return (
+    `${done.volume} is in ${done.file}: ${formatSize(bytes)} in ${seconds.toFixed(2)} s ` +
+    `(${formatRate(bytes, seconds)}); ${formatSize(done.written_bytes)} written, ` +
+    `the rest is zeros`
+  );
+}

@@ -1,0 +1,138 @@
+// `penstock pool` and `penstock volume` as users run them, on real files.
+
+import { randomBytes } from 'node:crypto';
+import {
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { MAIN, command, penstock } from './command.js';
+
+const MIB = 2 ** 20;
+const folder = mkdtempSync(join(tmpdir(), 'penstock-pool-'));
+const at = (name: string): string => join(folder, name);
+const uri = `file:${at('pool.img')}`;
+const content = randomBytes(8 * MIB);
+
+interface Answer {
+  readonly code: number | null;
+  readonly body: Record<string, unknown>;
+}
+
+/** With --json; the body of an error is what stands in `error`. */
+async function json(...args: string[]): Promise<Answer> {
+  const { stdout, exitCode } = await penstock([...args, '--json']);
+  const body = JSON.parse(stdout) as Record<string, unknown>;
+  return { code: exitCode, body: (body['error'] ?? body) as Record<string, unknown> };
+}
+
+beforeAll(async () => {
+  writeFileSync(at('image'), content);
+  const { code, body } = await json('pool', 'create', `${uri}?create=64MiB`);
+  expect({ code, body }).toMatchObject({
+    code: 0,
+    body: { schema: 'penstock.pool-create/1', size_bytes: 64 * MIB, thn: 8, sampling: 8 },
+  });
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+describe('a pool', () => {
+  it('takes the same image twice in the room of one, and gives both back', async () => {
+    const first = await json('volume', 'import', uri, 'one', at('image'), '--verify');
+    expect(first).toMatchObject({
+      code: 0,
+      body: { created: true, bytes: 8 * MIB, stored_bytes: 8 * MIB, verified: true },
+    });
+    const second = await json('volume', 'import', uri, 'two', at('image'));
+    expect(second.code).toBe(0);
+    expect(second.body['stored_bytes']).toBeLessThan(MIB / 4);
+    const { body: stats } = await json('pool', 'stats', uri);
+    expect(stats).toMatchObject({ schema: 'penstock.pool-stats/1', logical_blocks_used: 4096 });
+    expect(stats['saving_percent']).toBeGreaterThan(45);
+    for (const name of ['one', 'two']) {
+      const { code, body } = await json('volume', 'export', uri, name, at(name));
+      expect({ code, body }).toMatchObject({ code: 0, body: { written_bytes: 8 * MIB } });
+      expect(readFileSync(at(name)).equals(content)).toBe(true);
+    }
+    const { body: info } = await json('pool', 'info', uri);
+    expect(info).toMatchObject({ clean: true, recovery: null, volumes: 2, durable: true });
+  });
+
+  it('keeps zeros as holes, in the pool and in the file', async () => {
+    truncateSync(at('image'), 0);
+    writeFileSync(at('sparse'), Buffer.concat([Buffer.alloc(5 * MIB), content.subarray(0, 5000)]));
+    const { body } = await json('volume', 'import', uri, 'sparse', at('sparse'), '--verify');
+    expect(body).toMatchObject({ bytes: 5 * MIB + 5000, zero_bytes: 5 * MIB, stored_bytes: 8192 });
+    await penstock(['volume', 'export', uri, 'sparse', at('sparse.out')]);
+    const out = readFileSync(at('sparse.out'));
+    expect(out.length).toBe(5 * MIB + 8192);
+    expect(out.subarray(5 * MIB, 5 * MIB + 5000).equals(content.subarray(0, 5000))).toBe(true);
+    expect(statSync(at('sparse.out')).blocks * 512).toBeLessThan(MIB);
+  });
+
+  it('lists its volumes; one that was made reads as zeros', async () => {
+    expect((await penstock(['volume', 'create', uri, 'empty', '1MiB'])).exitCode).toBe(0);
+    const { body } = await json('volume', 'list', uri);
+    expect(body['volumes']).toContainEqual(
+      expect.objectContaining({ name: 'empty', size_bytes: MIB, mapped_bytes: 0 }),
+    );
+    expect((await penstock(['volume', 'list', uri])).stdout).toMatch(/^VOLUME +SIZE +MAPPED/);
+    await penstock(['volume', 'export', uri, 'empty', at('empty')]);
+    expect(readFileSync(at('empty')).equals(Buffer.alloc(MIB))).toBe(true);
+  });
+});
+
+describe('what cannot be', () => {
+  it.each([
+    [['pool', 'info', `file:${at('plain')}`], 3, 'NOT_A_POOL'],
+    [['pool', 'info', `file:${at('short')}`], 3, 'POOL_TRUNCATED'],
+    [['pool', 'create', uri], 1, 'POOL_EXISTS'],
+    [['pool', 'create', uri, '--force', '--sampling', '3'], 2, 'BAD_OPTION'],
+    [['pool', 'create', uri, '--force', '--thn', '257'], 2, 'BAD_OPTION'],
+    [['volume', 'create', uri, 'x', 'much'], 2, 'BAD_SIZE'],
+    [['volume', 'create', uri, 'x', '5000'], 2, 'BAD_SIZE'],
+    [['volume', 'export', uri, 'nowhere', at('nowhere')], 3, 'NO_SUCH_VOLUME'],
+    [['volume', 'export', uri, 'held', at('plain')], 1, 'FILE_EXISTS'],
+    [['volume', 'export', uri, 'held', at('pool.img'), '--force'], 2, 'BAD_OPTION'],
+    [['volume', 'export', uri, 'held', folder, '--force'], 2, 'NOT_A_FILE'],
+    [['volume', 'import', uri, 'x', at('missing')], 3, 'NO_SUCH_FILE'],
+    [['volume', 'import', uri, 'held', at('plain')], 2, 'BAD_SIZE'],
+  ] as const)('%j: exit %i, %s', async (args, exitCode, code) => {
+    writeFileSync(at('plain'), Buffer.alloc(2 * MIB, 'no pool'));
+    copyFileSync(at('pool.img'), at('short'));
+    truncateSync(at('short'), 60 * MIB);
+    await penstock(['volume', 'create', uri, 'held', '1MiB']);
+    expect(await json(...args)).toMatchObject({ code: exitCode, body: { code } });
+    expect(existsSync(at('nowhere'))).toBe(false);
+    expect(readFileSync(at('plain')).length).toBe(2 * MIB);
+  });
+
+  it('leaves nothing of an export that found no room', async () => {
+    await penstock(['volume', 'create', uri, 'wide', '8GiB']);
+    const words = ['volume', 'export', uri, 'wide', at('wide'), '--json'];
+    const script = 'ulimit -f 4194304; exec "$@"';
+    const args = ['-c', script, 'bash', process.execPath, MAIN, ...words];
+    const { stdout, exitCode } = await command('bash', args);
+    const { error } = JSON.parse(stdout) as { error: { code: string } };
+    expect({ exitCode, code: error.code }).toEqual({ exitCode: 1, code: 'NO_SPACE' });
+    expect(readdirSync(folder).filter((name) => name.startsWith('wide'))).toEqual([]);
+  });
+
+  it('says that a pool is full, and closes it in order', async () => {
+    const small = `file:${at('small.img')}`;
+    await penstock(['pool', 'create', `${small}?create=24MiB`]);
+    writeFileSync(at('large'), Buffer.concat([content, randomBytes(16 * MIB)]));
+    const full = await json('volume', 'import', small, 'one', at('large'));
+    expect(full).toMatchObject({ code: 1, body: { code: 'NO_SPACE' } });
+    expect((await json('pool', 'info', small)).body).toMatchObject({ clean: true, volumes: 1 });
+  });
+});
