@@ -233,8 +233,8 @@ export interface Native extends FingerprintCalls {
   blockGeometry(fd: number): number[];
   fileAllocate(fd: number, mode: number, offset: number, bytes: number): void;
   fileTruncate(fd: number, bytes: number): void;
-  /** Locks all of a file for this opening of it (F_OFD_SETLK); EAGAIN: another one has it. */
-  fileLock(fd: number): void;
+  /** Locks a file for this opening of it, or unlocks it (F_OFD_SETLK); EAGAIN: another has it. */
+  fileLock(fd: number, locked: boolean): void;
   /** Bytes transferred between the whole view and the file at `offset`; own descriptors only. */
   filePread(fd: number, offset: number, view: ArrayBufferView): number;
   filePwrite(fd: number, offset: number, view: ArrayBufferView): number;

@@ -191,9 +191,10 @@ napi_value fileTruncate(napi_env env, napi_callback_info info) {
 napi_value fileLock(napi_env env, napi_callback_info info) {
   Args args(env, info);
   int fd;
-  if (!args.fd(0, "fd", &fd)) return nullptr;
+  bool locked;
+  if (!args.fd(0, "fd", &fd) || !args.boolean(1, "locked", &locked)) return nullptr;
   struct flock lock = {};
-  lock.l_type = F_WRLCK;
+  lock.l_type = locked ? F_WRLCK : F_UNLCK;
   lock.l_whence = SEEK_SET;
   return fcntl(fd, F_OFD_SETLK, &lock) != 0 ? throwErrno(env, errno, "fcntl(F_OFD_SETLK)")
                                             : makeUndefined(env);

@@ -53,7 +53,7 @@ export class MapsCheck {
   }
 
   /** Reads the catalogue and all maps. */
-  async run(onVolume: (done: number, total: number) => void): Promise<void> {
+  async run(onVolume: (done: number, total: number) => Promise<void>): Promise<void> {
     const { facts } = this;
     const { memory } = this.reader.device;
     const page = memory.alloc(Page.bytes);
@@ -76,7 +76,7 @@ export class MapsCheck {
     first: number,
     by: Naming,
     page: DmaBuffer,
-    onVolume: (done: number, total: number) => void,
+    onVolume: (done: number, total: number) => Promise<void>,
   ): Promise<void> {
     const times = this.space.refer(pbn, true, by);
     if (times > 1) {
@@ -104,7 +104,7 @@ export class MapsCheck {
           page: expected.name,
           pbn,
         });
-        if (index < this.facts.volumes) onVolume(index + 1, this.facts.volumes);
+        if (index < this.facts.volumes) await onVolume(index + 1, this.facts.volumes);
       }
       return;
     }

@@ -164,7 +164,10 @@ export class SpaceCheck {
   }
 
   /** Compares counts with what was found, group by group; with `data`, blocks with fingerprints. */
-  async counts(data: boolean, onGroup: (done: number, total: number) => void): Promise<void> {
+  async counts(
+    data: boolean,
+    onGroup: (done: number, total: number) => Promise<void>,
+  ): Promise<void> {
     const { facts, reader } = this;
     const { memory } = reader.device;
     const count = memory.alloc(Page.bytes);
@@ -175,7 +178,7 @@ export class SpaceCheck {
       for (let i = 0; i < total; i++) {
         // What slot anything is in is not known without a summary: there is a finding already.
         if (this.known[i] === 1) await this.group(facts.firstGroup + i, count, prints, blocks);
-        onGroup(i + 1, total);
+        await onGroup(i + 1, total);
       }
     } finally {
       blocks?.free();

@@ -24,7 +24,7 @@ import { readSuperblock, type SuperblockFacts } from './superblock.js';
 export interface CheckOptions {
   /** Reads all blocks in use, too, and compares them with their fingerprints. */
   data?: boolean;
-  onProgress?: (progress: CheckProgress) => void;
+  onProgress?: (progress: CheckProgress) => void | Promise<void>;
 }
 
 export interface CheckProgress {
@@ -86,8 +86,8 @@ async function checkAll(
   const space = new SpaceCheck(reader, findings, facts);
   const maps = new MapsCheck(reader, findings, space, facts, top);
   await space.summaries();
-  await maps.run((done, total) => onProgress?.({ phase: 'maps', done, total }));
-  await space.counts(data, (done, total) => onProgress?.({ phase: 'space', done, total }));
+  await maps.run(async (done, total) => onProgress?.({ phase: 'maps', done, total }));
+  await space.counts(data, async (done, total) => onProgress?.({ phase: 'space', done, total }));
   const journalEntries = await entriesAfter(device, facts, findings);
   const { pages } = reader;
   const { nodes, volumes } = maps;

@@ -54,6 +54,9 @@ const INDEX_BYTES_MIN = 2 ** 20;
 const INDEX_BYTES_MAX = 2 ** 31;
 const INDEX_LOAD = 0.9;
 const DEPTH = 512;
+/** How long a device may take to come free, and between two tries. */
+const CLAIM_MS = 1000;
+const CLAIM_AGAIN_MS = 20;
 const LEVEL_MAX = 4;
 const VOLUMES_MAX = 2 ** 24;
 
@@ -74,17 +77,26 @@ export function lbaOf(device: BlockDevice, pbn: number): number {
   return (pbn * Page.bytes) / device.info.blockSize;
 }
 
-/** Throws POOL_BUSY. */
-export function claim(device: BlockDevice): void {
-  try {
-    device.claim();
-  } catch (cause) {
-    if (!(cause instanceof PenstockError) || cause.code !== 'DEVICE_BUSY') throw cause;
-    throw new PenstockError('POOL_BUSY', `the pool of ${device.uri} is open in another process`, {
-      hint: cause.hint,
-      exitCode: 3,
-      cause,
-    });
+/**
+ * Takes the device for this pool alone. One of a process that has just died comes free within
+ * moments. Throws POOL_BUSY.
+ */
+export async function claim(device: BlockDevice): Promise<void> {
+  const until = performance.now() + CLAIM_MS;
+  for (;;) {
+    try {
+      device.claim();
+      return;
+    } catch (cause) {
+      if (!(cause instanceof PenstockError) || cause.code !== 'DEVICE_BUSY') throw cause;
+      if (performance.now() < until) {
+        await new Promise((resolve) => setTimeout(resolve, CLAIM_AGAIN_MS));
+        continue;
+      }
+      const { hint } = cause;
+      const message = `the pool of ${device.uri} is open elsewhere`;
+      throw new PenstockError('POOL_BUSY', message, { hint, exitCode: 3, cause });
+    }
   }
 }
 

@@ -141,7 +141,7 @@ export class Pool {
     opened.add(device);
     const closers: Closer[] = [];
     try {
-      claim(device);
+      await claim(device);
       return new Pool(await openParts(device, options, closers));
     } catch (error) {
       await closeAll(closers);

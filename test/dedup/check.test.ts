@@ -55,7 +55,7 @@ describe('a sound pool', () => {
 
   test('is clean with its data, and counted', async () => {
     const seen: CheckProgress[] = [];
-    const report = await check(whole, { data: true, onProgress: (step) => seen.push(step) });
+    const report = await check(whole, { data: true, onProgress: (step) => void seen.push(step) });
     expect(report.findings).toEqual([]);
     expect(report).toMatchObject({
       schema: 'penstock.pool-check/1',
@@ -96,7 +96,7 @@ describe('a sound pool', () => {
     const pool = await Pool.open(device);
     let changed: Promise<void> | null = null;
     const checked = checkPool(device, {
-      onProgress: () => (changed ??= pool.createVolume('late', 2 ** 20)),
+      onProgress: async () => (changed ??= pool.createVolume('late', 2 ** 20)),
     });
     await expect(
       checked.then(async (report) => {

@@ -56,6 +56,7 @@ class FileBackend implements Backend {
   private readonly queues = new Set<FileQueue>();
   private refreshing = false;
   private open = true;
+  private claimed = false;
 
   constructor(uri: string, path: string, fd: number, options: Options, ring: string) {
     this.uri = uri;
@@ -99,7 +100,8 @@ class FileBackend implements Backend {
 
   claim(): void {
     try {
-      native.fileLock(this.fd);
+      native.fileLock(this.fd, true);
+      this.claimed = true;
     } catch (cause) {
       const code = errnoCode(cause);
       // A file system without locks cannot say who else has the file.
@@ -115,6 +117,8 @@ class FileBackend implements Backend {
   async close(): Promise<void> {
     if (!this.open) return;
     this.open = false;
+    // The kernel takes a while to let go of a ring's file, and a lock lasts as long.
+    if (this.claimed) native.fileLock(this.fd, false);
     native.fileClose(this.fd);
   }
 

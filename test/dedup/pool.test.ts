@@ -1,0 +1,285 @@
+// Pools as their users meet them: what cannot be opened, space that ends, buffers that change under
+// way, volumes by URI, and that nothing is left behind.
+
+import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync, truncateSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import { afterAll, describe, expect, it } from 'vitest';
+import { checkPool, Pool } from '../../lib/dedup/index.js';
+import { Head, Super } from '../../lib/dedup/layout.js';
+import { checksum } from '../../lib/dedup/superblock.js';
+import type { BlockDevice } from '../../lib/hpdi/index.js';
+import { addressSpace, type DmaBuffer } from '../../lib/memory/index.js';
+import { open } from '../../lib/open.js';
+import { contentOf, fillBlock } from '../soak/dedup-model.js';
+
+const PAGE = 4096;
+const OPEN = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
+const BAD_BLOCKS = 8;
+const SCRIBBLER = new URL('../../dist/test/support/dedup-scribbler.js', import.meta.url);
+const folder = mkdtempSync(join(tmpdir(), 'penstock-pool-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+/** A pool on memory, with what is to be closed. */
+async function onRam(uri = 'ram:64MiB', options = {}): Promise<[Pool, BlockDevice]> {
+  const device = await open(uri);
+  await Pool.create(device, { thn: 4, sampling: 1, ...options });
+  return [await Pool.open(device, OPEN), device];
+}
+
+function filled(disk: BlockDevice, contents: readonly number[]): DmaBuffer {
+  const buffer = disk.memory.alloc(contents.length * PAGE);
+  for (const [i, content] of contents.entries()) fillBlock(buffer.u32, i * 1024, content);
+  return buffer;
+}
+
+async function contentsOf(disk: BlockDevice, first: number, count: number): Promise<number[]> {
+  const buffer = disk.memory.alloc(count * PAGE);
+  await disk.read(first, buffer);
+  const contents = Array.from({ length: count }, (_, i) => contentOf(buffer.u32, i * 1024));
+  buffer.free();
+  return contents;
+}
+
+const range = (from: number, count: number): number[] =>
+  Array.from({ length: count }, (_, i) => from + i);
+
+describe('a pool that cannot be had', () => {
+  it('is NOT_A_POOL, POOL_TOO_SMALL, POOL_EXISTS, POOL_BAD_DEVICE', async () => {
+    const device = await open('ram:64MiB');
+    await expect(Pool.open(device)).rejects.toMatchObject({ code: 'NOT_A_POOL', exitCode: 3 });
+    await Pool.create(device);
+    await expect(Pool.create(device)).rejects.toMatchObject({ code: 'POOL_EXISTS' });
+    await Pool.create(device, { force: true });
+    await device.close();
+    const small = await open('ram:8MiB');
+    await expect(Pool.create(small)).rejects.toMatchObject({ code: 'POOL_TOO_SMALL' });
+    await small.close();
+    const wide = await open('ram:64MiB?bs=8192');
+    await expect(Pool.create(wide)).rejects.toMatchObject({ code: 'POOL_BAD_DEVICE' });
+    await wide.close();
+  });
+
+  it('is POOL_BUSY in this process and in another', async () => {
+    const uri = `file:${join(folder, 'busy')}?create=64MiB`;
+    const device = await open(uri);
+    await Pool.create(device);
+    const pool = await Pool.open(device, OPEN);
+    await expect(Pool.open(device)).rejects.toMatchObject({ code: 'POOL_BUSY' });
+    const again = await open(uri);
+    await expect(Pool.open(again)).rejects.toMatchObject({ code: 'POOL_BUSY', exitCode: 3 });
+    await again.close();
+    const main = join(import.meta.dirname, '../../dist/lib/cli/main.js');
+    const other = spawnSync(process.execPath, [main, 'pool', 'info', uri, '--json'], {
+      encoding: 'utf8',
+    });
+    expect(other.status).toBe(3);
+    expect(JSON.parse(other.stdout)).toMatchObject({ error: { code: 'POOL_BUSY' } });
+    await pool.close();
+    await device.close();
+    const after = await open(uri);
+    await (await Pool.open(after, OPEN)).close();
+    await after.close();
+  });
+
+  it('is POOL_TRUNCATED on a shorter device, NEWER_FORMAT with unknown features', async () => {
+    const path = join(folder, 'short');
+    const device = await open(`file:${path}?create=64MiB`);
+    await Pool.create(device);
+    const page = device.memory.alloc(PAGE);
+    await device.read(0, page);
+    const before = page.u8.slice();
+    page.u32[Super.incompatible] = 4;
+    page.u32[Head.crc] = checksum(page.u32, page.u32[Super.uuid]!);
+    await device.write(0, page);
+    await expect(Pool.open(device)).rejects.toMatchObject({ code: 'NEWER_FORMAT' });
+    page.u8.set(before);
+    await device.write(0, page);
+    await device.close();
+    truncateSync(path, 2 ** 25);
+    const short = await open(`file:${path}`);
+    await expect(Pool.open(short)).rejects.toMatchObject({ code: 'POOL_TRUNCATED' });
+    await short.close();
+  });
+
+  it('leaves nothing behind', async () => {
+    const before = addressSpace().list().length;
+    const device = await open('ram:64MiB');
+    await expect(Pool.open(device)).rejects.toThrow();
+    await Pool.create(device);
+    await (await Pool.open(device, OPEN)).close();
+    await device.close();
+    expect(addressSpace().list().length).toBe(before);
+  });
+});
+
+describe('volumes', () => {
+  it('have names, sizes, and are there after the pool was closed', async () => {
+    const [pool, device] = await onRam();
+    await pool.createVolume('one', 2 ** 30);
+    await pool.createVolume('huge', 64 * 2 ** 40);
+    await expect(pool.createVolume('one', 2 ** 20)).rejects.toMatchObject({
+      code: 'VOLUME_EXISTS',
+    });
+    await expect(pool.createVolume('no/name', 2 ** 20)).rejects.toMatchObject({
+      code: 'BAD_VOLUME_NAME',
+    });
+    await expect(pool.createVolume('odd', 1000)).rejects.toMatchObject({ code: 'BAD_SIZE' });
+    const disk = pool.openVolume('huge');
+    const last = disk.info.blocks - 3;
+    const buffer = filled(disk, [7, 8, 9]);
+    await disk.write(last, buffer);
+    buffer.free();
+    await disk.close();
+    await pool.close();
+    const again = await Pool.open(device, OPEN);
+    expect(again.recovery).toBe(null);
+    expect(again.volumes.map(({ name }) => name)).toEqual(['one', 'huge']);
+    const reopened = again.openVolume('huge');
+    expect(await contentsOf(reopened, last - 1, 4)).toEqual([0, 7, 8, 9]);
+    expect(() => again.openVolume('none')).toThrow(/no volume 'none'/);
+    await reopened.close();
+    await again.close();
+    await device.close();
+  });
+
+  it('are there by the hundred', async () => {
+    const [pool, device] = await onRam();
+    const names = range(0, 300).map((i) => `v${i}`);
+    await Promise.all(names.map((name) => pool.createVolume(name, 2 ** 22)));
+    await pool.close();
+    const again = await Pool.open(device, OPEN);
+    expect(again.volumes.map(({ name }) => name)).toEqual(names);
+    await again.close();
+    expect(await checkPool(device)).toMatchObject({ clean: true, volumes: 300 });
+    await device.close();
+  });
+
+  it('of one pool share it when they are opened by URI', async () => {
+    const uri = `file:${join(folder, 'shared')}?create=64MiB`;
+    const device = await open(uri);
+    await Pool.create(device, { thn: 4 });
+    const pool = await Pool.open(device);
+    await pool.createVolume('a', 2 ** 22);
+    await pool.createVolume('b', 2 ** 22);
+    await pool.close();
+    await device.close();
+    const [a, b] = await Promise.all([open(`dedup:${uri}#a`), open(`dedup:${uri}#b`)]);
+    const buffer = filled(a, range(1, 64));
+    await a.write(0, buffer);
+    buffer.free();
+    await a.close();
+    expect(await contentsOf(b, 0, 2)).toEqual([0, 0]);
+    await b.close();
+    const again = await open(`dedup:${uri}#a`);
+    expect(await contentsOf(again, 0, 64)).toEqual(range(1, 64));
+    await again.close();
+    await expect(open(`dedup:${uri}#c`)).rejects.toMatchObject({ code: 'NO_SUCH_VOLUME' });
+    await expect(open(`dedup:${uri}`)).rejects.toMatchObject({ code: 'BAD_URI' });
+    await expect(open(`dedup:${uri}&dedup.tnh=3#a`)).rejects.toMatchObject({
+      code: 'UNKNOWN_KEY',
+    });
+  });
+});
+
+describe('space', () => {
+  it('that ends is NO_SPACE, nothing is lost, and what is freed is used again', async () => {
+    const [pool, device] = await onRam('ram:48MiB');
+    await pool.createVolume('one', 2 ** 30);
+    const disk = pool.openVolume('one');
+    let written = 0;
+    for (;;) {
+      const buffer = filled(disk, range(1 + written, 128));
+      const error = await disk.write(written, buffer).catch((reason: unknown) => reason);
+      buffer.free();
+      if (error !== undefined) {
+        expect(error).toMatchObject({ code: 'NO_SPACE' });
+        break;
+      }
+      written += 128;
+    }
+    expect(written * PAGE).toBeGreaterThan(2 ** 24);
+    expect(await contentsOf(disk, 0, written)).toEqual(range(1, written));
+    // Overwriting needs room, too; discarding gives it.
+    for (let round = 0; round < 4; round++) {
+      await disk.discard(0, 1024);
+      for (let at = 0; at < 1024; at += 128) {
+        const buffer = filled(disk, range(10 ** 6 * (round + 1) + at, 128));
+        await disk.write(at, buffer);
+        buffer.free();
+      }
+    }
+    expect(await contentsOf(disk, 0, 1024)).toEqual(range(4 * 10 ** 6, 1024));
+    expect(await contentsOf(disk, 1024, written - 1024)).toEqual(range(1025, written - 1024));
+    await disk.close();
+    await pool.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
+  });
+
+  it('of a device in one extent after the other is found again in the holes', async () => {
+    const [pool, device] = await onRam('ram:48MiB', { thn: 0 });
+    await pool.createVolume('one', 2 ** 26);
+    const disk = pool.openVolume('one');
+    const blocks = 5000;
+    const contents = new Array<number>(blocks).fill(0);
+    // Every block many times over, in an order that leaves holes everywhere.
+    for (let i = 0, content = 1; i < 30; i++) {
+      const works: Promise<void>[] = [];
+      for (let at = (i * 37) % 64; at + 40 < blocks; at += 64) {
+        const part = range(content, 1 + ((at * 7 + i) % 40));
+        content += part.length;
+        const buffer = filled(disk, part);
+        works.push(disk.write(at, buffer).then(() => buffer.free()));
+        for (const [b, each] of part.entries()) contents[at + b] = each;
+      }
+      await Promise.all(works);
+    }
+    expect(await contentsOf(disk, 0, blocks)).toEqual(contents);
+    await disk.close();
+    await pool.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
+  });
+});
+
+describe('a client that changes its buffer while it is written', () => {
+  it('harms its own blocks only, a thousand times', async () => {
+    const [pool, device] = await onRam();
+    await pool.createVolume('bad', 2 ** 26);
+    await pool.createVolume('good', 2 ** 26);
+    const bad = pool.openVolume('bad');
+    const good = pool.openVolume('good');
+    const buffer = bad.memory.alloc(BAD_BLOCKS * PAGE);
+    const control = new Int32Array(new SharedArrayBuffer(8));
+    const { address } = buffer;
+    const worker = new Worker(SCRIBBLER, { workerData: { control, address, blocks: BAD_BLOCKS } });
+    const ended = once(worker, 'exit');
+    await once(worker, 'message');
+    for (let round = 0; round < 1000; round++) {
+      const mine = range(1 + round * BAD_BLOCKS, BAD_BLOCKS);
+      Atomics.store(control, 0, mine[0]!);
+      // Until it is there for the first time.
+      while (contentOf(buffer.u32, 0) !== mine[0]) await new Promise(setImmediate);
+      const at = (round % 200) * BAD_BLOCKS;
+      await bad.write(at, buffer);
+      // Whoever writes what the other one said it would must get that back.
+      const own = filled(good, mine);
+      await good.write(at, own);
+      own.free();
+      expect(await contentsOf(good, at, BAD_BLOCKS)).toEqual(mine);
+    }
+    Atomics.store(control, 0, -1);
+    await ended;
+    buffer.free();
+    // It did happen: what was stored was not what had been hashed.
+    expect(pool.stats().written.unequal).toBeGreaterThan(0);
+    await bad.close();
+    await good.close();
+    await pool.close();
+    await device.close();
+  }, 60_000);
+});
