@@ -18,7 +18,11 @@ interface VolumeFacts {
   readonly mapped_bytes: number;
   /** ISO 8601, UTC. */
   readonly made: string;
+  readonly kind: 'volume' | 'snapshot';
 }
+
+/** State of a snapshot in a pool's record of it (docs/format.md). */
+const SNAPSHOT = 2;
 
 export function configure(command: Command, finish: Finish): void {
   subcommand(command, 'create', 'make a volume of a size, all zeros')
@@ -39,6 +43,29 @@ export function configure(command: Command, finish: Finish): void {
       finish(Exit.OK);
     },
   );
+  for (const kind of ['snapshot', 'clone'] as const) {
+    const what = kind === 'snapshot' ? 'read only' : 'a volume of its own';
+    subcommand(command, kind, `the state of a volume under another name: ${what}`)
+      .argument('<name>', 'the volume')
+      .argument('<copy>', `name of the ${kind}`)
+      .action(async (uri: string, name: string, copy: string, _: object, self: Command) => {
+        await withPool(uri, (pool) => pool.copyVolume(name, copy, kind));
+        if (wantsJson(self)) printJson(`volume-${kind}`, { name: copy, of: name });
+        else printText(`${kind} ${copy} of ${name} made, at dedup:${uri}#${copy}`);
+        finish(Exit.OK);
+      });
+  }
+  subcommand(command, 'delete', 'delete a volume or snapshot; what others share stays')
+    .argument('<name>', 'the volume')
+    .action(async (uri: string, name: string, _: object, self: Command) => {
+      await withPool(uri, async (pool) => {
+        await pool.deleteVolume(name);
+        await pool.settle();
+      });
+      if (wantsJson(self)) printJson('volume-delete', { name });
+      else printText(`volume ${name} deleted`);
+      finish(Exit.OK);
+    });
   subcommand(command, 'import', 'write an image to a volume, made where it is not there')
     .argument('<name>', 'the volume')
     .argument('<image>', 'a file with the bytes of a disk')
@@ -82,8 +109,9 @@ function wantsJson(command: Command): boolean {
 }
 
 function listOf(pool: Pool): VolumeFacts[] {
-  return pool.volumes.map(({ name, bytes, mapped, madeMs }) => ({
+  return pool.volumes.map(({ name, bytes, mapped, madeMs, state }) => ({
     name,
+    kind: state === SNAPSHOT ? 'snapshot' : 'volume',
     size_bytes: bytes,
     mapped_bytes: mapped * BLOCK_BYTES,
     made: new Date(madeMs).toISOString(),
@@ -92,13 +120,14 @@ function listOf(pool: Pool): VolumeFacts[] {
 
 function formatList(volumes: readonly VolumeFacts[]): string {
   if (volumes.length === 0) return 'No volumes.';
-  const rows = volumes.map(({ name, size_bytes: size, mapped_bytes: mapped, made }) => [
+  const rows = volumes.map(({ name, kind, size_bytes: size, mapped_bytes: mapped, made }) => [
     name,
+    kind,
     formatSize(size),
     formatSize(mapped),
     made,
   ]);
-  return table(['VOLUME', 'SIZE', 'MAPPED', 'MADE'], rows);
+  return table(['VOLUME', 'KIND', 'SIZE', 'MAPPED', 'MADE'], rows);
 }
 
 function formatImported(done: Imported): string {

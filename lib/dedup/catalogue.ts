@@ -45,9 +45,13 @@ export class Catalogue {
     this.nextSerial = nextSerial;
   }
 
+  /** Volumes and snapshots; not what is being deleted. */
   get list(): VolumeRecord[] {
-    return this.volumes.filter((volume) => volume !== null);
+    return [...this.byName.values()].sort((a, b) => a.index - b.index);
   }
+
+  /** Volumes whose maps are still to be taken apart. */
+  readonly deleting: VolumeRecord[] = [];
 
   /** Throws NO_SUCH_VOLUME. */
   get(name: string): VolumeRecord {
@@ -90,6 +94,38 @@ export class Catalogue {
     return volume;
   }
 
+  /** Another volume, or a snapshot, whose map is that of `from` once it is `taken`. */
+  addCopy(from: VolumeRecord, name: string, state: VolumeState, nowMs: number): VolumeRecord {
+    const added = this.add(name, from.bytes, nowMs);
+    const copy = { ...added, state, level: from.level, origin: from.index + 1 };
+    this.volumes[copy.index] = copy;
+    this.byName.set(name, copy);
+    return copy;
+  }
+
+  /** It has no name any more, and its map is to be taken apart. Throws VOLUME_BUSY. */
+  remove(volume: VolumeRecord): void {
+    if (volume.users > 0) {
+      throw new PenstockError('VOLUME_BUSY', `the volume '${volume.name}' is open`, {
+        hint: 'close it first',
+        exitCode: 3,
+      });
+    }
+    this.byName.delete(volume.name);
+    volume.state = VolumeState.deleting;
+    volume.name = '';
+    volume.mapped = 0;
+    volume.changed = true;
+    this.deleting.push(volume);
+  }
+
+  /** Nothing is left of it: its number may be another's. */
+  gone(volume: VolumeRecord): void {
+    volume.state = VolumeState.none;
+    volume.changed = true;
+    this.deleting.splice(this.deleting.indexOf(volume), 1);
+  }
+
   /** Whether a record's volume is still the one it was written for. */
   at(index: number, serial: number): VolumeRecord | null {
     const volume = this.volumes[index];
@@ -128,7 +164,8 @@ export class Catalogue {
         });
       }
       this.volumes[volume.index] = volume;
-      this.byName.set(volume.name, volume);
+      if (state === VolumeState.deleting) this.deleting.push(volume);
+      else this.byName.set(volume.name, volume);
     }
   }
 
@@ -144,6 +181,7 @@ export class Catalogue {
       const at = (frame << Page.shift) + Head.words;
       store(words, at + (volume.index % Volume.perPage) * Volume.words, volume);
       volume.changed = false;
+      if (volume.state === VolumeState.none) this.volumes[volume.index] = null;
     }
     return 0;
   }
@@ -151,6 +189,7 @@ export class Catalogue {
 
 function store(words: Uint32Array, at: number, volume: VolumeRecord): void {
   words.fill(0, at, at + Volume.words);
+  if (volume.state === VolumeState.none) return;
   words[at + Volume.state] = volume.state;
   words[at + Volume.level] = volume.level;
   setPair(words, at + Volume.rootLo, volume.root);

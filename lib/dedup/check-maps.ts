@@ -137,15 +137,19 @@ export class MapsCheck {
       if (root !== 0) say(`is none, and has a root, ${root}`);
       return;
     }
-    this.volumes++;
-    this.facets(words, index, say);
+    const isDeleted = words[Volume.state] === VolumeState.deleting;
+    if (!isDeleted) {
+      this.volumes++;
+      this.facets(words, index, say);
+    }
     if (level >= MAP_LEVELS) {
       say(`has level ${level}, which no map has`);
       return;
     }
     const known = root === 0 ? 0 : await this.node(root, level, by);
     const says = pairOf(words, Volume.mappedLo);
-    if (known !== UNKNOWN && known !== says) say(`has ${known} blocks mapped, and says ${says}`);
+    if (known !== UNKNOWN && known !== says && !isDeleted)
+      say(`has ${known} blocks mapped, and says ${says}`);
   }
 
   /** What a record says of itself, without its map. */

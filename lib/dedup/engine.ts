@@ -13,7 +13,7 @@
 
 import { Status } from '../hpdi/index.js';
 import type { Allocator } from './allocator.js';
-import type { Catalogue } from './catalogue.js';
+import type { Catalogue, VolumeRecord } from './catalogue.js';
 import { Phase, type Checkpoint } from './checkpoint.js';
 import { Entering } from './entering.js';
 import type { FingerprintIndex } from './fingerprint-index.js';
@@ -45,6 +45,8 @@ const JOURNAL_BEGIN = 0.4;
 /** References that may wait for their pages before no more sets are entered. */
 const UNSETTLED_MOST = 4096;
 const SLEEP_MS = 50;
+/** Leaves of deleted volumes that a round takes apart. */
+const TRIMS = 8;
 /** Of what a read or flush is known by: the slot; the rest is the queue's number. */
 export const SLOT_BITS = 15;
 const SLOT_MASK = 2 ** SLOT_BITS - 1;
@@ -74,6 +76,10 @@ export class Engine {
   failed: string | null = null;
   /** A checkpoint was asked for. */
   wanted = false;
+  /** Copies of volumes that the next checkpoint takes: until then nothing is entered. */
+  readonly copies: { from: VolumeRecord; to: VolumeRecord; taken: boolean }[] = [];
+  /** The pool is about to be closed: what goes on in the background stops. */
+  closing = false;
   rounds = 0;
   private readonly toPlan = new Fifo(SETS);
   private readonly toMend = new Fifo(SETS);
@@ -92,6 +98,7 @@ export class Engine {
     const { io, sets, checkpoint } = this.parts;
     if (io.inFlight > 0 || sets.freeSets < SETS) return true;
     for (const queue of this.queues) if (queue.busy) return true;
+    if (this.trims) return true;
     return this.failed === null && (this.wanted || checkpoint.phase !== Phase.idle);
   }
 
@@ -114,6 +121,7 @@ export class Engine {
     this.plan();
     this.enter();
     for (const queue of this.queues) queue.step();
+    if (this.trims) this.trim();
     if (journal.dirty) journal.commit();
     if (journal.broken !== 0 || checkpoint.broken !== 0)
       this.fail('the device did not take metadata');
@@ -319,9 +327,30 @@ export class Engine {
     }
   }
 
+  /** Volumes are being deleted. */
+  private get trims(): boolean {
+    return this.failed === null && !this.closing && this.parts.catalogue.deleting.length > 0;
+  }
+
+  /** A part of what is to be deleted, so that nobody waits for all of it. */
+  private trim(): void {
+    const { catalogue, trees, pages } = this.parts;
+    for (let step = 0; step < TRIMS && catalogue.deleting.length > 0; step++) {
+      if (!this.mayEnter || pages.dirtyCount > pages.frames * DIRTY_BEGIN) return;
+      const volume = catalogue.deleting[0]!;
+      const result = trees.trim(volume);
+      if (result === Miss.wait) return;
+      volume.changed = true;
+      if (result === 0) catalogue.gone(volume);
+      // What of it cannot be read stays where it is, until the pool is opened again.
+      if (result === Miss.bad) catalogue.deleting.shift();
+    }
+  }
+
   /** A checkpoint begins when all counts are settled: nothing new comes before. */
   get mayEnter(): boolean {
-    const { space, pages } = this.parts;
+    const { space, pages, checkpoint } = this.parts;
+    if (this.copies.length > 0 && checkpoint.phase === Phase.idle) return false;
     if (pages.dirtyCount + pages.stagedCount > pages.frames * DIRTY_MOST) return false;
     return space.unsettled <= (this.wanted ? 0 : UNSETTLED_MOST);
   }
@@ -369,6 +398,8 @@ export class Engine {
     }
     if (this.wanted && this.prepare()) {
       this.wanted = false;
+      // From here on their common root is of a checkpoint that is past, and nobody's alone.
+      this.copies.length = 0;
       checkpoint.begin();
     }
   }
@@ -377,6 +408,15 @@ export class Engine {
   private prepare(): boolean {
     const { catalogue, trees, space, journal } = this.parts;
     journal.commit();
+    for (const copy of this.copies) {
+      if (copy.taken) continue;
+      const { from, to } = copy;
+      if (from.root !== 0) space.addRef(from.root);
+      to.root = from.root;
+      to.level = from.level;
+      to.mapped = from.mapped;
+      copy.taken = true;
+    }
     const written = catalogue.write(trees);
     if (written === Miss.bad) this.fail('a page of the catalogue cannot be used');
     if (written < 0) return false;

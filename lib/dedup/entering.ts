@@ -5,7 +5,7 @@
 // has room in the entry that is gathered; so a checkpoint between two steps is exact.
 
 import type { Journal } from './journal.js';
-import { Fingerprint, Magic, Node, Rec, RecKind, SetMax } from './layout.js';
+import { Fingerprint, Node, Rec, RecKind, SetMax } from './layout.js';
 import { Miss } from './pages.js';
 import { Fate, type SetTable } from './sets.js';
 import { setPair, type Space } from './space.js';
@@ -40,15 +40,15 @@ export class Entering {
     if (!journal.room(count * (Rec.words + Fingerprint.words))) return Miss.wait;
     const first = Math.floor(lbn / Node.entries);
     const last = Math.floor((lbn + count - 1) / Node.entries);
-    const frame = trees.ownLeaf(volume, first, Magic.node);
+    const frame = trees.ownMapLeaf(volume, first);
     if (frame < 0) return frame;
-    const second = last === first ? frame : trees.ownLeaf(volume, last, Magic.node);
+    const second = last === first ? frame : trees.ownMapLeaf(volume, last);
     if (second < 0) return second;
     volume.changed = true;
     for (let b = 0; b < count; b++) {
       const pbn = sets.pbns[set * SetMax.blocks + b]!;
       const leaf = Math.floor((lbn + b) / Node.entries) === first ? frame : second;
-      this.map(volume, leaf, (lbn + b) % Node.entries, pbn);
+      this.map(volume, leaf, (lbn + b) & NODE_MASK, pbn);
     }
     this.record(set, volume, lbn, count);
     sets.seqs[set] = this.seq;
@@ -69,7 +69,7 @@ export class Entering {
       // Nothing is mapped up to there.
       return next < 0 ? count : Math.min(count, next * Node.entries - lbn);
     }
-    const frame = trees.ownLeaf(volume, leaf, Magic.node);
+    const frame = trees.ownMapLeaf(volume, leaf);
     if (frame < 0) return frame;
     volume.changed = true;
     const here = Math.min(count, (leaf + 1) * Node.entries - lbn);

@@ -157,6 +157,12 @@ export class PageCache {
     return this.states[frame] === Frame.loading ? Miss.wait : this.giveUp(frame);
   }
 
+  /** A frame was used again: others go before it. */
+  keep(frame: number): void {
+    this.used[frame] = 1;
+    this.hits++;
+  }
+
   private place(pbn: number): number {
     const mixed = Math.imul((pbn >>> 0) ^ Math.imul((pbn / TWO_32) >>> 0, 0x85ebca6b), 0x9e3779b1);
     return (mixed ^ (mixed >>> 15)) & this.hashMask;
@@ -166,6 +172,9 @@ export class PageCache {
 
   /** A frame for a page that is new: all zeros but for what the caller writes. Miss.wait: none. */
   make(pbn: number, magic: number, slot: number, generation: number): number {
+    // Of a page that was here before and was freed.
+    const known = this.frameOf(pbn);
+    if (known >= 0) this.drop(known);
     const frame = this.claim();
     if (frame < 0) return Miss.wait;
     this.enter(frame, pbn, magic, slot);

@@ -33,6 +33,7 @@ const TWO_32 = 4294967296;
 /** XXH3-128 of 4096 zeros is computed once. */
 const COMPARE_WORDS = 8;
 const EQUAL = 0xffffffff;
+const EXTENT_MASK = Group.extentPages - 1;
 
 export interface PlannerParts {
   readonly sets: SetTable;
@@ -248,7 +249,7 @@ export class Planner {
     const { sets, space, allocator, index } = this.parts;
     const frame = allocator.fingerprints;
     const { words } = space.pages;
-    const page = ((pbn % Group.extentPages) | 0) - Group.metaPages;
+    const page = ((pbn >>> 0) & EXTENT_MASK) - Group.metaPages;
     const to = (frame << Page.shift) + Head.words + page * Fingerprint.words;
     const from = (set * SetMax.blocks + b) * Fingerprint.words;
     const { prints, blocks } = this;

@@ -14,7 +14,7 @@ import { PenstockError } from '../errors.js';
 import { BlockDevice } from '../hpdi/index.js';
 import type { VolumeRecord } from './catalogue.js';
 import type { Engine } from './engine.js';
-import { Page, Place, ROOT_SLOT_WORDS } from './layout.js';
+import { Page, Place, ROOT_SLOT_WORDS, VolumeState } from './layout.js';
 import { layoutOf } from './pool-layout.js';
 import {
   assertDevice,
@@ -173,12 +173,44 @@ export class Pool {
     await this.checkpoint();
   }
 
+  /**
+   * Takes the state of a volume as another one: a snapshot, which cannot be written, or a clone,
+   * which can. Every write that was acknowledged before is in it; durable when it resolves. Errors:
+   * NO_SUCH_VOLUME, VOLUME_EXISTS.
+   */
+  async copyVolume(name: string, copy: string, kind: 'snapshot' | 'clone'): Promise<void> {
+    this.assertOpen();
+    const { catalogue } = this.engine.parts;
+    const from = catalogue.get(name);
+    const state = kind === 'snapshot' ? VolumeState.snapshot : VolumeState.volume;
+    const to = catalogue.addCopy(from, copy, state, Date.now());
+    this.engine.copies.push({ from, to, taken: false });
+    await this.checkpoint();
+  }
+
+  /**
+   * Deletes a volume or snapshot; nobody finds it when it resolves, and its space comes free in the
+   * background, also after the pool was closed and opened. Errors: NO_SUCH_VOLUME, VOLUME_BUSY.
+   */
+  async deleteVolume(name: string): Promise<void> {
+    this.assertOpen();
+    const { catalogue } = this.engine.parts;
+    catalogue.remove(catalogue.get(name));
+    await this.checkpoint();
+    this.engine.kick();
+  }
+
   /** A volume as a device, to be closed before the pool. Errors: NO_SUCH_VOLUME. */
   openVolume(name: string): BlockDevice {
     this.assertOpen();
     const volume = this.engine.parts.catalogue.get(name);
     const uri = `dedup:${this.device.uri.replace(/#.*$/, '')}#${name}`;
     return new BlockDevice(new VolumeBackend(uri, this.engine, volume, this.device));
+  }
+
+  /** Resolves when nothing is under way any more, deletions included. */
+  async settle(): Promise<void> {
+    await this.engine.settle();
   }
 
   /** Makes everything that was written durable, as a checkpoint. Errors: POOL_FAILED. */
@@ -199,6 +231,7 @@ export class Pool {
 
   private async closeOnce(): Promise<void> {
     this.stopIndexing = true;
+    this.engine.closing = true;
     await this.indexed;
     const { engine } = this;
     try {

@@ -217,7 +217,7 @@ export class Recovery {
   private async map(volume: VolumeRecord, lbn: number, pbn: number): Promise<void> {
     const { trees } = this.engine.parts;
     const leaf = Math.floor(lbn / Node.entries);
-    const frame = await this.until(() => trees.ownLeaf(volume, leaf, Magic.node));
+    const frame = await this.until(() => trees.ownMapLeaf(volume, leaf));
     volume.changed = true;
     this.engine.entering.map(volume, frame, lbn % Node.entries, pbn);
   }

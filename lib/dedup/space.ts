@@ -10,17 +10,14 @@
 //    the write has failed.
 // 3. Changing a page changes its parents: they are in memory, and dirty, when it is.
 
+import { FrameBits, Side } from './frame-bits.js';
 import { Frame, Miss, type PageCache } from './pages.js';
 import { Group, GroupShift, Head, Magic, Page, Span, SpanShift, SpanWord } from './layout.js';
 
-/** Words of bits per frame for each of: reserved, pending of even and of odd checkpoints. */
-const enum Side {
-  reserved = 0,
-  pending = 32,
-  words = 96,
-}
-
 const DELTAS = 4096;
+// A pbn is a number above 2^32 now and then; `%` of such is slow, and its low bits are enough.
+const GROUP_MASK = Group.pages - 1;
+const EXTENT_MASK = Group.extentPages - 1;
 const TWO_32 = 4294967296;
 
 export function groupOf(pbn: number): number {
@@ -29,7 +26,7 @@ export function groupOf(pbn: number): number {
 
 /** A block's count in its group's count page. */
 export function countIndex(pbn: number): number {
-  const page = (pbn % Group.pages) | 0;
+  const page = (pbn >>> 0) & GROUP_MASK;
   return (page >>> Group.extentShift) * Group.blocks + (page & 255) - Group.metaPages;
 }
 
@@ -58,12 +55,16 @@ export class Space {
   /** A count went below 0, or a page of space cannot be read: nothing may be changed any more. */
   broken: string | null = null;
   readonly pages: PageCache;
-  private readonly side: Uint32Array;
-  private readonly sideBits: Uint16Array;
+  private readonly bits: FrameBits;
   /** pbn: one more; -pbn: one less. */
   private deltas = new Float64Array(DELTAS);
   private first = 0;
   private waiting = 0;
+  private knownGroup = -1;
+  private knownCount = 0;
+  private knownSummary = 0;
+  private countSerial = 0;
+  private summarySerial = 0;
   private readonly freed = [new Float64Array(DELTAS), new Float64Array(DELTAS)];
   private readonly freedCount = [0, 0];
 
@@ -74,8 +75,7 @@ export class Space {
     this.firstGroup = facts.firstGroup;
     this.endGroup = facts.endGroup;
     this.highWater = facts.highWater;
-    this.side = new Uint32Array(pages.frames * Side.words);
-    this.sideBits = new Uint16Array(pages.frames);
+    this.bits = new FrameBits(pages);
     this.used = this.countUsed();
   }
 
@@ -135,7 +135,7 @@ export class Space {
   holdsBlocks(pbn: number, count: number): boolean {
     const group = groupOf(pbn);
     if (group < this.firstGroup || group >= this.highWater) return false;
-    const page = (pbn % Group.extentPages) | 0;
+    const page = (pbn >>> 0) & EXTENT_MASK;
     return page >= Group.metaPages && page + count <= Group.extentPages;
   }
 
@@ -161,26 +161,23 @@ export class Space {
   isFree(count: number, pbn: number): boolean {
     if (this.countIn(count, pbn) !== 0) return false;
     const index = countIndex(pbn);
-    const at = count * Side.words + (index >>> 5);
-    const { side } = this;
-    const bits = side[at]! | side[at + Side.pending]! | side[at + Side.pending + 32]!;
-    return ((bits >>> (index & 31)) & 1) === 0;
+    return !this.bits.any(count, index);
   }
 
   /** Whether a block is given out for a write that has not been entered yet. */
   isReserved(count: number, pbn: number): boolean {
-    return this.bit(count, Side.reserved, countIndex(pbn));
+    return this.bits.has(count, Side.reserved, countIndex(pbn));
   }
 
   reserve(count: number, pbn: number): void {
-    this.setBit(count, Side.reserved, countIndex(pbn));
+    this.bits.set(count, Side.reserved, countIndex(pbn));
     this.reserved++;
   }
 
   /** The write of a block that was given out failed: it is free, for nothing refers to it. */
   unreserve(pbn: number): void {
     const count = this.pages.frameOf(this.countPbn(groupOf(pbn)));
-    if (this.clearBit(count, Side.reserved, countIndex(pbn))) this.reserved--;
+    if (this.bits.clear(count, Side.reserved, countIndex(pbn))) this.reserved--;
   }
 
   /** Blocks whose last reference was taken in the time of checkpoint `generation` are free now. */
@@ -191,7 +188,7 @@ export class Space {
     for (let i = 0; i < this.freedCount[parity]!; i++) {
       const pbn = list[i]!;
       const count = this.pages.frameOf(this.countPbn(groupOf(pbn)));
-      if (this.clearBit(count, at, countIndex(pbn))) {
+      if (this.bits.clear(count, at, countIndex(pbn))) {
         this.pending[parity] = this.pending[parity]! - 1;
       }
     }
@@ -295,13 +292,17 @@ export class Space {
   private apply(delta: number): boolean {
     const pbn = delta < 0 ? -delta : delta;
     const group = groupOf(pbn);
-    const frame = this.count(group);
-    if (frame < 0) {
-      if (frame === Miss.bad) this.broken ??= `the counts of group ${group} cannot be used`;
-      return false;
-    }
     const { pages } = this;
-    const summary = this.summary(group);
+    if (!this.isKnown(group)) {
+      const counts = this.count(group);
+      if (counts < 0) {
+        if (counts === Miss.bad) this.broken ??= `the counts of group ${group} cannot be used`;
+        return false;
+      }
+      this.know(group, counts, this.summary(group));
+    }
+    const frame = this.knownCount;
+    const summary = this.knownSummary;
     const index = countIndex(pbn);
     const at = (frame << Page.shift) + Head.words + index;
     const count = pages.words[at]!;
@@ -320,11 +321,30 @@ export class Space {
     return true;
   }
 
+  /** References come in series of one group: its frames are remembered. */
+  private isKnown(group: number): boolean {
+    const { serials } = this.pages;
+    return (
+      group === this.knownGroup &&
+      serials[this.knownCount] === this.countSerial &&
+      serials[this.knownSummary] === this.summarySerial
+    );
+  }
+
+  private know(group: number, count: number, summary: number): void {
+    const { serials } = this.pages;
+    this.knownGroup = group;
+    this.knownCount = count;
+    this.knownSummary = summary;
+    this.countSerial = serials[count]!;
+    this.summarySerial = serials[summary]!;
+  }
+
   private nowUsed(summary: number, frame: number, pbn: number, index: number): void {
     this.used++;
-    if (this.clearBit(frame, Side.reserved, index)) this.reserved--;
+    if (this.bits.clear(frame, Side.reserved, index)) this.reserved--;
     for (let parity = 0; parity < 2; parity++) {
-      if (!this.clearBit(frame, Side.pending + parity * 32, index)) continue;
+      if (!this.bits.clear(frame, Side.pending + parity * 32, index)) continue;
       this.pending[parity] = this.pending[parity]! - 1;
     }
     this.change(summary, pbn, 1);
@@ -333,7 +353,7 @@ export class Space {
   private nowFreed(summary: number, frame: number, pbn: number, index: number): void {
     this.used--;
     const parity = this.generation & 1;
-    this.setBit(frame, Side.pending + parity * 32, index);
+    this.bits.set(frame, Side.pending + parity * 32, index);
     this.pending[parity] = this.pending[parity]! + 1;
     this.change(summary, pbn, -1);
     let list = this.freed[parity]!;
@@ -353,7 +373,7 @@ export class Space {
     const { words } = this.pages;
     const group = groupOf(pbn);
     const at = this.groupAt(summary, group);
-    const shift = (((pbn % Group.pages) | 0) >>> Group.extentShift) * 8;
+    const shift = (((pbn >>> 0) & GROUP_MASK) >>> Group.extentShift) * 8;
     const before = (words[at]! >>> shift) & 0xff;
     words[at] = (words[at]! + by * 2 ** shift) >>> 0;
     const root = this.spanAt(group >>> Span.shift);
@@ -375,28 +395,6 @@ export class Space {
     const frame = this.pages.make(pbn, magic, 0, this.generation);
     if (frame >= 0) this.pages.words[(frame << Page.shift) + Head.own] = own >>> 0;
     return frame;
-  }
-
-  private bit(frame: number, side: number, index: number): boolean {
-    const word = this.side[frame * Side.words + side + (index >>> 5)]!;
-    return ((word >>> (index & 31)) & 1) === 1;
-  }
-
-  private setBit(frame: number, side: number, index: number): void {
-    const at = frame * Side.words + side + (index >>> 5);
-    this.side[at] = this.side[at]! | (1 << (index & 31));
-    if (this.sideBits[frame]! === 0) this.pages.pins[frame] = this.pages.pins[frame]! + 1;
-    this.sideBits[frame] = this.sideBits[frame]! + 1;
-  }
-
-  /** False: it was not set. */
-  private clearBit(frame: number, side: number, index: number): boolean {
-    if (frame < 0 || !this.bit(frame, side, index)) return false;
-    const at = frame * Side.words + side + (index >>> 5);
-    this.side[at] = this.side[at]! & ~(1 << (index & 31));
-    this.sideBits[frame] = this.sideBits[frame]! - 1;
-    if (this.sideBits[frame]! === 0) this.pages.pins[frame] = this.pages.pins[frame]! - 1;
-    return true;
   }
 
   private grow(): void {

@@ -20,6 +20,7 @@ import { groupOf, setPair, type Space } from './space.js';
 
 /** Words of a fingerprint's candidates: how many, and four pairs. */
 const CANDIDATE_WORDS = 9;
+const EXTENT_MASK = Group.extentPages - 1;
 
 export class Thn {
   /** Runs of at least this many blocks are references; 0: nothing is deduplicated. */
@@ -161,7 +162,7 @@ export class Thn {
 
   private equals(set: number, i: number, prints: number, pbn: number): boolean {
     const { words } = this.space.pages;
-    const page = ((pbn % Group.extentPages) | 0) - Group.metaPages;
+    const page = ((pbn >>> 0) & EXTENT_MASK) - Group.metaPages;
     const at = (prints << Page.shift) + Head.words + page * Fingerprint.words;
     const { fingerprints } = this.sets;
     const of = (set * SetMax.blocks + i) * Fingerprint.words;

@@ -8,7 +8,7 @@
 // 3. Nodes of the current generation belong to one tree: taking a snapshot begins another one.
 
 import { Stream, type Allocator } from './allocator.js';
-import { Head, Magic, Node, Page, Volume } from './layout.js';
+import { Group, Head, Magic, Node, Page, Volume } from './layout.js';
 import { Miss, type PageCache } from './pages.js';
 import { groupOf, pair, type Space } from './space.js';
 
@@ -20,6 +20,14 @@ export interface Tree {
   root: number;
   level: number;
 }
+
+/** A volume's map. */
+export interface MapTree extends Tree {
+  readonly serial: number;
+}
+
+/** Leaves that are remembered. */
+const REMEMBERED = 2 ** 14;
 
 /** Level that a tree of so many leaves needs. */
 export function levelOf(leaves: number): number {
@@ -33,7 +41,16 @@ export class Trees {
   private readonly space: Space;
   private readonly allocator: Allocator;
 
+  /** Whether a pbn may need more than 32 bits. */
+  private readonly wide: boolean;
+  /** Leaves of maps by where they hash to: volume's serial, leaf, frame, and the frame's serial. */
+  private readonly knownTrees = new Float64Array(REMEMBERED).fill(-1);
+  private readonly knownLeaves = new Int32Array(REMEMBERED);
+  private readonly knownFrames = new Int32Array(REMEMBERED);
+  private readonly knownSerials = new Uint32Array(REMEMBERED);
+
   constructor(pages: PageCache, space: Space, allocator: Allocator) {
+    this.wide = space.endGroup > 2 ** 32 / Group.pages;
     this.pages = pages;
     this.space = space;
     this.allocator = allocator;
@@ -41,11 +58,39 @@ export class Trees {
 
   // hot:begin
 
+  /** As `leaf`, of a volume's map: where its leaf was a moment ago is remembered. */
+  mapLeaf(volume: MapTree, leaf: number): number {
+    const place = (leaf ^ Math.imul(volume.serial, 0x9e3779b1)) & (REMEMBERED - 1);
+    const known = this.knownFrames[place]!;
+    if (
+      this.knownLeaves[place] === leaf &&
+      this.knownTrees[place] === volume.serial &&
+      this.pages.serials[known] === this.knownSerials[place]
+    ) {
+      this.pages.keep(known);
+      return known;
+    }
+    const frame = this.leaf(volume, leaf, Magic.node);
+    if (frame >= 0) this.remember(volume, leaf, frame);
+    return frame;
+  }
+
+  private remember(volume: MapTree, leaf: number, frame: number): void {
+    const place = (leaf ^ Math.imul(volume.serial, 0x9e3779b1)) & (REMEMBERED - 1);
+    this.knownLeaves[place] = leaf;
+    this.knownTrees[place] = volume.serial;
+    this.knownFrames[place] = frame;
+    this.knownSerials[place] = this.pages.serials[frame]!;
+  }
+
   /** What entry `e` of a node names. */
   entry(frame: number, e: number): number {
     const { pages } = this;
+    const low = pages.words[(frame << Page.shift) + Head.words + e]!;
+    // Up to 16 TiB the high bits are 0, and a line of the processor's cache less is touched.
+    if (!this.wide) return low;
     const high = pages.bytes[(frame << (Page.shift + 2)) + Node.high * 4 + e]!;
-    return high * 4294967296 + pages.words[(frame << Page.shift) + Head.words + e]!;
+    return high * 4294967296 + low;
   }
 
   setEntry(frame: number, e: number, pbn: number): void {
@@ -122,6 +167,69 @@ export class Trees {
       parent = frame;
       place = (leaf >>> (Node.shift * (level - 1))) & (Node.entries - 1);
       pbn = this.entry(frame, place);
+    }
+  }
+
+  /** As `ownLeaf`, of a volume's map. */
+  ownMapLeaf(volume: MapTree, leaf: number): number {
+    const frame = this.ownLeaf(volume, leaf, Magic.node);
+    // It may be a copy that is this volume's alone.
+    if (frame >= 0) this.remember(volume, leaf, frame);
+    return frame;
+  }
+
+  /**
+   * Takes a part of a map apart, at most a leaf, of one whose volume nobody uses: 1, or 0 when
+   * nothing is left, or a Miss. What other maps share stays.
+   */
+  trim(volume: Tree): number {
+    const { pages, space } = this;
+    // Whether something is shared depends on references that are still to be entered.
+    if (!space.settle()) return Miss.wait;
+    if (volume.root === 0) return 0;
+    let parent = -1;
+    let place = 0;
+    let pbn = volume.root;
+    for (let { level } = volume; ; level--) {
+      const counts = space.count(groupOf(pbn));
+      if (counts < 0) return counts;
+      let left = -1;
+      if (space.countIn(counts, pbn) === 1) {
+        const frame = level > 0 ? this.own(pbn, Magic.node, level) : this.get(pbn, Magic.node, 0);
+        if (frame < 0) return frame;
+        if (level === 0) this.dropEntries(frame);
+        else left = this.firstEntry(frame);
+        const now = pages.pbns[frame]!;
+        if (now !== pbn) this.name(volume, parent, place, now);
+        pbn = now;
+        if (left >= 0) {
+          parent = frame;
+          place = left;
+          pbn = this.entry(frame, left);
+          continue;
+        }
+      }
+      // It is empty, or another map has it, too.
+      space.dropRef(pbn);
+      this.name(volume, parent, place, 0);
+      return 1;
+    }
+  }
+
+  private name(tree: Tree, parent: number, place: number, pbn: number): void {
+    if (parent < 0) tree.root = pbn;
+    else this.setEntry(parent, place, pbn);
+  }
+
+  private firstEntry(frame: number): number {
+    for (let e = 0; e < Node.entries; e++) if (this.entry(frame, e) !== 0) return e;
+    return -1;
+  }
+
+  private dropEntries(frame: number): void {
+    for (let e = 0; e < Node.entries; e++) {
+      const pbn = this.entry(frame, e);
+      if (pbn !== 0) this.space.dropRef(pbn);
     }
   }
 

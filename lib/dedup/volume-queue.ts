@@ -20,7 +20,7 @@ import {
 import { native } from '../native.js';
 import type { VolumeRecord } from './catalogue.js';
 import { Io, SLOT_BITS, type Engine } from './engine.js';
-import { Magic, Node, Page, SetMax } from './layout.js';
+import { Node, Page, SetMax } from './layout.js';
 import { Miss } from './pages.js';
 import { Fifo } from './sets.js';
 import { HOLE } from './trees.js';
@@ -233,12 +233,12 @@ export class VolumeQueue implements QueueDriver {
     const owner = (this.number << SLOT_BITS) | slot;
     for (let b = this.progress[slot]!; b < count;) {
       const leaf = Math.floor((lbn + b) / Node.entries);
-      const frame = trees.leaf(volume, leaf, Magic.node);
+      const frame = trees.mapLeaf(volume, leaf);
       if (frame === Miss.wait) {
         this.progress[slot] = b;
         return false;
       }
-      let e = ((lbn + b) % Node.entries) | 0;
+      let e = (lbn + b) & (Node.entries - 1);
       const here = Math.min(count - b, Node.entries - e);
       const to = address + b * Page.bytes;
       if (frame === Miss.bad) {

@@ -13,6 +13,7 @@ import { check, within, type Random, type Soak, type SoakRun } from './harness.j
 
 const DEVICE_BYTES = 40 * 2 ** 20;
 const VOLUMES = 2;
+const MODELS_MAX = 5;
 const BLOCKS = 1200;
 const RUN_MAX = 48;
 const STEPS = 40;
@@ -160,6 +161,12 @@ class CrashRun implements SoakRun {
   private async step(pool: Pool, models: VolumeModel[]): Promise<void> {
     const { random } = this;
     if (random.chance(0.05)) await pool.checkpoint();
+    if (random.chance(0.06)) await this.copy(pool, models);
+    if (models.length > VOLUMES && random.chance(0.08)) {
+      const at = random.between(VOLUMES, models.length - 1);
+      const [gone] = models.splice(at, 1);
+      await pool.deleteVolume(gone!.name);
+    }
     const model = random.pick(models);
     const disk = pool.openVolume(model.name);
     const works: Promise<void>[] = [];
@@ -184,6 +191,15 @@ class CrashRun implements SoakRun {
     } finally {
       await disk.close();
     }
+  }
+
+  /** A clone: it has what was acknowledged, all of it durable. */
+  private async copy(pool: Pool, models: VolumeModel[]): Promise<void> {
+    if (models.length >= MODELS_MAX) return;
+    const from = this.random.pick(models);
+    const name = `c${this.content++}`;
+    await pool.copyVolume(from.name, name, 'clone');
+    models.push(from.copy(name));
   }
 
   private async write(

@@ -42,6 +42,14 @@ export class VolumeModel {
     this.newest = new Uint32Array(blocks);
   }
 
+  /** A volume that has what this one has now, and keeps it. */
+  copy(name: string): VolumeModel {
+    const copy = new VolumeModel(name, this.blocks);
+    copy.durable.set(this.newest);
+    copy.newest.set(this.newest);
+    return copy;
+  }
+
   /** A write of `content` begins. */
   tries(block: number, content: number): void {
     const list = this.tried.get(block);
