@@ -1,0 +1,116 @@
+// A device that fails now and then, at any read, write or flush of a pool: every operation ends,
+// with its result or a typed error; what was acknowledged is there when the device works again, and
+// the check finds nothing.
+
+import { describe, expect, it } from 'vitest';
+import { checkPool, Pool } from '../../lib/dedup/index.js';
+import { faultControl, wrapFault } from '../../lib/drivers/fault/index.js';
+import { driver as ramDriver } from '../../lib/drivers/ram/index.js';
+import { PenstockError } from '../../lib/errors.js';
+import { BlockDevice, type Backend } from '../../lib/hpdi/index.js';
+import { contentOf, fillBlock, VolumeModel } from '../soak/dedup-model.js';
+import { Random } from '../soak/harness.js';
+
+const PAGE = 4096;
+const BLOCKS = 800;
+const OPEN = { cacheBytes: 2 ** 20, indexBytes: 2 ** 20 };
+const TYPED = ['MEDIA_ERROR', 'DEVICE_ERROR', 'POOL_FAILED', 'DEVICE_CLOSED'];
+
+function assertTyped(error: unknown): void {
+  if (!(error instanceof PenstockError)) throw error;
+  expect(TYPED).toContain(error.code);
+  expect(error.hint).not.toBe('');
+}
+
+/** The same memory, by another device each time, whose end does not end it. */
+function withFaults(ram: Backend, options: [string, string][]): BlockDevice {
+  const inner = Object.create(ram) as Backend;
+  inner.close = async () => {};
+  return new BlockDevice(options.length === 0 ? inner : wrapFault(inner, new Map(options)));
+}
+
+async function writeSome(disk: BlockDevice, model: VolumeModel, random: Random): Promise<void> {
+  const count = random.between(1, 64);
+  const first = random.below(BLOCKS - count);
+  const base = 1 + random.below(500);
+  const buffer = disk.memory.alloc(count * PAGE);
+  for (let i = 0; i < count; i++) {
+    fillBlock(buffer.u32, i * 1024, base + i);
+    model.tries(first + i, base + i);
+  }
+  await disk
+    .write(first, buffer)
+    .then(() => model.settles(first, count, base))
+    .catch(assertTyped)
+    .finally(() => buffer.free());
+}
+
+async function compare(pool: Pool, model: VolumeModel): Promise<void> {
+  const disk = pool.openVolume('one');
+  const buffer = disk.memory.alloc(BLOCKS * PAGE);
+  await disk.read(0, buffer);
+  for (let block = 0; block < BLOCKS; block++) {
+    model.adopt(block, contentOf(buffer.u32, block * 1024));
+  }
+  model.adopted();
+  buffer.free();
+  await disk.close();
+}
+
+describe('a pool on a device that fails', () => {
+  it.each([
+    ['write', 0.01],
+    ['write', 0.1],
+    ['flush', 0.2],
+    ['read', 0.1],
+    ['read,write,flush', 0.03],
+  ])(
+    'in some %s (%d of all)',
+    async (operations, part) => {
+      const ram = await ramDriver.open('48MiB', new Map(), 'ram:');
+      let errors = 0;
+      for (let seed = 1; seed <= 6; seed++) {
+        const random = new Random(seed);
+        const model = new VolumeModel('one', BLOCKS);
+        const sound = withFaults(ram, []);
+        await Pool.create(sound, { thn: 4, sampling: 1, force: true });
+        const first = await Pool.open(sound, OPEN);
+        await first.createVolume('one', BLOCKS * PAGE);
+        await first.close();
+        for (let life = 0; life < 3; life++) {
+          const device = withFaults(ram, [
+            ['seed', String(seed * 10 + life)],
+            ['errors', String(part)],
+            ['errorOps', operations],
+          ]);
+          try {
+            const pool = await Pool.open(device, OPEN);
+            try {
+              const disk = pool.openVolume('one');
+              for (let i = 0; i < 20; i++) {
+                await writeSome(disk, model, random);
+                if (i % 7 === 0) await disk.flush().catch(assertTyped);
+                if (i % 9 === 0) await pool.checkpoint().catch(assertTyped);
+              }
+              await disk.close();
+            } finally {
+              await pool.close().catch(assertTyped);
+            }
+          } catch (error) {
+            assertTyped(error);
+          }
+          errors += faultControl(device.backend)!.counters.errors;
+          await device.close();
+          const pool = await Pool.open(sound, OPEN);
+          await compare(pool, model);
+          await pool.close();
+          expect(await checkPool(sound, { data: true })).toMatchObject({ clean: true });
+        }
+        await sound.close();
+      }
+      expect(errors).toBeGreaterThan(5);
+      await ram.close();
+    },
+    60_000,
+  );
+});
