@@ -18,6 +18,7 @@ export const enum Stream {
 /** Blocks that are kept for nodes: writes of data find no space before (a part, and at least). */
 const NODES_PART = 256;
 const NODES_MIN = 256;
+const EXTENTS_KEPT = 2;
 /** Extents that are looked at in one call. */
 const LOOKS = 512;
 
@@ -45,6 +46,9 @@ export class Allocator {
   /** Of a round over all extents: those that were not looked at, and the best one so far. */
   private left = 0;
   private best = -1;
+  private roundOfNodes = false;
+  /** Empty extents are not for what is looked for. */
+  private sparing = false;
   private bestUsed: number = Group.blocks;
 
   constructor(space: Space) {
@@ -111,7 +115,11 @@ export class Allocator {
 
   private openExtent(stream: Stream, open: OpenExtent): boolean {
     const nodes = stream === Stream.nodes;
-    const fresh = this.neverUsed();
+    // Nodes need extents of their own: blocks leave some empty ones.
+    const { blocksTotal, extentsEmpty } = this.space;
+    const kept = Math.max(EXTENTS_KEPT, blocksTotal / Group.blocks / NODES_PART);
+    this.sparing = !nodes && extentsEmpty <= kept;
+    const fresh: number = this.sparing ? Miss.bad : this.neverUsed();
     if (fresh === Miss.wait) return false;
     if (fresh >= 0) {
       if (!this.enter(open, fresh, nodes, true)) return false;
@@ -140,7 +148,8 @@ export class Allocator {
     const { space } = this;
     const from = space.firstGroup * Group.extents;
     const end = space.highWater * Group.extents;
-    if (this.left <= 0) {
+    if (this.left <= 0 || this.roundOfNodes !== nodes) {
+      this.roundOfNodes = nodes;
       this.left = end - from;
       this.best = -1;
       this.bestUsed = Group.blocks;
@@ -167,9 +176,12 @@ export class Allocator {
       this.full = true;
       return false;
     }
-    if (!this.enter(open, this.best, nodes, this.bestUsed === 0)) return false;
+    // It may be another's by now, or have been filled.
+    this.bestUsed = Group.blocks;
+    const used = this.usable(this.best, nodes);
+    if (used === Miss.wait) return false;
     this.left = 0;
-    return true;
+    return used >= 0 && this.enter(open, this.best, nodes, used === 0);
   }
 
   /** Blocks in use of an extent that has room for what is wanted; a Miss where it cannot be had. */
@@ -180,6 +192,7 @@ export class Allocator {
     if (summary < 0) return summary;
     const used = space.usedIn(summary, extent);
     if (used >= this.bestUsed || this.isOpen(extent)) return Miss.bad;
+    if (used === 0 && this.sparing) return Miss.bad;
     if (used > 0 && space.holdsNodes(summary, extent) !== nodes) return Miss.bad;
     const count = space.count(group);
     if (count < 0) return count;

@@ -51,6 +51,8 @@ export class Space {
   /** Blocks with a count; given out and not counted yet; freed and not free yet. */
   used = 0;
   reserved = 0;
+  /** Extents with a block in use. */
+  extentsUsed = 0;
   readonly pending = new Float64Array(2);
   /** A count went below 0, or a page of space cannot be read: nothing may be changed any more. */
   broken: string | null = null;
@@ -76,7 +78,7 @@ export class Space {
     this.endGroup = facts.endGroup;
     this.highWater = facts.highWater;
     this.bits = new FrameBits(pages);
-    this.used = this.countUsed();
+    this.countUsed();
   }
 
   get blocksTotal(): number {
@@ -87,6 +89,11 @@ export class Space {
   get available(): number {
     const { pending } = this;
     return this.blocksTotal - this.used - this.reserved - pending[0]! - pending[1]!;
+  }
+
+  /** Extents without a block in use. */
+  get extentsEmpty(): number {
+    return (this.endGroup - this.firstGroup) * Group.extents - this.extentsUsed;
   }
 
   /** References that were added or taken and are not in the counts yet. */
@@ -378,8 +385,14 @@ export class Space {
     words[at] = (words[at]! + by * 2 ** shift) >>> 0;
     const root = this.spanAt(group >>> Span.shift);
     let word = this.roots[root]! - by * (1 << SpanShift.free);
-    if (before === 0) word -= 1 << SpanShift.empty;
-    if (before + by === 0) word += 1 << SpanShift.empty;
+    if (before === 0) {
+      word -= 1 << SpanShift.empty;
+      this.extentsUsed++;
+    }
+    if (before + by === 0) {
+      word += 1 << SpanShift.empty;
+      this.extentsUsed--;
+    }
     this.roots[root] = word >>> 0;
   }
 
@@ -406,13 +419,17 @@ export class Space {
     this.deltas = fresh;
   }
 
-  private countUsed(): number {
-    let free = 0;
+  /** What the root pages say is in use. */
+  private countUsed(): void {
+    const groups = this.highWater - this.firstGroup;
+    this.used = groups * Group.counts;
+    this.extentsUsed = groups * Group.extents;
     const spans = Math.ceil(this.highWater / Span.groups);
     for (let span = this.firstGroup >>> Span.shift; span < spans; span++) {
-      free += this.roots[this.spanAt(span)]! >>> SpanShift.free;
+      const word = this.roots[this.spanAt(span)]!;
+      this.used -= word >>> SpanShift.free;
+      this.extentsUsed -= (word >>> SpanShift.empty) & SpanWord.emptyMask;
     }
-    return (this.highWater - this.firstGroup) * Group.counts - free;
   }
 }
 
