@@ -19,6 +19,8 @@ export const enum Stream {
 const NODES_PART = 256;
 const NODES_MIN = 256;
 const EXTENTS_KEPT = 2;
+/** Blocks that are kept for nodes of the catalogue. */
+const NODES_RESERVE = 32;
 /** Extents that are looked at in one call. */
 const LOOKS = 512;
 
@@ -33,27 +35,33 @@ class OpenExtent {
   fingerprints = -1;
 }
 
+/** A round over all extents: what is left to be looked at, and the best one so far. */
+class Round {
+  left = 0;
+  cursor = 0;
+  best = -1;
+  bestUsed: number = Group.blocks;
+  /** The best one is to be opened. */
+  found = false;
+}
+
 export class Allocator {
   /** Of the last `take`: its first block. */
   pbn = 0;
   /** Nothing is left for what was asked; it may be once a checkpoint is done. */
   full = false;
+  /** What is asked for is for the catalogue, without which no checkpoint can be. */
+  forCatalogue = false;
   private readonly space: Space;
   private readonly open = [new OpenExtent(), new OpenExtent()];
   /** Extents of the group below the high-water mark that were opened. */
   private opened: number = Group.extents;
-  private cursor: number;
-  /** Of a round over all extents: those that were not looked at, and the best one so far. */
-  private left = 0;
-  private best = -1;
-  private roundOfNodes = false;
+  private readonly rounds = [new Round(), new Round()];
   /** Empty extents are not for what is looked for. */
   private sparing = false;
-  private bestUsed: number = Group.blocks;
 
   constructor(space: Space) {
     this.space = space;
-    this.cursor = space.firstGroup * Group.extents;
   }
 
   /** Blocks that a write may take now. */
@@ -76,6 +84,10 @@ export class Allocator {
     const open = this.open[stream]!;
     const { space } = this;
     this.full = false;
+    if (stream === Stream.nodes && !this.forCatalogue && space.available < NODES_RESERVE) {
+      this.full = true;
+      return 0;
+    }
     for (let tries = 0; tries < LOOKS; tries++) {
       if (open.extent < 0 && !this.openExtent(stream, open)) return 0;
       const base = open.extent * Group.extentPages;
@@ -142,56 +154,65 @@ export class Allocator {
 
   /**
    * Goes round all extents once, in as many calls as that takes: the next that is empty, else the
-   * one with the most room.
+   * one with the most room. What was found is kept until it is open, or of no use.
    */
   private reuse(open: OpenExtent, nodes: boolean): boolean {
+    const round = this.rounds[nodes ? 1 : 0]!;
+    if (round.left <= 0 && !round.found && !this.beginRound(round)) return false;
+    if (!round.found && !this.look(round, nodes)) return false;
+    round.found = true;
+    // It may be another's by now, or have been filled.
+    const used = this.usable(round.best, nodes, Group.blocks);
+    if (used === Miss.wait) return false;
+    if (used >= 0 && !this.enter(open, round.best, nodes, used === 0)) return false;
+    round.found = false;
+    round.left = 0;
+    return used >= 0;
+  }
+
+  private beginRound(round: Round): boolean {
+    const { space } = this;
+    round.left = (space.highWater - space.firstGroup) * Group.extents;
+    round.best = -1;
+    round.bestUsed = Group.blocks;
+    return round.left > 0;
+  }
+
+  /** Goes on with a round; true when it has found an extent. */
+  private look(round: Round, nodes: boolean): boolean {
     const { space } = this;
     const from = space.firstGroup * Group.extents;
     const end = space.highWater * Group.extents;
-    if (this.left <= 0 || this.roundOfNodes !== nodes) {
-      this.roundOfNodes = nodes;
-      this.left = end - from;
-      this.best = -1;
-      this.bestUsed = Group.blocks;
-    }
-    for (let looks = 0; this.left > 0 && this.bestUsed > 0; looks++) {
+    for (let looks = 0; round.left > 0 && round.bestUsed > 0; looks++) {
       if (looks === LOOKS) return false;
-      if (this.cursor >= end || this.cursor < from) this.cursor = from;
-      const extent = this.cursor;
+      if (round.cursor >= end || round.cursor < from) round.cursor = from;
+      const extent = round.cursor;
       const span = Math.floor(extent / (Group.extents * Span.groups));
       if (space.roots[space.spanAt(span)]! >>> SpanShift.free === 0) {
-        this.cursor = (span + 1) * Group.extents * Span.groups;
-        this.left -= this.cursor - extent;
+        round.cursor = (span + 1) * Group.extents * Span.groups;
+        round.left -= round.cursor - extent;
         continue;
       }
-      const used = this.usable(extent, nodes);
+      const used = this.usable(extent, nodes, round.bestUsed);
       if (used === Miss.wait) return false;
-      this.left--;
-      this.cursor++;
-      if (used < 0 || used >= this.bestUsed) continue;
-      this.best = extent;
-      this.bestUsed = used;
+      round.left--;
+      round.cursor++;
+      if (used < 0) continue;
+      round.best = extent;
+      round.bestUsed = used;
     }
-    if (this.best < 0) {
-      this.full = true;
-      return false;
-    }
-    // It may be another's by now, or have been filled.
-    this.bestUsed = Group.blocks;
-    const used = this.usable(this.best, nodes);
-    if (used === Miss.wait) return false;
-    this.left = 0;
-    return used >= 0 && this.enter(open, this.best, nodes, used === 0);
+    this.full = round.best < 0;
+    return !this.full;
   }
 
   /** Blocks in use of an extent that has room for what is wanted; a Miss where it cannot be had. */
-  private usable(extent: number, nodes: boolean): number {
+  private usable(extent: number, nodes: boolean, below: number): number {
     const { space } = this;
     const group = Math.floor(extent / Group.extents);
     const summary = space.summary(group);
     if (summary < 0) return summary;
     const used = space.usedIn(summary, extent);
-    if (used >= this.bestUsed || this.isOpen(extent)) return Miss.bad;
+    if (used >= below || this.isOpen(extent)) return Miss.bad;
     if (used === 0 && this.sparing) return Miss.bad;
     if (used > 0 && space.holdsNodes(summary, extent) !== nodes) return Miss.bad;
     const count = space.count(group);

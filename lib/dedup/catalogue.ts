@@ -52,11 +52,13 @@ export class Catalogue {
 
   /** Volumes whose maps are still to be taken apart. */
   readonly deleting: VolumeRecord[] = [];
+  /** Copies that were not taken yet: nobody can open them. */
+  readonly copying = new Set<VolumeRecord>();
 
   /** Throws NO_SUCH_VOLUME. */
   get(name: string): VolumeRecord {
     const volume = this.byName.get(name);
-    if (volume !== undefined) return volume;
+    if (volume !== undefined && !this.copying.has(volume)) return volume;
     throw new PenstockError('NO_SUCH_VOLUME', `the pool has no volume '${name}'`, {
       hint: '`penstock volume list` shows its volumes; `penstock volume create` makes one',
       exitCode: 3,
@@ -100,6 +102,7 @@ export class Catalogue {
     const copy = { ...added, state, level: from.level, origin: from.index + 1 };
     this.volumes[copy.index] = copy;
     this.byName.set(name, copy);
+    this.copying.add(copy);
     return copy;
   }
 

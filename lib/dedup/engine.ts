@@ -38,7 +38,7 @@ export const enum Io {
   flush = 7,
 }
 
-/** Parts of the cache and the journal at which a checkpoint begins, and at which writes wait. */
+/** Parts of cache and journal at which a checkpoint begins, and writes wait. */
 const DIRTY_BEGIN = 0.3;
 const DIRTY_MOST = 0.6;
 const JOURNAL_BEGIN = 0.4;
@@ -123,8 +123,7 @@ export class Engine {
     for (const queue of this.queues) queue.step();
     if (this.trims) this.trim();
     if (journal.dirty) journal.commit();
-    if (journal.broken !== 0 || checkpoint.broken !== 0)
-      this.fail('the device did not take metadata');
+    if (journal.broken + checkpoint.broken !== 0) this.fail('the device did not take metadata');
     this.end();
     this.advanceCheckpoint();
     io.submit();
@@ -166,7 +165,7 @@ export class Engine {
     return this.failed === null;
   }
 
-  /** For who brings the state up itself: takes what has come, and sleeps till more does. */
+  /** For who brings the state up itself. */
   async turn(): Promise<void> {
     const { io, space } = this.parts;
     this.takeAnswers();
@@ -255,7 +254,7 @@ export class Engine {
       const set = this.toMend.head;
       if (sets.statuses[set] === 0 && this.failed === null) {
         const plan = planner.again(set);
-        if (plan === Plan.wait) return;
+        if (plan === Plan.wait && sets.atDevice[set] === 0) return;
         if (plan !== Plan.done) sets.statuses[set] = Status.NO_SPACE;
       }
       this.toMend.shift();
@@ -280,14 +279,18 @@ export class Engine {
         this.wanted = true;
         return;
       }
+      // From the first look at stored blocks on, none of them may become another.
+      this.begin(set);
       const plan = planner.plan(set);
       if (plan === Plan.wait) return;
       if (plan === Plan.checkpoint || (plan === Plan.noSpace && checkpoint.phase !== Phase.idle)) {
+        // The checkpoint frees what nobody looks at.
+        planner.forget(set);
+        this.leave(set);
         if (checkpoint.phase === Phase.idle) this.wanted = true;
         return;
       }
       this.toPlan.shift();
-      this.begin(set);
       if (plan === Plan.noSpace) {
         sets.statuses[set] = Status.NO_SPACE;
         this.setFailed(set);
@@ -299,14 +302,16 @@ export class Engine {
 
   private begin(set: number): void {
     const { sets, checkpoint, space } = this.parts;
+    if (sets.parities[set] !== 0) return;
     const parity = space.generation & 1;
-    sets.parities[set] = parity;
+    sets.parities[set] = parity + 1;
     checkpoint.readers[parity] = checkpoint.readers[parity]! + 1;
   }
 
   private leave(set: number): void {
     const { sets, checkpoint } = this.parts;
-    const parity = sets.parities[set]!;
+    const parity = sets.parities[set]! - 1;
+    sets.parities[set] = 0;
     checkpoint.readers[parity] = checkpoint.readers[parity]! - 1;
   }
 
@@ -315,16 +320,31 @@ export class Engine {
     while (this.toEnter.length > 0) {
       if (!this.mayEnter) return;
       const set = this.toEnter.head;
-      const result = this.failed === null ? this.entering.enter(set) : Miss.bad;
+      let result = this.failed === null ? this.entering.enter(set) : Miss.bad;
+      if (result === Miss.wait && this.isFull()) {
+        sets.statuses[set] = Status.NO_SPACE;
+        result = Miss.bad;
+      }
       if (result === Miss.wait) return;
       this.toEnter.shift();
       if (result === 0) {
         this.toEnd.push(set);
         continue;
       }
-      sets.statuses[set] = this.failed === null ? this.pageStatus() : Status.DEVICE_ERROR;
+      if (this.failed !== null) sets.statuses[set] = Status.DEVICE_ERROR;
+      else if (sets.statuses[set] === 0) sets.statuses[set] = this.pageStatus();
       this.setFailed(set);
     }
+  }
+
+  /** No place is left for a node of a map, and no checkpoint would free one. */
+  isFull(): boolean {
+    const { allocator, space, checkpoint } = this.parts;
+    if (!allocator.full) return false;
+    if (checkpoint.phase !== Phase.idle || this.wanted) return false;
+    if (space.pending[0]! + space.pending[1]! === 0) return true;
+    this.wanted = true;
+    return false;
   }
 
   /** Volumes are being deleted. */
@@ -351,7 +371,10 @@ export class Engine {
   get mayEnter(): boolean {
     const { space, pages, checkpoint } = this.parts;
     if (this.copies.length > 0 && checkpoint.phase === Phase.idle) return false;
-    if (pages.dirtyCount + pages.stagedCount > pages.frames * DIRTY_MOST) return false;
+    // The last steps of a checkpoint wait for sets that are under way.
+    const isReleasing = checkpoint.phase === Phase.releasing;
+    const dirty = pages.dirtyCount + pages.stagedCount;
+    if (!isReleasing && dirty > pages.frames * DIRTY_MOST) return false;
     return space.unsettled <= (this.wanted ? 0 : UNSETTLED_MOST);
   }
 
@@ -406,7 +429,7 @@ export class Engine {
 
   /** Brings catalogue and counts up to date; false: pages are on their way. */
   private prepare(): boolean {
-    const { catalogue, trees, space, journal } = this.parts;
+    const { catalogue, trees, space, journal, allocator } = this.parts;
     journal.commit();
     for (const copy of this.copies) {
       if (copy.taken) continue;
@@ -417,7 +440,9 @@ export class Engine {
       to.mapped = from.mapped;
       copy.taken = true;
     }
+    allocator.forCatalogue = true;
     const written = catalogue.write(trees);
+    allocator.forCatalogue = false;
     if (written === Miss.bad) this.fail('a page of the catalogue cannot be used');
     if (written < 0) return false;
     return space.settle();

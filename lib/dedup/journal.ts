@@ -149,8 +149,8 @@ export class Journal {
       this.seal(wrap, EntryKind.wrap, Entry.words * 4, 0);
       this.write(wrap, 1);
       this.head += left;
+      // Until both are with the device, nothing from the wrap on is complete.
       this.seq++;
-      this.seqs[buffer] = this.seq;
     }
     this.seal(this.start, EntryKind.records, bytes, this.records);
     this.write(this.start, pages);

@@ -195,6 +195,8 @@ export class PageCache {
 
   /** The same page, from now on elsewhere on the device. */
   move(frame: number, pbn: number): void {
+    const known = this.frameOf(pbn);
+    if (known >= 0) this.drop(known);
     this.unhash(frame);
     this.pbns[frame] = pbn;
     this.rehash(frame);

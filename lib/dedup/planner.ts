@@ -193,6 +193,13 @@ export class Planner {
     return Plan.done;
   }
 
+  /** A set waits for space: it is planned anew, and holds nothing until then. */
+  forget(set: number): void {
+    this.undo(set);
+    this.parts.thn.forget(set);
+    this.parts.sets.planned[set] = 0;
+  }
+
   /** A set has failed: the blocks that it was given are free. */
   undo(set: number): void {
     const { sets, space } = this.parts;

@@ -185,7 +185,13 @@ export class Pool {
     const state = kind === 'snapshot' ? VolumeState.snapshot : VolumeState.volume;
     const to = catalogue.addCopy(from, copy, state, Date.now());
     this.engine.copies.push({ from, to, taken: false });
-    await this.checkpoint();
+    from.users++; // nobody deletes it meanwhile
+    try {
+      await this.checkpoint();
+    } finally {
+      from.users--;
+      catalogue.copying.delete(to);
+    }
   }
 
   /**

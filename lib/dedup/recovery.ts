@@ -37,6 +37,9 @@ export interface RecoveryReport {
   readonly ms: number;
 }
 
+/** Turns in which nothing is on its way after which nothing will come. */
+const IDLE_MOST = 1000;
+
 interface Scanned {
   readonly seq: number;
   readonly page: number;
@@ -271,12 +274,22 @@ export class Recovery {
 
   /** Asks until the answer is no Miss.wait. Throws what stands in the way. */
   private async until(ask: () => number): Promise<number> {
-    for (;;) {
+    for (let idle = 0; ;) {
       const answer = ask();
-      const { space, pages } = this.engine.parts;
+      const { space, pages, io } = this.engine.parts;
       if (space.broken !== null) throw corruptError(space.broken);
       if (answer === Miss.bad) throw pageError(pages, this.device);
       if (answer !== Miss.wait) return answer;
+      idle = io.inFlight > 0 ? 0 : idle + 1;
+      if (idle > IDLE_MOST) {
+        throw new PenstockError(
+          'OUT_OF_MEMORY',
+          'the journal changes more pages than the cache has',
+          {
+            hint: 'open the pool with the cache that it had, or a larger one: dedup.cache=128MiB',
+          },
+        );
+      }
       await this.engine.turn();
     }
   }

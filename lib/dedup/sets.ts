@@ -35,7 +35,7 @@ export class SetTable {
   readonly statuses = new Uint32Array(SETS);
   /** Sequence of the entry that it is in. */
   readonly seqs = new Float64Array(SETS);
-  /** In the time of which checkpoint it was planned, by parity. */
+  /** Parity of the checkpoint in whose time it was planned, + 1; 0: not yet. */
   readonly parities = new Uint8Array(SETS);
   /** By set and block. */
   readonly fingerprints = new Uint32Array(SETS * SetMax.blocks * Fingerprint.words);
@@ -67,6 +67,7 @@ export class SetTable {
     this.planned[set] = 0;
     this.atDevice[set] = 0;
     this.statuses[set] = 0;
+    this.parities[set] = 0;
     return set;
   }
 

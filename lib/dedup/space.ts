@@ -209,18 +209,21 @@ export class Space {
     const group = this.highWater;
     const span = group >>> Span.shift;
     const at = this.spanAt(span);
-    let summary: number;
-    if (group === Math.max(span * Span.groups, this.firstGroup)) {
-      summary = this.make(this.summaryPbn(span), Magic.summary, span);
-      this.roots[at] = 0;
-    } else {
-      summary = this.summary(group);
-    }
+    const isNew = group === Math.max(span * Span.groups, this.firstGroup);
+    const summary = isNew
+      ? this.make(this.summaryPbn(span), Magic.summary, span)
+      : this.summary(group);
     if (summary === Miss.bad) this.broken ??= `the summary of span ${span} cannot be used`;
-    if (summary < 0 || this.make(this.countPbn(group), Magic.count, group) < 0) return false;
-    // The count page may have come in its place.
-    summary = this.summary(group);
     if (summary < 0) return false;
+    const { pins } = this.pages;
+    pins[summary] = pins[summary]! + 1;
+    const counts = this.make(this.countPbn(group), Magic.count, group);
+    pins[summary] = pins[summary]! - 1;
+    if (counts < 0) {
+      if (isNew) this.pages.drop(summary);
+      return false;
+    }
+    if (isNew) this.roots[at] = 0;
     const word = this.roots[at]!;
     this.roots[at] = (word + (4 << SpanShift.empty) + (Group.counts << SpanShift.free)) >>> 0;
     this.touched(summary, group);
@@ -247,7 +250,9 @@ export class Space {
       }
       if (known >= 0 && pages.staged[known] !== 0) return Miss.wait;
       if (known >= 0) pages.drop(known);
+      pages.pins[summary] = pages.pins[summary]! + 1;
       const frame = pages.make(pbn, Magic.fingerprint, slot, this.generation);
+      pages.pins[summary] = pages.pins[summary]! - 1;
       if (frame < 0) return frame;
       pages.words[(frame << Page.shift) + Head.own] = extent >>> 0;
     }

@@ -61,6 +61,7 @@ export class Thn {
   find(set: number): boolean {
     const { sets, found } = this;
     const count = sets.counts[set]!;
+    this.forget(set);
     if (this.thn === 0 || count < this.thn) return true;
     const view = sets.views[set]!;
     if (this.index.probe(view, count, found) === 0) return true;
@@ -92,11 +93,17 @@ export class Thn {
       floor = i;
     }
     if (!this.missing && !this.underWay) return true;
-    // Nothing of this look counts.
-    for (let b = 0; b < count; b++) {
+    this.forget(set); // nothing of this look counts
+    return false;
+  }
+
+  /** What a set was found to equal is not what it refers to any more. */
+  forget(set: number): void {
+    const { sets } = this;
+    const base = set * SetMax.blocks;
+    for (let b = 0; b < sets.counts[set]!; b++) {
       if (sets.fates[base + b] === Fate.same) sets.fates[base + b] = Fate.fresh;
     }
-    return false;
   }
 
   /** How far block `i` and its neighbours go with the blocks round `pbn`. */

@@ -27,6 +27,8 @@ import { HOLE } from './trees.js';
 
 const TWO_32 = 4294967296;
 const FILLS = 256;
+/** Blocks of the largest request: it needs no more sets than there are. */
+export const TRANSFER_BLOCKS_MAX = 4096;
 /** Leaves that one round unmaps. */
 const UNMAPS = 32;
 
@@ -70,7 +72,11 @@ export class VolumeQueue implements QueueDriver {
     this.volume = volume;
     this.readOnly = readOnly;
     const blocks = volume.bytes / Page.bytes;
-    this.check = new RequestCheck({ blocks, blockSize: Page.bytes, maxTransferBlocks: 2 ** 18 });
+    this.check = new RequestCheck({
+      blocks,
+      blockSize: Page.bytes,
+      maxTransferBlocks: TRANSFER_BLOCKS_MAX,
+    });
     this.done = new CompletionRing(depth);
     this.free = Int32Array.from({ length: depth }, (_, i) => depth - 1 - i);
     this.freeCount = depth;
@@ -347,12 +353,12 @@ export class VolumeQueue implements QueueDriver {
       if (left > 0 && engine.failed === null) {
         if (!engine.mayEnter) return;
         const done = engine.entering.unmap(volume, this.lbns[slot]! + at, left);
-        if (done === Miss.wait) return;
+        if (done === Miss.wait && !engine.isFull()) return;
         if (done > 0) {
           this.progress[slot] = at + done;
           continue;
         }
-        this.statuses[slot] = engine.pageStatus();
+        this.statuses[slot] = done === Miss.wait ? Status.NO_SPACE : engine.pageStatus();
       }
       this.unmaps.shift();
       if (engine.failed !== null) this.statuses[slot] = Status.DEVICE_ERROR;

@@ -13,12 +13,11 @@ import {
 import type { VolumeRecord } from './catalogue.js';
 import type { Engine } from './engine.js';
 import { Page, VolumeState } from './layout.js';
-import { VolumeQueue } from './volume-queue.js';
+import { TRANSFER_BLOCKS_MAX, VolumeQueue } from './volume-queue.js';
 
 const OPERATIONS =
   (1 << Op.READ) | (1 << Op.WRITE) | (1 << Op.FLUSH) | (1 << Op.DISCARD) | (1 << Op.WRITE_ZEROES);
 const READ_OPERATIONS = (1 << Op.READ) | (1 << Op.FLUSH);
-const TRANSFER_BYTES = 2 ** 24;
 
 export class VolumeBackend implements Backend {
   readonly uri: string;
@@ -75,7 +74,7 @@ function volumeInfo(volume: VolumeRecord, under: DeviceInfo, readOnly: boolean):
   return {
     blockSize: Page.bytes,
     blocks: volume.bytes / Page.bytes,
-    maxTransferBlocks: TRANSFER_BYTES / Page.bytes,
+    maxTransferBlocks: TRANSFER_BLOCKS_MAX,
     maxSegments: 0,
     addressAlign: under.addressAlign,
     segmentAlign: Page.bytes,

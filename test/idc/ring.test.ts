@@ -209,13 +209,16 @@ describe('an index of the other side', () => {
         (steps) => {
           const { writer, readerHalf } = ring(8);
           let granted = 0;
+          let highest = 0;
           for (const [wanted, index] of steps) {
             readerHalf[Half.consumed] = index;
+            // An index that goes back is noticed when it is looked at next.
+            highest = Math.max(highest, index);
             const n = writer.reserve(wanted);
             granted += n;
             writer.submit();
             if (writer.broken) return;
-            expect(granted).toBeLessThanOrEqual((readerHalf[Half.consumed]! | 0) + 8);
+            expect(granted).toBeLessThanOrEqual(highest + 8);
           }
         },
       ),
