@@ -116,3 +116,46 @@ it('goes on deleting where a pool was closed, and holds up nobody', async () => 
   expect(await checkPool(device, { data: true })).toMatchObject({ clean: true, volumes: 2 });
   await device.close();
 });
+
+it('use the space of what was deleted, blocks and nodes, again and again', async () => {
+  const device = await open('ram:48MiB');
+  await Pool.create(device, { thn: 4, sampling: 1 });
+  const pool = await Pool.open(device, OPEN);
+  let content = 1;
+  const models = new Map<string, Map<number, number>>();
+  for (let cycle = 0; cycle < 14; cycle++) {
+    const name = `c${cycle}`;
+    await pool.createVolume(name, 2 ** 36);
+    const disk = pool.openVolume(name);
+    const model = new Map<number, number>();
+    models.set(name, model);
+    // Some blocks in each of many leaves, twice, so that nodes move to where nodes of others were.
+    for (let i = 0; i < 320; i++) {
+      if (i === 160) await pool.checkpoint();
+      const first = (i % 160) * 997 + cycle + (i < 160 ? 0 : 20);
+      const contents = Array.from({ length: 6 }, () => content++);
+      await write(disk, first, contents);
+      for (const [at, each] of contents.entries()) model.set(first + at, each);
+    }
+    await disk.close();
+    if (cycle >= 2) {
+      await pool.deleteVolume(`c${cycle - 2}`);
+      models.delete(`c${cycle - 2}`);
+      await pool.settle();
+      await pool.checkpoint();
+    }
+    for (const [each, wanted] of models) {
+      const kept = pool.openVolume(each);
+      const buffer = kept.memory.alloc(PAGE);
+      for (const [lbn, value] of wanted) {
+        await kept.read(lbn, buffer);
+        if (contentOf(buffer.u32, 0) !== value) expect(`${each} at ${lbn}`).toBe('as written');
+      }
+      buffer.free();
+      await kept.close();
+    }
+  }
+  await pool.close();
+  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});

@@ -1,0 +1,70 @@
+// A pool that is full all the time: writes that find no space leave what was there, everything else
+// is as it was written, whatever is shared, freed and given out again meanwhile.
+
+import { expect, it } from 'vitest';
+import { checkPool, Pool } from '../../lib/dedup/index.js';
+import { PenstockError } from '../../lib/errors.js';
+import { open } from '../../lib/open.js';
+import { contentOf, fillBlock, VolumeModel } from '../soak/dedup-model.js';
+import { Random } from '../soak/harness.js';
+
+const PAGE = 4096;
+const BLOCKS = 16_000;
+const PARALLEL = 6;
+const STEPS = 500;
+
+it.each([1, 2])(
+  'does as its model does, seed %i',
+  async (seed) => {
+    const random = new Random(seed);
+    const device = await open('ram:40MiB');
+    await Pool.create(device, { thn: 2, sampling: 1 });
+    const pool = await Pool.open(device, { cacheBytes: 2 ** 20, indexBytes: 2 ** 20 });
+    await pool.createVolume('one', BLOCKS * PAGE);
+    const disk = pool.openVolume('one');
+    const model = new VolumeModel('one', BLOCKS);
+    let content = 1;
+    let full = 0;
+    const part = Math.floor(BLOCKS / PARALLEL);
+    for (let step = 0; step < STEPS; step++) {
+      const works = Array.from({ length: PARALLEL }, async (_, i) => {
+        const count = random.between(1, 60);
+        const first = i * part + random.below(part - count);
+        if (random.chance(0.1)) {
+          for (let b = 0; b < count; b++) model.tries(first + b, 0);
+          await disk.discard(first, count).then(() => model.settles(first, count, 0), noSpace);
+          return;
+        }
+        // What was written lately is often written again.
+        const old = random.chance(0.6) ? Math.max(1, content - random.below(6000)) : content;
+        const base = old + count <= content ? old : content;
+        if (base === content) content += count;
+        const buffer = disk.memory.alloc(count * PAGE);
+        for (let b = 0; b < count; b++) {
+          fillBlock(buffer.u32, b * 1024, base + b);
+          model.tries(first + b, base + b);
+        }
+        await disk.write(first, buffer).then(() => model.settles(first, count, base), noSpace);
+        buffer.free();
+      });
+      await Promise.all(works);
+    }
+    expect(full).toBeGreaterThan(50);
+    const buffer = disk.memory.alloc(BLOCKS * PAGE);
+    await disk.read(0, buffer);
+    for (let block = 0; block < BLOCKS; block++) {
+      model.adopt(block, contentOf(buffer.u32, block * 1024));
+    }
+    buffer.free();
+    await disk.close();
+    await pool.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
+
+    function noSpace(error: unknown): void {
+      if (!(error instanceof PenstockError) || error.code !== 'NO_SPACE') throw error;
+      full++;
+    }
+  },
+  60_000,
+);
