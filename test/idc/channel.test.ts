@@ -103,6 +103,8 @@ describe('a channel', () => {
         );
         return [code, domain.memory.taken - before];
       });
+    // Their link comes with descriptors of its own: it is to be there before.
+    expect((await attempt())[0]).toBe('connected');
     // A channel's wake is two: of one of them there is none left.
     for (const free of [0, 1]) {
       const giveBack = await takeDescriptors(a, free);
