@@ -85,9 +85,32 @@ describe('a pool', () => {
     expect(body['volumes']).toContainEqual(
       expect.objectContaining({ name: 'empty', size_bytes: MIB, mapped_bytes: 0 }),
     );
-    expect((await penstock(['volume', 'list', uri])).stdout).toMatch(/^VOLUME +SIZE +MAPPED/);
+    expect((await penstock(['volume', 'list', uri])).stdout).toMatch(/^VOLUME +KIND +SIZE +MAPPED/);
     await penstock(['volume', 'export', uri, 'empty', at('empty')]);
     expect(readFileSync(at('empty')).equals(Buffer.alloc(MIB))).toBe(true);
+  });
+
+  it('copies and deletes them, and the check finds nothing', async () => {
+    for (const args of [
+      ['volume', 'snapshot', uri, 'empty', 'frozen'],
+      ['volume', 'clone', uri, 'frozen', 'another'],
+      ['volume', 'delete', uri, 'empty'],
+    ]) {
+      expect((await penstock(args)).exitCode).toBe(0);
+    }
+    const { body } = await json('volume', 'list', uri);
+    expect(body['volumes']).toContainEqual(
+      expect.objectContaining({ name: 'frozen', kind: 'snapshot' }),
+    );
+    expect(body['volumes']).toContainEqual(
+      expect.objectContaining({ name: 'another', kind: 'volume' }),
+    );
+    expect(body['volumes']).not.toContainEqual(expect.objectContaining({ name: 'empty' }));
+    const checked = await json('pool', 'check', uri, '--data');
+    expect(checked.body).toMatchObject({ clean: true, findingsTotal: 0 });
+    const shown = await penstock(['pool', 'check', uri]);
+    expect(shown).toMatchObject({ exitCode: 0 });
+    expect(shown.stdout).toMatch(/^clean: \d+ pages of metadata/);
   });
 });
 
