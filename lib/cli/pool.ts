@@ -50,10 +50,6 @@ interface PoolFacts {
   } | null;
 }
 
-const THN_MAX = 256;
-const LLRRM_THRESHOLD_MAX = 2 ** 20;
-const SAMPLING_MAX = 2 ** 16;
-
 export function configure(command: Command, finish: Finish): void {
   command
     .command('create')
@@ -140,23 +136,18 @@ async function create(uri: string, words: CreateWords): Promise<void> {
 function createOptions(words: CreateWords): CreateOptions {
   const { thn, llrrmThreshold, sampling, force = false } = words;
   const options: CreateOptions = { force };
-  if (thn !== undefined) options.thn = count('--thn', thn, 0, THN_MAX);
+  if (thn !== undefined) options.thn = count('--thn', thn);
   if (llrrmThreshold !== undefined) {
-    options.llrrmThreshold = count('--llrrm-threshold', llrrmThreshold, 1, LLRRM_THRESHOLD_MAX);
+    options.llrrmThreshold = count('--llrrm-threshold', llrrmThreshold);
   }
-  if (sampling !== undefined) {
-    options.sampling = count('--sampling', sampling, 1, SAMPLING_MAX);
-    if (!Number.isInteger(Math.log2(options.sampling))) {
-      throw badOption(`--sampling ${sampling} is no power of two`);
-    }
-  }
+  if (sampling !== undefined) options.sampling = count('--sampling', sampling);
   return options;
 }
 
-function count(flag: string, text: string, least: number, most: number): number {
-  const value = Number(text);
-  if (/^\d+$/.test(text) && value >= least && value <= most) return value;
-  throw badOption(`${flag} ${text} is no number from ${least} to ${most}`);
+/** A number; what is out of range is for the pool to say. */
+function count(flag: string, text: string): number {
+  if (/^\d+$/.test(text)) return Number(text);
+  throw badOption(`${flag} ${text} is no number`);
 }
 
 function badOption(message: string): PenstockError {

@@ -107,13 +107,8 @@ export class Allocator {
     return 0;
   }
 
-  /** Lets go of the extents that are open. */
-  closeAll(): void {
-    for (const open of this.open) if (open.extent >= 0) this.close(open);
-  }
-
-  /** Whether `stream` has the extent open. */
-  isOpen(extent: number): boolean {
+  /** Whether an extent is open. */
+  private isOpen(extent: number): boolean {
     return this.open[0]!.extent === extent || this.open[1]!.extent === extent;
   }
 

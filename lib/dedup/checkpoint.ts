@@ -283,9 +283,4 @@ export class Checkpoint {
     this.phase = Phase.releasing;
     this.step();
   }
-
-  /** Sequence and place of the journal of the checkpoint that is under way. */
-  get named(): { seq: number; position: number } {
-    return { seq: this.stagedSeq, position: this.position % this.journal.capacity };
-  }
 }

@@ -17,6 +17,7 @@ import type { Catalogue, VolumeRecord } from './catalogue.js';
 import { Phase, type Checkpoint } from './checkpoint.js';
 import { Entering } from './entering.js';
 import type { FingerprintIndex } from './fingerprint-index.js';
+import type { Hasher } from './hasher.js';
 import type { PoolIo } from './io.js';
 import type { Journal } from './journal.js';
 import { Miss, PageFailure, type PageCache } from './pages.js';
@@ -25,6 +26,7 @@ import { Fifo, SETS, type SetTable } from './sets.js';
 import type { Space } from './space.js';
 import type { Thn } from './thn.js';
 import type { Trees } from './trees.js';
+import { Trimmer } from './trimmer.js';
 import type { VolumeQueue } from './volume-queue.js';
 
 /** Kinds of requests to the device. */
@@ -39,14 +41,14 @@ export const enum Io {
 }
 
 /** Parts of cache and journal at which a checkpoint begins, and writes wait. */
-const DIRTY_BEGIN = 0.3;
+export const DIRTY_BEGIN = 0.3;
 const DIRTY_MOST = 0.6;
 const JOURNAL_BEGIN = 0.4;
 /** References that may wait for their pages before no more sets are entered. */
 const UNSETTLED_MOST = 4096;
 const SLEEP_MS = 50;
-/** Leaves of deleted volumes that a round takes apart. */
-const TRIMS = 8;
+/** Buckets of the index that a round sweeps when its sampling rate has doubled. */
+const SWEEP_BUCKETS = 4096;
 /** Of what a read or flush is known by: the slot; the rest is the queue's number. */
 export const SLOT_BITS = 15;
 const SLOT_MASK = 2 ** SLOT_BITS - 1;
@@ -61,6 +63,7 @@ export interface EngineParts {
   readonly checkpoint: Checkpoint;
   readonly catalogue: Catalogue;
   readonly sets: SetTable;
+  readonly hasher: Hasher;
   readonly planner: Planner;
   readonly thn: Thn;
   readonly index: FingerprintIndex;
@@ -69,8 +72,8 @@ export interface EngineParts {
 export class Engine {
   readonly parts: EngineParts;
   readonly entering: Entering;
-  readonly queues = new Set<VolumeQueue>();
-  /** Queues by number; a queue's slots are at most 2^16. */
+  private readonly trimmer: Trimmer;
+  /** Queues by number; a queue has at most 2^15 slots. */
   readonly numbered: (VolumeQueue | null)[] = [];
   /** Why nothing can be changed any more; null: it can. */
   failed: string | null = null;
@@ -81,6 +84,7 @@ export class Engine {
   /** The pool is about to be closed: what goes on in the background stops. */
   closing = false;
   rounds = 0;
+  private readonly toHash = new Fifo(SETS);
   private readonly toPlan = new Fifo(SETS);
   private readonly toMend = new Fifo(SETS);
   private readonly toEnter = new Fifo(SETS);
@@ -91,21 +95,21 @@ export class Engine {
   constructor(parts: EngineParts) {
     this.parts = parts;
     this.entering = new Entering(parts);
+    this.trimmer = new Trimmer(this);
   }
 
   /** Sets, reads, or parts of a checkpoint are under way. */
   get busy(): boolean {
     const { io, sets, checkpoint } = this.parts;
     if (io.inFlight > 0 || sets.freeSets < SETS) return true;
-    for (const queue of this.queues) if (queue.busy) return true;
+    for (const queue of this.numbered) if (queue?.busy === true) return true;
     if (this.trims) return true;
     return this.failed === null && (this.wanted || checkpoint.phase !== Phase.idle);
   }
 
   /** A set was filled: it is to be written. */
   add(set: number): void {
-    this.parts.planner.hash(set);
-    this.toPlan.push(set);
+    this.toHash.push(set);
   }
 
   /** Whatever can be done now is done. */
@@ -113,15 +117,18 @@ export class Engine {
     if (this.running) return;
     this.running = true;
     this.rounds++;
-    const { io, space, journal, checkpoint } = this.parts;
+    const { io, space, journal, checkpoint, hasher, planner, index } = this.parts;
+    hasher.hash(this.toHash, this.toPlan);
     this.takeAnswers();
     space.settle();
     if (space.broken !== null) this.fail(space.broken);
     this.mend();
     this.plan();
+    planner.insert();
+    if (index.sweeping) index.sweep(SWEEP_BUCKETS);
     this.enter();
-    for (const queue of this.queues) queue.step();
-    if (this.trims) this.trim();
+    this.stepQueues();
+    if (this.trims) this.trimmer.step();
     if (journal.dirty) journal.commit();
     if (journal.broken + checkpoint.broken !== 0) this.fail('the device did not take metadata');
     this.end();
@@ -179,7 +186,11 @@ export class Engine {
   fail(why: string): void {
     if (this.failed !== null) return;
     this.failed = why;
-    for (const queue of this.queues) queue.step();
+  }
+
+  private stepQueues(): void {
+    const { numbered } = this;
+    for (let i = 0; i < numbered.length; i++) numbered[i]?.step();
   }
 
   private async breathe(): Promise<void> {
@@ -255,7 +266,7 @@ export class Engine {
       if (sets.statuses[set] === 0 && this.failed === null) {
         const plan = planner.again(set);
         if (plan === Plan.wait && sets.atDevice[set] === 0) return;
-        if (plan !== Plan.done) sets.statuses[set] = Status.NO_SPACE;
+        if (plan === Plan.noSpace) sets.statuses[set] = Status.NO_SPACE;
       }
       this.toMend.shift();
       if (sets.atDevice[set] !== 0) continue;
@@ -316,10 +327,11 @@ export class Engine {
   }
 
   private enter(): void {
-    const { sets } = this.parts;
+    const { sets, allocator } = this.parts;
     while (this.toEnter.length > 0) {
-      if (!this.mayEnter) return;
+      if (this.failed === null && !this.mayEnter) return;
       const set = this.toEnter.head;
+      allocator.full = false; // what it says is of this set, then
       let result = this.failed === null ? this.entering.enter(set) : Miss.bad;
       if (result === Miss.wait && this.isFull()) {
         sets.statuses[set] = Status.NO_SPACE;
@@ -350,21 +362,6 @@ export class Engine {
   /** Volumes are being deleted. */
   private get trims(): boolean {
     return this.failed === null && !this.closing && this.parts.catalogue.deleting.length > 0;
-  }
-
-  /** A part of what is to be deleted, so that nobody waits for all of it. */
-  private trim(): void {
-    const { catalogue, trees, pages } = this.parts;
-    for (let step = 0; step < TRIMS && catalogue.deleting.length > 0; step++) {
-      if (!this.mayEnter || pages.dirtyCount > pages.frames * DIRTY_BEGIN) return;
-      const volume = catalogue.deleting[0]!;
-      const result = trees.trim(volume);
-      if (result === Miss.wait) return;
-      volume.changed = true;
-      if (result === 0) catalogue.gone(volume);
-      // What of it cannot be read stays where it is, until the pool is opened again.
-      if (result === Miss.bad) catalogue.deleting.shift();
-    }
   }
 
   /** A checkpoint begins when all counts are settled: nothing new comes before. */
@@ -409,7 +406,7 @@ export class Engine {
   }
 
   private advanceCheckpoint(): void {
-    const { checkpoint, pages, journal } = this.parts;
+    const { checkpoint, pages, journal, index } = this.parts;
     if (this.failed !== null) {
       this.wanted = false;
       return;
@@ -424,6 +421,7 @@ export class Engine {
       // From here on their common root is of a checkpoint that is past, and nobody's alone.
       this.copies.length = 0;
       checkpoint.begin();
+      index.maybeDouble();
     }
   }
 

@@ -13,6 +13,7 @@ import { Op, Status } from '../hpdi/index.js';
 import { native } from '../native.js';
 import { Stream, type Allocator } from './allocator.js';
 import type { FingerprintIndex } from './fingerprint-index.js';
+import { Compare, compareBlocks, EQUAL } from './hasher.js';
 import type { PoolIo } from './io.js';
 import { Fingerprint, Group, Head, Page, SetMax } from './layout.js';
 import { Fate, SETS, type SetTable } from './sets.js';
@@ -30,9 +31,8 @@ export const enum Plan {
 }
 
 const TWO_32 = 4294967296;
-/** XXH3-128 of 4096 zeros is computed once. */
-const COMPARE_WORDS = 8;
-const EQUAL = 0xffffffff;
+/** Blocks that the index is told of in one call. */
+const INSERTS = 1024;
 const EXTENT_MASK = Group.extentPages - 1;
 
 export interface PlannerParts {
@@ -42,8 +42,6 @@ export interface PlannerParts {
   readonly io: PoolIo;
   readonly thn: Thn;
   readonly index: FingerprintIndex;
-  /** Address of a page of zeros. */
-  readonly zeros: number;
 }
 
 export class Planner {
@@ -55,11 +53,11 @@ export class Planner {
   private readonly parts: PlannerParts;
   private readonly writeKind: number;
   private readonly readKind: number;
-  private readonly ranges = new Uint32Array(SetMax.blocks * 4);
-  private readonly compares = new Uint32Array(SetMax.blocks * COMPARE_WORDS);
-  private readonly zeroPrint = new Uint32Array(Fingerprint.words);
-  private readonly blocks = new Uint32Array(SetMax.blocks * 2);
-  private readonly prints = new Uint32Array(SetMax.blocks * Fingerprint.words);
+  private readonly compares = new Uint32Array(SetMax.blocks * Compare.words);
+  /** What the index is still to be told: fingerprints, and blocks. */
+  private readonly prints = new Uint32Array(INSERTS * Fingerprint.words);
+  private readonly blocks = new Uint32Array(INSERTS * 2);
+  private inserts = 0;
   /** Runs that are being compared: set, first block, how many. */
   private readonly runs = new Int32Array(SETS * 64 * 3);
   private readonly freeRuns: Int32Array;
@@ -72,35 +70,6 @@ export class Planner {
     const runs = this.runs.length / 3;
     this.freeRuns = Int32Array.from({ length: runs }, (_, i) => i);
     this.freeRunCount = runs;
-    this.entry(this.ranges, 0, parts.zeros);
-    native.xxh3List(this.ranges, 1, this.zeroPrint);
-  }
-
-  /** Computes the fingerprints of a set's blocks, and finds those that are all zeros. */
-  hash(set: number): void {
-    const { sets } = this.parts;
-    const count = sets.counts[set]!;
-    const base = set * SetMax.blocks;
-    for (let b = 0; b < count; b++) this.entry(this.ranges, b, sets.addresses[base + b]!);
-    native.xxh3List(this.ranges, count, sets.views[set]!);
-    let zeros = 0;
-    const { zeroPrint, compares } = this;
-    const prints = sets.fingerprints;
-    for (let b = 0; b < count; b++) {
-      sets.fates[base + b] = Fate.fresh;
-      const at = (base + b) * Fingerprint.words;
-      if (prints[at] !== zeroPrint[0] || prints[at + 1] !== zeroPrint[1]) continue;
-      if (prints[at + 2] !== zeroPrint[2] || prints[at + 3] !== zeroPrint[3]) continue;
-      this.compare(zeros++, sets.addresses[base + b]!, this.parts.zeros);
-      compares[(zeros - 1) * COMPARE_WORDS + 6] = b;
-    }
-    if (zeros === 0) return;
-    native.compareList(compares, zeros);
-    for (let i = 0; i < zeros; i++) {
-      if (compares[i * COMPARE_WORDS + 5] !== EQUAL) continue;
-      sets.fates[base + compares[i * COMPARE_WORDS + 6]!] = Fate.zero;
-      sets.pbns[base + compares[i * COMPARE_WORDS + 6]!] = 0;
-    }
   }
 
   /** Gives a set's blocks their places, and asks the device for what that takes. */
@@ -109,6 +78,8 @@ export class Planner {
     const count = sets.counts[set]!;
     const base = set * SetMax.blocks;
     if (sets.planned[set] === 0) {
+      // Sets before this one are found by it.
+      if (thn.looksAt(count)) this.insert();
       if (!thn.find(set)) return Plan.wait;
       if (this.freeRunCount < SetMax.blocks) return Plan.wait;
     }
@@ -159,12 +130,12 @@ export class Planner {
     const loan = (loanHi & 0xfff) * TWO_32 + loanLo;
     const { compares } = this;
     for (let b = 0; b < length; b++) {
-      this.compare(b, sets.addresses[base + b]!, loan + b * Page.bytes);
+      compareBlocks(compares, b, sets.addresses[base + b]!, loan + b * Page.bytes);
     }
     const done = native.compareList(compares, length);
     io.release(loanLo, loanHi);
     for (let b = 0; b < length; b++) {
-      if (b < done && compares[b * COMPARE_WORDS + 5] === EQUAL) {
+      if (b < done && compares[b * Compare.words + Compare.result] === EQUAL) {
         this.same++;
         continue;
       }
@@ -251,40 +222,32 @@ export class Planner {
     this.fresh += length;
   }
 
-  /** Enters new blocks in their fingerprint page and in the index. */
+  /** Enters new blocks in their fingerprint page, and with the next `insert` in the index. */
   private enterPrints(set: number, b: number, length: number, pbn: number): void {
-    const { sets, space, allocator, index } = this.parts;
+    const { sets, space, allocator } = this.parts;
     const frame = allocator.fingerprints;
     const { words } = space.pages;
     const page = ((pbn >>> 0) & EXTENT_MASK) - Group.metaPages;
     const to = (frame << Page.shift) + Head.words + page * Fingerprint.words;
     const from = (set * SetMax.blocks + b) * Fingerprint.words;
+    if (this.inserts + length > INSERTS) this.insert();
     const { prints, blocks } = this;
     const { fingerprints } = sets;
+    const at = this.inserts * Fingerprint.words;
     for (let i = 0; i < length * Fingerprint.words; i++) {
       const word = fingerprints[from + i]!;
       words[to + i] = word;
-      prints[i] = word;
+      prints[at + i] = word;
     }
-    for (let i = 0; i < length; i++) setPair(blocks, i * 2, pbn + i);
+    for (let i = 0; i < length; i++) setPair(blocks, (this.inserts + i) * 2, pbn + i);
+    this.inserts += length;
     space.touchFingerprints(frame, Math.floor(pbn / Group.extentPages));
-    index.insert(prints, blocks, length);
   }
 
-  private entry(list: Uint32Array, i: number, address: number): void {
-    list[i * 4] = address >>> 0;
-    list[i * 4 + 1] = address / TWO_32;
-    list[i * 4 + 2] = Page.bytes;
-    list[i * 4 + 3] = 0;
-  }
-
-  private compare(i: number, a: number, b: number): void {
-    const { compares } = this;
-    const at = i * COMPARE_WORDS;
-    compares[at] = a >>> 0;
-    compares[at + 1] = a / TWO_32;
-    compares[at + 2] = b >>> 0;
-    compares[at + 3] = b / TWO_32;
-    compares[at + 4] = Page.bytes;
+  /** Tells the index of the blocks that were given places since the last time. */
+  insert(): void {
+    if (this.inserts === 0) return;
+    this.parts.index.insert(this.prints, this.blocks, this.inserts);
+    this.inserts = 0;
   }
 }

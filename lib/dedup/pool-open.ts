@@ -8,6 +8,7 @@ import { Catalogue } from './catalogue.js';
 import { Checkpoint } from './checkpoint.js';
 import { Engine, Io } from './engine.js';
 import { FingerprintIndex } from './fingerprint-index.js';
+import { Hasher } from './hasher.js';
 import { PoolIo } from './io.js';
 import { Journal } from './journal.js';
 import { Group, Magic, Page, Place, ROOT_SLOT_WORDS, SetMax, Span, Volume } from './layout.js';
@@ -182,14 +183,11 @@ export async function openParts(
   const zeros: Segment = addressSpace().create(Page.bytes);
   closers.push(() => zeros.close());
   const thn = new Thn(sets, space, index, options.thn ?? facts.thn);
-  const planner = new Planner(
-    { sets, space, allocator, io, thn, index, zeros: zeros.address },
-    Io.write,
-    Io.compare,
-  );
+  const planner = new Planner({ sets, space, allocator, io, thn, index }, Io.write, Io.compare);
+  const hasher = new Hasher(sets, zeros.address);
   const engine = new Engine({
     ...{ io, pages, space, allocator, trees, journal, checkpoint, catalogue, sets, planner },
-    ...{ thn, index },
+    ...{ hasher, thn, index },
   });
   await loadCatalogue(engine, device, facts.volumes);
   let recovery: RecoveryReport | null = null;

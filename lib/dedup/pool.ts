@@ -14,7 +14,7 @@ import { PenstockError } from '../errors.js';
 import { BlockDevice } from '../hpdi/index.js';
 import type { VolumeRecord } from './catalogue.js';
 import type { Engine } from './engine.js';
-import { Page, Place, ROOT_SLOT_WORDS, VolumeState } from './layout.js';
+import { Page, Place, ROOT_SLOT_WORDS, SetMax, VolumeState } from './layout.js';
 import { layoutOf } from './pool-layout.js';
 import {
   assertDevice,
@@ -48,6 +48,7 @@ export interface CreateOptions {
 const THN = 8;
 const LLRRM_THRESHOLD = 4;
 const SAMPLING = 8;
+const SAMPLING_MAX = 2 ** 16;
 
 /** Devices that have a pool open in this environment. */
 const opened = new WeakSet<BlockDevice>();
@@ -77,6 +78,7 @@ export class Pool {
   static async create(device: BlockDevice, options: CreateOptions = {}): Promise<void> {
     const { thn = THN, llrrmThreshold = LLRRM_THRESHOLD, sampling = SAMPLING } = options;
     assertDevice(device);
+    assertOptions(thn, llrrmThreshold, sampling);
     if (options.force !== true) {
       const known = await readBoth(device).catch((error: unknown) => {
         if (error instanceof PenstockError && error.code === 'NEWER_FORMAT') return 'newer';
@@ -256,4 +258,22 @@ export class Pool {
     }
     if (this.engine.failed !== null) throw failure(this.engine);
   }
+}
+
+/** Throws BAD_OPTION. */
+function assertOptions(thn: number, llrrmThreshold: number, sampling: number): void {
+  const isPower = Number.isInteger(Math.log2(sampling));
+  const wrong =
+    !Number.isInteger(thn) || thn < 0 || thn > SetMax.blocks
+      ? `thn is from 0 to ${SetMax.blocks}, not ${thn}`
+      : !isPower || sampling < 1 || sampling > SAMPLING_MAX
+        ? `sampling is a power of two from 1 to ${SAMPLING_MAX}, not ${sampling}`
+        : !Number.isInteger(llrrmThreshold) || llrrmThreshold < 1 || llrrmThreshold >= 2 ** 32
+          ? `llrrmThreshold is a count from 1 on, not ${llrrmThreshold}`
+          : '';
+  if (wrong === '') return;
+  throw new PenstockError('BAD_OPTION', wrong, {
+    hint: 'leave it out for a good value: thn 8, sampling 8, llrrmThreshold 4',
+    exitCode: 2,
+  });
 }

@@ -54,6 +54,11 @@ export class Thn {
     this.thn = thn;
   }
 
+  /** Whether sets of so many blocks are looked at. */
+  looksAt(count: number): boolean {
+    return this.thn > 0 && count >= this.thn;
+  }
+
   /**
    * Sets the fate and place of the blocks of a set that are stored already; the others stay as they
    * are. False: pages are on their way, or a write that it depends on is: ask again.
@@ -62,7 +67,7 @@ export class Thn {
     const { sets, found } = this;
     const count = sets.counts[set]!;
     this.forget(set);
-    if (this.thn === 0 || count < this.thn) return true;
+    if (!this.looksAt(count)) return true;
     const view = sets.views[set]!;
     if (this.index.probe(view, count, found) === 0) return true;
     const base = set * SetMax.blocks;

@@ -97,12 +97,6 @@ export class VolumeQueue implements QueueDriver {
     const gap = engine.numbered.indexOf(null);
     this.number = gap < 0 ? engine.numbered.length : gap;
     engine.numbered[this.number] = this;
-    engine.queues.add(this);
-  }
-
-  /** The volume has another size. */
-  resize(blocks: number): void {
-    this.check.blocks = blocks;
   }
 
   // hot:begin
@@ -352,6 +346,7 @@ export class VolumeQueue implements QueueDriver {
       const left = this.counts[slot]! - at;
       if (left > 0 && engine.failed === null) {
         if (!engine.mayEnter) return;
+        engine.parts.allocator.full = false;
         const done = engine.entering.unmap(volume, this.lbns[slot]! + at, left);
         if (done === Miss.wait && !engine.isFull()) return;
         if (done > 0) {
@@ -420,7 +415,6 @@ export class VolumeQueue implements QueueDriver {
     if (this.closed) return;
     await this.drain();
     this.closed = true;
-    this.engine.queues.delete(this);
     this.engine.numbered[this.number] = null;
     native.fileClose(this.fd);
   }

@@ -54,6 +54,11 @@ describe('a pool that cannot be had', () => {
     await Pool.create(device);
     await expect(Pool.create(device)).rejects.toMatchObject({ code: 'POOL_EXISTS' });
     await Pool.create(device, { force: true });
+    for (const wrong of [{ thn: 257 }, { thn: 1.5 }, { sampling: 3 }, { llrrmThreshold: 0 }]) {
+      const made = Pool.create(device, { ...wrong, force: true });
+      await expect(made).rejects.toMatchObject({ code: 'BAD_OPTION', exitCode: 2 });
+    }
+    await expect(Pool.open(device, { thn: NaN })).rejects.toMatchObject({ code: 'BAD_OPTION' });
     await device.close();
     const small = await open('ram:8MiB');
     await expect(Pool.create(small)).rejects.toMatchObject({ code: 'POOL_TOO_SMALL' });
@@ -242,6 +247,34 @@ describe('space', () => {
     await disk.close();
     await pool.close();
     expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
+  });
+});
+
+describe('the index', () => {
+  it('that is too small samples less, and goes on finding what it has', async () => {
+    const device = await open('ram:64MiB');
+    await Pool.create(device, { thn: 4, sampling: 1 });
+    const pool = await Pool.open(device, { cacheBytes: 2 ** 21, indexBytes: 4096 });
+    await pool.createVolume('one', 2 ** 26);
+    const disk = pool.openVolume('one');
+    for (let at = 0; at < 4096; at += 128) {
+      const buffer = filled(disk, range(1 + at, 128));
+      await disk.write(at, buffer);
+      buffer.free();
+      await pool.checkpoint();
+    }
+    const { index } = pool.stats();
+    expect(index.rate).toBeGreaterThan(4);
+    expect(index.entries).toBeLessThanOrEqual(512);
+    const before = pool.stats().written.same;
+    const buffer = filled(disk, range(1 + 4096 - 256, 256));
+    await disk.write(8000, buffer);
+    buffer.free();
+    expect(pool.stats().written.same - before).toBeGreaterThan(100);
+    await disk.close();
+    await pool.close();
+    expect(pool.info.sampling).toBe(index.rate);
     await device.close();
   });
 });

@@ -250,7 +250,7 @@ class CrashRun implements SoakRun {
 
 function isOfCut(error: unknown): boolean {
   if (!(error instanceof PenstockError)) return false;
-  return ['DEVICE_GONE', 'POOL_FAILED', 'DEVICE_ERROR', 'POOL_CORRUPT'].includes(error.code);
+  return ['DEVICE_GONE', 'POOL_FAILED', 'DEVICE_ERROR'].includes(error.code);
 }
 
 export const dedupCrashSoak: Soak = {

@@ -104,8 +104,10 @@ class FileBackend implements Backend {
       this.claimed = true;
     } catch (cause) {
       const code = errnoCode(cause);
-      // A file system without locks cannot say who else has the file.
-      if (code !== 'EAGAIN' && code !== 'EACCES') return;
+      // A file system without locks cannot say who else has the file; a file that is open for
+      // reading only is nobody's to own.
+      if (['ENOLCK', 'EOPNOTSUPP', 'EINVAL', 'EBADF'].includes(code)) return;
+      if (code !== 'EAGAIN' && code !== 'EACCES') throw cause;
       throw new PenstockError('DEVICE_BUSY', `${this.path} is in use by another owner`, {
         hint: 'end that process, or close the pool there; the lock goes with it',
         exitCode: 3,

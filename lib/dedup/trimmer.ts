@@ -1,0 +1,30 @@
+// Trimmer: takes the maps of deleted volumes apart in the background, a part a round, so that
+// nobody waits for all of it. A crash loses no more than the parts since the last checkpoint.
+
+import { DIRTY_BEGIN, type Engine } from './engine.js';
+import { Miss } from './pages.js';
+
+/** Leaves that a round takes apart. */
+const LEAVES = 8;
+
+export class Trimmer {
+  private readonly engine: Engine;
+
+  constructor(engine: Engine) {
+    this.engine = engine;
+  }
+
+  step(): void {
+    const { catalogue, trees, pages } = this.engine.parts;
+    for (let leaf = 0; leaf < LEAVES && catalogue.deleting.length > 0; leaf++) {
+      if (!this.engine.mayEnter || pages.dirtyCount > pages.frames * DIRTY_BEGIN) return;
+      const volume = catalogue.deleting[0]!;
+      const result = trees.trim(volume);
+      if (result === Miss.wait) return;
+      volume.changed = true;
+      if (result === 0) catalogue.gone(volume);
+      // What of it cannot be read stays where it is, until the pool is opened again.
+      if (result === Miss.bad) catalogue.deleting.shift();
+    }
+  }
+}
