@@ -2,14 +2,17 @@
 // duplicate data, half and half, random reads beside the device itself, random overwrites; beside
 // a plain memcpy of as much data in the same run. THN 8, one fingerprint in eight indexed.
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Pool } from '../lib/dedup/index.js';
-import type { BlockDevice } from '../lib/hpdi/index.js';
+import type { BlockDevice, Queue } from '../lib/hpdi/index.js';
 import { Cpl, Op, Req } from '../lib/hpdi/records.js';
 import type { DmaBuffer } from '../lib/memory/index.js';
 import { native } from '../lib/native.js';
 import { open } from '../lib/open.js';
+import { collect, HEAP_GROWTH_MAX, heapCost, OPERATIONS, type HeapCost } from './heap.js';
 import {
   atLeast,
+  atMost,
   finish,
   median,
   parseOptions,
@@ -43,32 +46,54 @@ interface Load {
   readonly bytes: number;
   readonly depth: number;
   readonly operations: number;
-  readonly lbaOf: (operation: number) => number;
-  readonly addressOf: (operation: number) => number;
+  /** Unit of each operation, and buffer (lo, hi): both repeat. Their lengths are powers of two. */
+  readonly units: Uint32Array;
+  readonly buffers: Uint32Array;
 }
 
 /** Operations a second. */
 async function run(device: BlockDevice, load: Load): Promise<number> {
-  const { op, bytes, depth, operations } = load;
-  const queue = device.queue({ depth, split: false });
-  const { sq, cq } = queue;
-  const blocks = bytes / device.info.blockSize;
+  const queue = device.queue({ depth: load.depth, split: false });
   const started = performance.now();
+  drive(device, queue, load);
+  const seconds = (performance.now() - started) / 1000;
+  await queue.close();
+  return load.operations / seconds;
+}
+
+/** What 10^7 operations leave on the heap, once V8 has compiled what it means to. */
+async function costOf(device: BlockDevice, load: Load): Promise<HeapCost> {
+  const queue = device.queue({ depth: load.depth, split: false });
+  for (let i = 0; i < 4; i++) {
+    drive(device, queue, { ...load, operations: OPERATIONS / 20 });
+    await sleep(100);
+  }
+  collect();
+  const cost = await heapCost(() => drive(device, queue, { ...load, operations: OPERATIONS }));
+  await queue.close();
+  return cost;
+}
+
+function drive(device: BlockDevice, queue: Queue, load: Load): void {
+  const { op, bytes, depth, operations, units, buffers } = load;
+  const { sq, cq } = queue;
+  const unitsMask = units.length - 1;
+  const buffersMask = buffers.length / 2 - 1;
+  const blocks = bytes / device.info.blockSize;
   for (let sent = 0, done = 0; done < operations;) {
     const at = queue.tail;
     const count = queue.reserve(Math.min(depth, operations - sent));
     for (let i = 0; i < count; i++, sent++) {
       const r = ((at + i) & queue.mask) * Req.words;
-      const lba = load.lbaOf(sent) * blocks;
-      const address = load.addressOf(sent);
+      const buffer = (sent & buffersMask) * 2;
       sq[r] = op;
       sq[r + Req.tag] = 0;
       sq[r + Req.blocks] = blocks;
       sq[r + Req.aux] = 0;
-      sq[r + Req.lbaLo] = lba;
+      sq[r + Req.lbaLo] = units[sent & unitsMask]! * blocks;
       sq[r + Req.lbaHi] = 0;
-      sq[r + Req.addressLo] = address >>> 0;
-      sq[r + Req.addressHi] = address / TWO_32;
+      sq[r + Req.addressLo] = buffers[buffer]!;
+      sq[r + Req.addressHi] = buffers[buffer + 1]!;
     }
     queue.submit();
     let got = queue.poll(depth);
@@ -79,9 +104,6 @@ async function run(device: BlockDevice, load: Load): Promise<number> {
     }
     done += got;
   }
-  const seconds = (performance.now() - started) / 1000;
-  await queue.close();
-  return operations / seconds;
 }
 
 function randomize(words: Uint32Array, seed: number): void {
@@ -109,26 +131,35 @@ await program(async () => {
   const note = (name: string, value: number): void => {
     figures.set(name, [...(figures.get(name) ?? []), value]);
   };
-  let x = 1;
-  const random = (): number => {
-    x = (Math.imul(x, 1664525) + 1013904223) >>> 0;
-    return (x >>> 8) % PAGES;
+  const costs: [string, HeapCost][] = [];
+  const shuffled = new Uint32Array(2 ** 20);
+  randomize(shuffled, 1);
+  for (let i = 0; i < shuffled.length; i++) shuffled[i] = shuffled[i]! % PAGES;
+  const inOrder = Uint32Array.from({ length: DATA_BYTES / UNIT_BYTES }, (_, i) => i);
+  /** Places of buffers that follow each other in the data. */
+  const buffersOf = (bytes: number, count: number): Uint32Array => {
+    const words = new Uint32Array(count * 2);
+    for (let i = 0; i < count; i++) {
+      const address = data.address + i * bytes;
+      words.set([address >>> 0, address / TWO_32], i * 2);
+    }
+    return words;
   };
   const sequential = (op: number): Load => ({
     op,
     bytes: UNIT_BYTES,
     depth: SEQUENTIAL_DEPTH,
     operations: DATA_BYTES / UNIT_BYTES,
-    lbaOf: (operation) => operation,
-    addressOf: (operation) => data.address + operation * UNIT_BYTES,
+    units: inOrder,
+    buffers: buffersOf(UNIT_BYTES, DATA_BYTES / UNIT_BYTES),
   });
   const scattered = (op: number): Load => ({
     op,
     bytes: PAGE,
     depth: RANDOM_DEPTH,
     operations: RANDOM_OPERATIONS,
-    lbaOf: random,
-    addressOf: (operation) => data.address + (operation % RANDOM_DEPTH) * PAGE,
+    units: shuffled,
+    buffers: buffersOf(PAGE, RANDOM_DEPTH),
   });
 
   /** A copy of as much data, as other systems make it. */
@@ -164,6 +195,11 @@ await program(async () => {
     const read = await run(a!, scattered(Op.READ));
     measured.push(['read 4 KiB, IOPS', read], ['read 4 KiB, to the device', read / raw]);
     measured.push(['overwrite 4 KiB, IOPS', await run(a!, scattered(Op.WRITE))]);
+    if (round === options.rounds) {
+      progress('heap');
+      costs.push(['read 4 KiB', await costOf(a!, scattered(Op.READ))]);
+      costs.push(['overwrite 4 KiB', await costOf(a!, scattered(Op.WRITE))]);
+    }
     if (round > 0) for (const [name, value] of measured) note(name, value);
     for (const disk of [a!, b!, c!]) await disk.close();
     await pool.close();
@@ -179,6 +215,10 @@ await program(async () => {
     rows.push({ what: name, median: median(values), least: Math.min(...values) });
     const bar = BARS[name];
     if (bar !== undefined) bars.push(atLeast(name, median(values), bar));
+  }
+  for (const [name, { heapGrowthBytes, gcCount }] of costs) {
+    bars.push(atMost(`${name}, heap after 10^7, bytes`, heapGrowthBytes, HEAP_GROWTH_MAX));
+    bars.push(atMost(`${name}, garbage collections`, gcCount, 0));
   }
   const rounds = Object.fromEntries(figures);
   finish({ schema: 'penstock.bench.dedup/1', rows, bars, rounds }, options);

@@ -113,10 +113,7 @@ export class Allocator {
   }
 
   private close(open: OpenExtent): void {
-    const { pins } = this.space.pages;
-    for (const frame of [open.summary, open.count, open.fingerprints]) {
-      if (frame >= 0) pins[frame] = pins[frame]! - 1;
-    }
+    this.pin(open, -1);
     open.extent = -1;
   }
 
@@ -226,7 +223,6 @@ export class Allocator {
 
   private enter(open: OpenExtent, extent: number, nodes: boolean, empty: boolean): boolean {
     const { space } = this;
-    const { pins } = space.pages;
     const group = Math.floor(extent / Group.extents);
     if (empty && space.beginExtent(extent, nodes) < 0) return false;
     const count = space.count(group);
@@ -239,9 +235,15 @@ export class Allocator {
     open.summary = summary;
     open.count = count;
     open.fingerprints = fingerprints;
-    for (const frame of [summary, count, fingerprints]) {
-      if (frame >= 0) pins[frame] = pins[frame]! + 1;
-    }
+    this.pin(open, 1);
     return true;
+  }
+
+  private pin(open: OpenExtent, by: number): void {
+    const { pins } = this.space.pages;
+    const { summary, count, fingerprints } = open;
+    pins[summary] = pins[summary]! + by;
+    pins[count] = pins[count]! + by;
+    if (fingerprints >= 0) pins[fingerprints] = pins[fingerprints]! + by;
   }
 }

@@ -44,7 +44,8 @@ export class Hasher {
   constructor(sets: SetTable, zeros: number) {
     this.sets = sets;
     this.zeros = zeros;
-    this.add(0, zeros);
+    sets.addresses[0] = zeros;
+    this.add(0);
     native.xxh3List(this.ranges, 1, this.zeroPrint);
     this.count = 0;
   }
@@ -59,14 +60,16 @@ export class Hasher {
       const blocks = sets.counts[set]!;
       if (this.count + blocks > BLOCKS) this.finish();
       const base = set * SetMax.blocks;
-      for (let b = 0; b < blocks; b++) this.add(base + b, sets.addresses[base + b]!);
+      for (let b = 0; b < blocks; b++) this.add(base + b);
       to.push(set);
     }
     this.finish();
   }
 
-  private add(place: number, address: number): void {
+  /** `place`: set * 256 + block. */
+  private add(place: number): void {
     const { ranges } = this;
+    const address = this.sets.addresses[place]!;
     const at = this.count * RANGE_WORDS;
     ranges[at] = address >>> 0;
     ranges[at + 1] = address / TWO_32;

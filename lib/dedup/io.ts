@@ -73,14 +73,29 @@ export class PoolIo {
 
   // hot:begin
 
-  /** Asks for `pages` from page `pbn` on; a FLUSH has none. */
+  /** Asks for `pages` from page `pbn` on; a FLUSH has none. For what is no hot path. */
   ask(op: Op, pbn: number, pages: number, address: number, kind: number, owner: number): void {
-    const lo = pbn >>> 0;
-    const hi = (pbn / TWO_32) >>> 0;
-    const addressHi = (address / TWO_32) >>> 0;
-    if (this.waiting > 0 || !this.put(op, lo, hi, pages, address >>> 0, addressHi, kind, owner)) {
-      this.keep(op, lo, hi, pages, address >>> 0, addressHi, kind, owner);
-    }
+    const pbnHi = (pbn / TWO_32) | 0;
+    this.askWords(op, pbn | 0, pbnHi, pages, address | 0, (address / TWO_32) | 0, kind, owner);
+  }
+
+  /**
+   * The same in words of 32 bits with a sign: a number above 2^31 would be an object of the heap in
+   * each call that V8 does not inline.
+   */
+  askWords(
+    op: Op,
+    pbnLo: number,
+    pbnHi: number,
+    pages: number,
+    addressLo: number,
+    addressHi: number,
+    kind: number,
+    owner: number,
+  ): void {
+    const isFirst = this.waiting === 0;
+    if (isFirst && this.put(op, pbnLo, pbnHi, pages, addressLo, addressHi, kind, owner)) return;
+    this.keep(op, pbnLo, pbnHi, pages, addressLo, addressHi, kind, owner);
   }
 
   /** Hands what was asked for to the device. */
@@ -90,10 +105,10 @@ export class PoolIo {
       const at = this.first * Wait.words;
       const put = this.put(
         backlog[at]!,
-        backlog[at + Wait.pbnLo]!,
+        backlog[at + Wait.pbnLo]! | 0,
         backlog[at + Wait.pbnHi]!,
         backlog[at + Wait.pages]!,
-        backlog[at + Wait.addressLo]!,
+        backlog[at + Wait.addressLo]! | 0,
         backlog[at + Wait.addressHi]!,
         backlog[at + Wait.kind]!,
         backlog[at + Wait.owner]!,
@@ -146,7 +161,7 @@ export class PoolIo {
     this.owners[slot] = owner;
     const { sq } = queue;
     const at = (index & queue.mask) * Req.words;
-    const lba = (pbnHi * TWO_32 + pbnLo) * perPage;
+    const lba = (pbnHi * TWO_32 + (pbnLo >>> 0)) * perPage;
     sq[at] = op;
     sq[at + Req.tag] = slot;
     sq[at + Req.blocks] = pages * perPage;

@@ -138,14 +138,14 @@ export class Journal {
     }
     const bytes = (this.at - this.start) * 4;
     const pages = Math.ceil(bytes / Page.bytes);
-    this.words.fill(0, this.at, this.start + pages * Page.words);
+    this.clear(this.at, this.start + pages * Page.words);
     const left = place.pages - this.position;
     this.pending[buffer] = 1;
     if (pages > left) {
       // The wrap takes this sequence, the entry the next one.
       this.pending[buffer] = 2;
       const wrap = this.start + ENTRY_WORDS;
-      this.words.fill(0, wrap, wrap + Page.words);
+      this.clear(wrap, wrap + Page.words);
       this.seal(wrap, EntryKind.wrap, Entry.words * 4, 0);
       this.write(wrap, 1);
       this.head += left;
@@ -189,6 +189,12 @@ export class Journal {
     return this.start + ENTRY_WORDS;
   }
 
+  /** `fill` takes its arguments as objects of the heap. */
+  private clear(from: number, to: number): void {
+    const { words } = this;
+    for (let i = from; i < to; i++) words[i] = 0;
+  }
+
   private seal(at: number, kind: EntryKind, bytes: number, records: number): void {
     const { words, crcEntry, place } = this;
     words[at] = Magic.entry;
@@ -211,6 +217,7 @@ export class Journal {
   private write(at: number, pages: number): void {
     const pbn = this.place.page + this.position;
     const address = this.segment.address + at * 4;
-    this.io.ask(Op.WRITE, pbn, pages, address, this.kind, this.buffer);
+    const hi = (address / 4294967296) | 0;
+    this.io.askWords(Op.WRITE, pbn, 0, pages, address | 0, hi, this.kind, this.buffer);
   }
 }

@@ -207,7 +207,9 @@ export class Planner {
         this.runs[run * 3] = set;
         this.runs[run * 3 + 1] = b;
         this.runs[run * 3 + 2] = length;
-        io.ask(Op.READ_LOAN, sets.pbns[base + b]!, length, 0, this.readKind, run);
+        const pbn = sets.pbns[base + b]!;
+        const pbnHi = (pbn / TWO_32) | 0;
+        io.askWords(Op.READ_LOAN, pbn | 0, pbnHi, length, 0, 0, this.readKind, run);
         sets.atDevice[set] = sets.atDevice[set]! + 1;
       }
       b += length;
@@ -217,7 +219,11 @@ export class Planner {
   private write(set: number, b: number, length: number): void {
     const { sets, io } = this.parts;
     const at = set * SetMax.blocks + b;
-    io.ask(Op.WRITE, sets.pbns[at]!, length, sets.addresses[at]!, this.writeKind, set);
+    const pbn = sets.pbns[at]!;
+    const address = sets.addresses[at]!;
+    const hi = (address / TWO_32) | 0;
+    const pbnHi = (pbn / TWO_32) | 0;
+    io.askWords(Op.WRITE, pbn | 0, pbnHi, length, address | 0, hi, this.writeKind, set);
     sets.atDevice[set] = sets.atDevice[set]! + 1;
     this.fresh += length;
   }

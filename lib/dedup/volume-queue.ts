@@ -166,19 +166,17 @@ export class VolumeQueue implements QueueDriver {
       this.done.push(sq[at + Req.tag]!, status, 0, 0);
       return true;
     }
-    const lbn = sq[at + Req.lbaHi]! * TWO_32 + sq[at + Req.lbaLo]!;
-    const blocks = sq[at + Req.blocks]!;
-    const address = sq[at + Req.addressHi]! * TWO_32 + sq[at + Req.addressLo]!;
-    if (op === Op.WRITE) return this.write(slot, lbn, blocks, address);
+    // By the slot, not as arguments: an address as such would be an object of the heap.
+    this.lbns[slot] = sq[at + Req.lbaHi]! * TWO_32 + sq[at + Req.lbaLo]!;
+    this.counts[slot] = sq[at + Req.blocks]!;
+    this.addresses[slot] = sq[at + Req.addressHi]! * TWO_32 + sq[at + Req.addressLo]!;
+    if (op === Op.WRITE) return this.write(slot);
     this.freeCount--;
     this.parts[slot] = 1;
     if (op === Op.FLUSH) this.flush(slot);
     else {
-      this.lbns[slot] = lbn;
-      this.counts[slot] = blocks;
       this.progress[slot] = 0;
       if (op === Op.READ) {
-        this.addresses[slot] = address;
         this.begin(slot);
         if (!this.read(slot)) this.parked.push(slot);
       } else {
@@ -189,8 +187,11 @@ export class VolumeQueue implements QueueDriver {
   }
 
   /** Puts a write's blocks to sets. False: there are not enough. */
-  private write(slot: number, lbn: number, blocks: number, address: number): boolean {
+  private write(slot: number): boolean {
     const { sets } = this.engine.parts;
+    const lbn = this.lbns[slot]!;
+    const blocks = this.counts[slot]!;
+    const address = this.addresses[slot]!;
     if (sets.freeSets < Math.ceil(blocks / SetMax.blocks) + 1) return false;
     this.freeCount--;
     this.parts[slot] = 1;
@@ -246,7 +247,7 @@ export class VolumeQueue implements QueueDriver {
         break;
       }
       if (frame === HOLE) {
-        this.zero(to, here);
+        this.zero(to | 0, (to / TWO_32) | 0, here);
         b += here;
         continue;
       }
@@ -256,12 +257,14 @@ export class VolumeQueue implements QueueDriver {
         length++;
       }
       if (pbn === 0) {
-        this.zero(to, length);
+        this.zero(to | 0, (to / TWO_32) | 0, length);
       } else if (!space.holdsBlocks(pbn, length)) {
         if (this.statuses[slot] === 0) this.statuses[slot] = Status.MEDIA_ERROR;
       } else {
         this.parts[slot] = this.parts[slot]! + 1;
-        io.ask(Op.READ, pbn, length, to, Io.read, owner);
+        const hi = (pbn / TWO_32) | 0;
+        const toHi = (to / TWO_32) | 0;
+        io.askWords(Op.READ, pbn | 0, hi, length, to | 0, toHi, Io.read, owner);
       }
       e += length;
       b += length;
@@ -271,11 +274,11 @@ export class VolumeQueue implements QueueDriver {
     return true;
   }
 
-  private zero(address: number, blocks: number): void {
+  private zero(addressLo: number, addressHi: number, blocks: number): void {
     if (this.fillCount === FILLS) this.fill();
     const at = this.fillCount++ * 4;
-    this.fills[at] = address >>> 0;
-    this.fills[at + 1] = address / TWO_32;
+    this.fills[at] = addressLo;
+    this.fills[at + 1] = addressHi;
     this.fills[at + 2] = blocks * Page.bytes;
     this.fills[at + 3] = 0;
   }

@@ -15,13 +15,8 @@ function journalAt(page: number): { journal: Journal; asked: number[]; pages: nu
   const asked: number[] = [];
   const pages: number[] = [];
   const io = {
-    ask: (
-      _op: number,
-      pbn: number,
-      _pages: number,
-      _address: number,
-      _kind: number,
-      owner: number,
+    askWords: (
+      ...[, pbn, , , , , , owner]: [number, number, number, number, number, number, number, number]
     ) => {
       asked.push(owner);
       pages.push(pbn - PLACE.page);
