@@ -180,7 +180,7 @@ export class Checkpoint {
       const pbn = (sorted[i]! - frame) / FRAME_END;
       order[i] = pbn;
       this.head(pages.words, frame << Page.shift, pbn);
-      this.copy(copies, i, pages.address + frame * Page.bytes);
+      this.copy(i, frame);
     }
     native.copyList(copies, count);
     const roots = this.segment.u32;
@@ -216,7 +216,9 @@ export class Checkpoint {
     if (words === this.pages.words) words[at] = this.pages.magics[at >>> Page.shift]!;
   }
 
-  private copy(copies: Uint32Array, i: number, from: number): void {
+  private copy(i: number, frame: number): void {
+    const { copies } = this;
+    const from = this.pages.address + frame * Page.bytes;
     const to = this.segment.address + i * Page.bytes;
     const at = i * 8;
     copies[at] = to >>> 0;
@@ -248,7 +250,10 @@ export class Checkpoint {
         next++;
       }
       const address = segment.address + first * Page.bytes;
-      io.ask(Op.WRITE, order[first]!, next - first, address, this.kind, Owner.pages);
+      const pbn = order[first]!;
+      const pbnHi = (pbn / TWO_32) | 0;
+      const hi = (address / TWO_32) | 0;
+      io.askWords(Op.WRITE, pbn | 0, pbnHi, next - first, address | 0, hi, this.kind, Owner.pages);
       this.waiting++;
       first = next;
     }

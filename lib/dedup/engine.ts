@@ -413,7 +413,10 @@ export class Engine {
     }
     checkpoint.step();
     if (checkpoint.phase !== Phase.idle) return;
-    if (pages.dirtyCount > pages.frames * DIRTY_BEGIN || journal.fill > JOURNAL_BEGIN) {
+    if (
+      pages.dirtyCount > pages.frames * DIRTY_BEGIN ||
+      journal.needed > journal.capacity * JOURNAL_BEGIN
+    ) {
       this.wanted = true;
     }
     if (this.wanted && this.prepare()) {

@@ -86,9 +86,9 @@ export class Journal {
     return this.head;
   }
 
-  /** Part of the ring that is needed, 0 to 1. */
-  get fill(): number {
-    return (this.head - this.tail) / this.place.pages;
+  /** Pages of the ring that are needed, of `capacity`. */
+  get needed(): number {
+    return this.head - this.tail;
   }
 
   get capacity(): number {

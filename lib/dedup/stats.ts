@@ -60,7 +60,7 @@ export function poolStats(engine: Engine, facts: SuperblockFacts): PoolStats {
       pages_written: checkpoint.pagesWritten,
       begin_ms_max: checkpoint.beginMsMax,
     },
-    journal: { entries: journal.entries, fill: journal.fill },
+    journal: { entries: journal.entries, fill: journal.needed / journal.capacity },
     cache: { hits: pages.hits, misses: pages.misses, dirty: pages.dirtyCount },
     device: {
       reads: io.reads,

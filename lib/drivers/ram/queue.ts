@@ -30,6 +30,7 @@ const enum Copy {
 }
 
 const ENTRIES = 1024;
+const TWO_32 = 4294967296;
 
 export class RamQueue implements QueueDriver {
   readonly counters: QueueCounters = { doorbells: 0, polls: 0 };
@@ -113,10 +114,14 @@ export class RamQueue implements QueueDriver {
         address = op === Op.WRITE ? this.chunks.ensure(chunk) : this.chunks.locate(chunk);
         if (address === 0 && op === Op.WRITE) return Status.NO_SPACE;
       }
-      if (op === Op.WRITE) this.add(address + offset, memory, bytes, operation);
-      else if (op === Op.READ && address > 0) this.add(memory, address + offset, bytes, operation);
-      else if (op === Op.READ) this.addZeroes(memory, bytes, operation);
-      else if (address > 0) this.addZeroes(address + offset, bytes, operation);
+      const near = address + offset;
+      const nearHi = (near / TWO_32) | 0;
+      const memoryHi = (memory / TWO_32) | 0;
+      if (op === Op.WRITE) this.add(near | 0, nearHi, memory | 0, memoryHi, bytes, operation);
+      else if (op === Op.READ && address > 0) {
+        this.add(memory | 0, memoryHi, near | 0, nearHi, bytes, operation);
+      } else if (op === Op.READ) this.addZeroes(memory | 0, memoryHi, bytes, operation);
+      else if (address > 0) this.addZeroes(near | 0, nearHi, bytes, operation);
       position += bytes;
       memory += bytes;
       left -= bytes;
@@ -124,21 +129,34 @@ export class RamQueue implements QueueDriver {
     return Status.OK;
   }
 
-  private addZeroes(to: number, bytes: number, operation: number): void {
+  private addZeroes(toLo: number, toHi: number, bytes: number, operation: number): void {
+    const zeroesHi = (this.zeroes / TWO_32) | 0;
     for (let done = 0; done < bytes; done += GRANULE_BYTES) {
-      const rest = bytes - done;
-      this.add(to + done, this.zeroes, rest < GRANULE_BYTES ? rest : GRANULE_BYTES, operation);
+      const to = toHi * TWO_32 + (toLo >>> 0) + done;
+      const rest = bytes - done < GRANULE_BYTES ? bytes - done : GRANULE_BYTES;
+      this.add(to | 0, (to / TWO_32) | 0, this.zeroes | 0, zeroesHi, rest, operation);
     }
   }
 
-  private add(to: number, from: number, bytes: number, operation: number): void {
+  /**
+   * Words of 32 bits with a sign: a number above 2^31 would be an object of the heap in each call
+   * that V8 does not inline.
+   */
+  private add(
+    toLo: number,
+    toHi: number,
+    fromLo: number,
+    fromHi: number,
+    bytes: number,
+    operation: number,
+  ): void {
     if (this.entries === ENTRIES) this.execute();
     const { list } = this;
     const at = this.entries * Copy.words;
-    list[at] = to % 4294967296;
-    list[at + Copy.toHi] = to / 4294967296;
-    list[at + Copy.fromLo] = from % 4294967296;
-    list[at + Copy.fromHi] = from / 4294967296;
+    list[at] = toLo;
+    list[at + Copy.toHi] = toHi;
+    list[at + Copy.fromLo] = fromLo;
+    list[at + Copy.fromHi] = fromHi;
     list[at + Copy.bytes] = bytes;
     list[at + Copy.operation] = operation;
     this.entries++;
