@@ -18,7 +18,7 @@ import { Phase, type Checkpoint } from './checkpoint.js';
 import { Entering } from './entering.js';
 import type { FingerprintIndex } from './fingerprint-index.js';
 import type { Hasher } from './hasher.js';
-import type { PoolIo } from './io.js';
+import { Io, type PoolIo } from './io.js';
 import type { Journal } from './journal.js';
 import { Miss, PageFailure, type PageCache } from './pages.js';
 import { Plan, type Planner } from './planner.js';
@@ -28,17 +28,6 @@ import type { Thn } from './thn.js';
 import type { Trees } from './trees.js';
 import { Trimmer } from './trimmer.js';
 import type { VolumeQueue } from './volume-queue.js';
-
-/** Kinds of requests to the device. */
-export const enum Io {
-  page = 1,
-  write = 2,
-  compare = 3,
-  journal = 4,
-  checkpoint = 5,
-  read = 6,
-  flush = 7,
-}
 
 /** Parts of cache and journal at which a checkpoint begins, and writes wait. */
 export const DIRTY_BEGIN = 0.3;

@@ -10,6 +10,17 @@ import { native } from '../native.js';
 import { fence } from '../wire/index.js';
 import { Page } from './layout.js';
 
+/** Kinds of requests to the device. */
+export const enum Io {
+  page = 1,
+  write = 2,
+  compare = 3,
+  journal = 4,
+  checkpoint = 5,
+  read = 6,
+  flush = 7,
+}
+
 /** Words of a request that waits. */
 const enum Wait {
   op = 0,

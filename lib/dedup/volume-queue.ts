@@ -19,7 +19,8 @@ import {
 } from '../hpdi/index.js';
 import { native } from '../native.js';
 import type { VolumeRecord } from './catalogue.js';
-import { Io, SLOT_BITS, type Engine } from './engine.js';
+import { SLOT_BITS, type Engine } from './engine.js';
+import { Io } from './io.js';
 import { Node, Page, SetMax } from './layout.js';
 import { Miss } from './pages.js';
 import { Fifo } from './sets.js';
