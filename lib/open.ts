@@ -83,7 +83,7 @@ async function openDedup(parsed: ParsedUri, uri: string): Promise<BlockDevice> {
   checkKeys({ scheme: 'dedup', query: own }, known, 'dedup.');
   const data = { ...inner, volume: '' };
   const text = formatUri(data);
-  return new BlockDevice(await openVolume(text, () => open(text), own, parsed.volume, uri));
+  return new BlockDevice(await openVolume(text, open, own, parsed.volume, uri));
 }
 
 async function resolve(

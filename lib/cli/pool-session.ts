@@ -32,7 +32,7 @@ export function withPool<T>(
 ): Promise<T> {
   return withDevice(uri, async (device, signal) => {
     throwIfInterrupted(signal);
-    const pool = await Pool.open(device);
+    const pool = await Pool.open(device, { openLlrrm: open });
     return closing(pool, () => {
       throwIfInterrupted(signal);
       return run(pool, signal);

@@ -10,21 +10,25 @@ import {
   type PoolStats,
 } from '../dedup/index.js';
 import { PenstockError } from '../errors.js';
+import type { BlockDevice } from '../hpdi/index.js';
+import { open } from '../open.js';
 import { formatSize } from '../units.js';
 import { Exit, printJson, printNote, printText, table } from './output.js';
 import { closing, throwIfInterrupted, withDevice, withPool } from './pool-session.js';
 import type { Finish } from './program.js';
 
-interface CreateWords {
+export interface CreateWords {
   readonly thn?: string;
+  readonly llrrm?: string;
   readonly llrrmThreshold?: string;
+  readonly llrrmPolicy?: string;
   readonly sampling?: string;
   readonly force?: boolean;
   readonly json?: boolean;
 }
 
 /** What `pool info` prints, as it stands in its JSON. */
-interface PoolFacts {
+export interface PoolFacts {
   readonly device: string;
   readonly uuid: string;
   readonly format_version: number;
@@ -35,6 +39,9 @@ interface PoolFacts {
   readonly journal_bytes: number;
   readonly thn: number;
   readonly llrrm_threshold: number;
+  readonly llrrm_policy: 'shared' | 'random';
+  /** `degraded`: it has fast memory, and cannot use it; `why` says why not. */
+  readonly llrrm: { readonly state: string; readonly uri: string; readonly why: string };
   readonly sampling: number;
   readonly epoch: number;
   readonly volumes: number;
@@ -56,7 +63,9 @@ export function configure(command: Command, finish: Finish): void {
     .description('make a pool on a device; what the device holds is lost')
     .argument('<uri>', 'the device: file:/pool.img?create=8GiB, nvme: … as anywhere')
     .option('--thn <blocks>', 'blocks of the shortest run that is deduplicated (8); 0: none')
+    .option('--llrrm <uri>', 'fast memory for blocks with many references; what it holds is lost')
     .option('--llrrm-threshold <count>', 'references that make a block worth fast memory (4)')
+    .option('--llrrm-policy <which>', 'of those: shared (all), or random (read in short runs)')
     .option('--sampling <count>', 'one fingerprint in so many is kept in memory (8)')
     .option('--force', 'make it where there is a pool already, which is lost')
     .option('--json', 'print JSON alone on stdout')
@@ -70,6 +79,23 @@ export function configure(command: Command, finish: Finish): void {
     .argument('<uri>', 'the device of the pool')
     .option('--json', 'print JSON alone on stdout')
     .action(async (uri: string, _: object, self: Command) => {
+      const facts = await withPool(uri, async (pool) => factsOf(pool));
+      if (wantsJson(self)) printJson('pool-info', facts);
+      else printText(formatFacts(facts));
+      finish(Exit.OK);
+    });
+  command
+    .command('set')
+    .description('change how a pool works; it must not be open')
+    .argument('<uri>', 'the device of the pool')
+    .option('--thn <blocks>', 'blocks of the shortest run that is deduplicated; 0: none')
+    .option('--llrrm <uri>', 'fast memory, whose contents are lost; none: without')
+    .option('--llrrm-threshold <count>', 'references that make a block worth fast memory')
+    .option('--llrrm-policy <which>', 'of those: shared (all), or random (read in short runs)')
+    .option('--json', 'print JSON alone on stdout')
+    .action(async (uri: string, _: object, self: Command) => {
+      const words = self.optsWithGlobals<CreateWords>();
+      await set(uri, words);
       const facts = await withPool(uri, async (pool) => factsOf(pool));
       if (wantsJson(self)) printJson('pool-info', facts);
       else printText(formatFacts(facts));
@@ -119,9 +145,9 @@ async function create(uri: string, words: CreateWords): Promise<void> {
   const options = createOptions(words);
   const facts = await withDevice(uri, async (device, signal) => {
     throwIfInterrupted(signal);
-    await Pool.create(device, options);
+    await withLlrrm(words.llrrm, (llrrm) => Pool.create(device, { ...options, llrrm }));
     // Opened as its users will: what is printed is what the device holds.
-    const pool = await Pool.open(device);
+    const pool = await Pool.open(device, { openLlrrm: open });
     return closing(pool, async () => factsOf(pool));
   });
   if (!facts.durable) printNote(`${uri} is not durable: the pool is gone when this command ends`);
@@ -133,9 +159,37 @@ async function create(uri: string, words: CreateWords): Promise<void> {
   );
 }
 
-function createOptions(words: CreateWords): CreateOptions {
-  const { thn, llrrmThreshold, sampling, force = false } = words;
+async function set(uri: string, words: CreateWords): Promise<void> {
+  const { thn, llrrmThreshold, llrrmPolicy } = createOptions(words);
+  const options = {
+    ...(thn === undefined ? {} : { thn }),
+    ...(llrrmThreshold === undefined ? {} : { llrrmThreshold }),
+    ...(llrrmPolicy === undefined ? {} : { llrrmPolicy }),
+  };
+  await withPool(uri, async (pool) => {
+    if (words.llrrm === undefined) await pool.configure(options);
+    else if (words.llrrm === 'none') await pool.configure({ ...options, llrrm: null });
+    else await withLlrrm(words.llrrm, (llrrm) => pool.configure({ ...options, llrrm }));
+  });
+}
+
+/** Runs with the device of a URI, if there is one, and closes it. */
+async function withLlrrm(
+  uri: string | undefined,
+  run: (llrrm: BlockDevice | null) => Promise<void>,
+): Promise<void> {
+  if (uri === undefined) return run(null);
+  const device = await open(uri);
+  await closing(device, () => run(device));
+}
+
+export function createOptions(words: CreateWords): CreateOptions {
+  const { thn, llrrmThreshold, llrrmPolicy, sampling, force = false } = words;
   const options: CreateOptions = { force };
+  if (llrrmPolicy === 'shared' || llrrmPolicy === 'random') options.llrrmPolicy = llrrmPolicy;
+  else if (llrrmPolicy !== undefined) {
+    throw badOption(`--llrrm-policy is shared or random, not ${llrrmPolicy}`);
+  }
   if (thn !== undefined) options.thn = count('--thn', thn);
   if (llrrmThreshold !== undefined) {
     options.llrrmThreshold = count('--llrrm-threshold', llrrmThreshold);
@@ -157,7 +211,7 @@ function badOption(message: string): PenstockError {
   });
 }
 
-function factsOf(pool: Pool): PoolFacts {
+export function factsOf(pool: Pool): PoolFacts {
   const { info, recovery, device } = pool;
   const stats = pool.stats();
   return {
@@ -171,6 +225,8 @@ function factsOf(pool: Pool): PoolFacts {
     journal_bytes: info.journalPages * stats.block_size,
     thn: info.thn,
     llrrm_threshold: info.llrrmThreshold,
+    llrrm_policy: info.llrrmPolicy === 0 ? 'shared' : 'random',
+    llrrm: pool.llrrm,
     sampling: info.sampling,
     epoch: info.epoch,
     volumes: stats.volumes,
@@ -196,6 +252,8 @@ export function formatFacts(facts: PoolFacts): string {
       : `recovered in ${recovery.duration_ms.toFixed(0)} ms: ` +
         `${recovery.entries} journal entries, ${recovery.records} records, ` +
         `${recovery.blocks_lost} blocks lost`;
+  const { state: fast, uri: fastUri, why } = facts.llrrm;
+  const llrrm = [fast, fastUri, why].filter((text) => text !== '').join(': ');
   const sizeOf = (blocks: number): string => `${blocks} blocks (${formatSize(blocks * block)})`;
   return table(
     ['POOL', facts.device],
@@ -207,6 +265,8 @@ export function formatFacts(facts: PoolFacts): string {
       ['free', sizeOf(facts.free_blocks)],
       ['journal', formatSize(facts.journal_bytes)],
       ['thn', facts.thn === 0 ? '0 (nothing is deduplicated)' : `${facts.thn} blocks`],
+      ['llrrm', llrrm],
+      ['llrrm blocks', `${facts.llrrm_threshold} references, ${facts.llrrm_policy}`],
       ['sampling', `1 fingerprint in ${facts.sampling}`],
       ['epoch', String(facts.epoch)],
       ['volumes', String(facts.volumes)],
@@ -238,6 +298,6 @@ export function formatStats(stats: PoolStats): string {
   return `${space}\n${rest.join('\n')}\n`;
 }
 
-function wantsJson(command: Command): boolean {
+export function wantsJson(command: Command): boolean {
   return command.optsWithGlobals<{ json?: boolean }>().json === true;
 }

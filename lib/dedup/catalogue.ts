@@ -5,7 +5,7 @@
 
 import { PenstockError } from '../errors.js';
 import { Head, Magic, Page, Volume, VolumeState } from './layout.js';
-import { pair, setPair } from './space.js';
+import { pair, setPair } from './numbers.js';
 import { Miss } from './pages.js';
 import { levelOf, type Tree, type Trees } from './trees.js';
 

@@ -19,7 +19,8 @@ import type { PoolIo } from './io.js';
 import type { Journal } from './journal.js';
 import { GroupShift, Group, Head, Magic, Page, Place, SpanWord } from './layout.js';
 import type { PageCache } from './pages.js';
-import { setPair, type Space } from './space.js';
+import { setPair } from './numbers.js';
+import type { Space } from './space.js';
 
 export const enum Phase {
   idle = 0,

@@ -20,6 +20,7 @@ import type { FingerprintIndex } from './fingerprint-index.js';
 import type { Hasher } from './hasher.js';
 import { Io, type PoolIo } from './io.js';
 import type { Journal } from './journal.js';
+import type { Llrrm, LlrrmEvents } from './llrrm.js';
 import { Miss, PageFailure, type PageCache } from './pages.js';
 import { Plan, type Planner } from './planner.js';
 import { Fifo, SETS, type SetTable } from './sets.js';
@@ -28,6 +29,7 @@ import type { Thn } from './thn.js';
 import type { Trees } from './trees.js';
 import { Trimmer } from './trimmer.js';
 import type { VolumeQueue } from './volume-queue.js';
+import { breathe } from './waiting.js';
 
 /** Parts of cache and journal at which a checkpoint begins, and writes wait. */
 export const DIRTY_BEGIN = 0.3;
@@ -35,7 +37,6 @@ const DIRTY_MOST = 0.6;
 const JOURNAL_BEGIN = 0.4;
 /** References that may wait for their pages before no more sets are entered. */
 const UNSETTLED_MOST = 4096;
-const SLEEP_MS = 50;
 /** Buckets of the index that a round sweeps when its sampling rate has doubled. */
 const SWEEP_BUCKETS = 4096;
 /** Of what a read or flush is known by: the slot; the rest is the queue's number. */
@@ -58,7 +59,7 @@ export interface EngineParts {
   readonly index: FingerprintIndex;
 }
 
-export class Engine {
+export class Engine implements LlrrmEvents {
   readonly parts: EngineParts;
   readonly entering: Entering;
   private readonly trimmer: Trimmer;
@@ -70,6 +71,8 @@ export class Engine {
   wanted = false;
   /** Copies of volumes that the next checkpoint takes: until then nothing is entered. */
   readonly copies: { from: VolumeRecord; to: VolumeRecord; taken: boolean }[] = [];
+  /** Low-latency memory, once it is `attached`. */
+  llrrm: Llrrm | null = null;
   /** The pool is about to be closed: what goes on in the background stops. */
   closing = false;
   rounds = 0;
@@ -87,12 +90,19 @@ export class Engine {
     this.trimmer = new Trimmer(this);
   }
 
+  attach(llrrm: Llrrm): void {
+    this.llrrm = llrrm;
+    this.parts.space.watcher = llrrm;
+    this.parts.thn.llrrm = llrrm;
+    this.parts.planner.llrrm = llrrm;
+  }
+
   /** Sets, reads, or parts of a checkpoint are under way. */
   get busy(): boolean {
     const { io, sets, checkpoint } = this.parts;
     if (io.inFlight > 0 || sets.freeSets < SETS) return true;
     for (const queue of this.numbered) if (queue?.busy === true) return true;
-    if (this.trims) return true;
+    if (this.trims || this.llrrm?.idle === false) return true;
     return this.failed === null && (this.wanted || checkpoint.phase !== Phase.idle);
   }
 
@@ -109,6 +119,7 @@ export class Engine {
     const { io, space, journal, checkpoint, hasher, planner, index } = this.parts;
     hasher.hash(this.toHash, this.toPlan);
     this.takeAnswers();
+    this.llrrm?.step();
     space.settle();
     if (space.broken !== null) this.fail(space.broken);
     this.mend();
@@ -141,7 +152,7 @@ export class Engine {
   async settle(): Promise<void> {
     while (this.busy) {
       this.run();
-      await this.breathe();
+      await breathe(this.parts.io, this.llrrm?.io);
     }
   }
 
@@ -150,13 +161,13 @@ export class Engine {
     const { checkpoint } = this.parts;
     while (checkpoint.phase !== Phase.idle && this.failed === null) {
       this.run();
-      await this.breathe();
+      await breathe(this.parts.io, this.llrrm?.io);
     }
     const done = checkpoint.done;
     this.wanted = true;
     while ((checkpoint.done === done || checkpoint.phase !== Phase.idle) && this.failed === null) {
       this.run();
-      await this.breathe();
+      await breathe(this.parts.io, this.llrrm?.io);
     }
     return this.failed === null;
   }
@@ -167,7 +178,7 @@ export class Engine {
     this.takeAnswers();
     space.settle();
     io.submit();
-    await this.breathe();
+    await breathe(this.parts.io, this.llrrm?.io);
     this.takeAnswers();
   }
 
@@ -182,16 +193,11 @@ export class Engine {
     for (let i = 0; i < numbered.length; i++) numbered[i]?.step();
   }
 
-  private async breathe(): Promise<void> {
-    if (this.parts.io.inFlight > 0) await this.parts.io.sleep(SLEEP_MS);
-    else await new Promise((resolve) => setImmediate(resolve));
-  }
-
   private async pump(): Promise<void> {
     while (this.busy) {
       this.run();
       if (!this.busy) break;
-      await this.breathe();
+      await breathe(this.parts.io, this.llrrm?.io);
     }
     this.pumping = false;
   }
@@ -202,16 +208,17 @@ export class Engine {
       const { owner, status } = io;
       switch (io.kind) {
         case Io.read:
-          this.readEnded(owner, status);
+          this.ended(owner, status);
           break;
         case Io.write:
           this.setAnswered(owner, status);
           break;
-        case Io.compare: {
-          const set = planner.compared(owner, status, io.loanLo, io.loanHi);
-          this.setAnswered(set, Status.OK);
+        case Io.compare:
+          this.setAnswered(planner.compared(owner, status, io.loanLo, io.loanHi), Status.OK);
           break;
-        }
+        case Io.promote:
+          this.llrrm?.copier.loaded(owner, status);
+          break;
         case Io.page:
           pages.loaded(owner, status);
           break;
@@ -222,22 +229,21 @@ export class Engine {
           checkpoint.answered(owner, status);
           break;
         default:
-          this.flushed(owner, status);
+          this.numbered[owner >>> SLOT_BITS]?.flushed(owner & SLOT_MASK, status);
       }
     }
   }
 
   /** Reads and flushes are known by queue and slot. */
-  private readEnded(owner: number, status: number): void {
-    this.queueOf(owner)?.readEnded(owner & SLOT_MASK, status);
+  ended(owner: number, status: number): void {
+    this.numbered[owner >>> SLOT_BITS]?.readEnded(owner & SLOT_MASK, status);
   }
 
-  private flushed(owner: number, status: number): void {
-    this.queueOf(owner)?.flushed(owner & SLOT_MASK, status);
-  }
-
-  private queueOf(owner: number): VolumeQueue | null {
-    return this.numbered[owner >>> SLOT_BITS] ?? null;
+  /** The tier lends the bytes of a run, or has them not. */
+  compared(run: number, loanLo: number, loanHi: number): void {
+    const { planner } = this.parts;
+    if ((loanLo | loanHi) === 0) planner.readRun(run);
+    else this.setAnswered(planner.comparedWith(run, loanLo, loanHi), Status.OK);
   }
 
   private setAnswered(set: number, status: number): void {

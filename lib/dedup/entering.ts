@@ -8,7 +8,8 @@ import type { Journal } from './journal.js';
 import { Fingerprint, Node, Rec, RecKind, SetMax } from './layout.js';
 import { Miss } from './pages.js';
 import { Fate, type SetTable } from './sets.js';
-import { setPair, type Space } from './space.js';
+import { setPair } from './numbers.js';
+import type { Space } from './space.js';
 import type { Trees } from './trees.js';
 import type { VolumeRecord } from './catalogue.js';
 

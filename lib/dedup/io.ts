@@ -19,6 +19,8 @@ export const enum Io {
   checkpoint = 5,
   read = 6,
   flush = 7,
+  /** Of blocks that are copied to low-latency memory. */
+  promote = 8,
 }
 
 /** Words of a request that waits. */

@@ -13,7 +13,7 @@ import { addressSpace, type Segment } from '../memory/index.js';
 import { native } from '../native.js';
 import type { PoolIo } from './io.js';
 import { Entry, EntryKind, Magic, Page } from './layout.js';
-import { setPair } from './space.js';
+import { setPair } from './numbers.js';
 
 /** Entries that may be on their way to the device at a time. */
 const BUFFERS = 32;

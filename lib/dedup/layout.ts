@@ -21,6 +21,8 @@ export const enum Magic {
   node = 0x444e5350,
   catalogue = 0x54435350,
   entry = 0x454a5350,
+  tier = 0x524c5350,
+  tierTable = 0x544c5350,
 }
 
 /** Header of every page. */
@@ -152,9 +154,21 @@ export const enum Super {
   llrrmUuid = 36,
   llrrmStamp = 40,
   blockSize = 41,
+  llrrmPolicy = 42,
   rootSlots = 64,
   llrrmUri = 128,
   llrrmUriBytes = 512,
+}
+
+/** Words of the low-latency device's first page, and of its table. */
+export const enum Tier {
+  pool = 8,
+  uuid = 12,
+  stamp = 16,
+  slots = 17,
+  /** Slots of a table page, and words of each: pbn (a pair), checksum. */
+  perPage = 254,
+  entryWords = 4,
 }
 
 /** Words of the bits that say in which slot root pages are. */

@@ -16,8 +16,10 @@ import type { FingerprintIndex } from './fingerprint-index.js';
 import { Compare, compareBlocks, EQUAL } from './hasher.js';
 import type { PoolIo } from './io.js';
 import { Fingerprint, Group, Head, Page, SetMax } from './layout.js';
+import type { Llrrm } from './llrrm.js';
 import { Fate, SETS, type SetTable } from './sets.js';
-import { setPair, type Space } from './space.js';
+import { setPair } from './numbers.js';
+import type { Space } from './space.js';
 import type { Thn } from './thn.js';
 
 /** What `plan` gives. */
@@ -31,6 +33,8 @@ export const enum Plan {
 }
 
 const TWO_32 = 4294967296;
+/** Lengths of runs are counted by powers of two, up to a set's. */
+const RUN_CLASSES = 9;
 /** Blocks that the index is told of in one call. */
 const INSERTS = 1024;
 const EXTENT_MASK = Group.extentPages - 1;
@@ -50,6 +54,11 @@ export class Planner {
   zero = 0;
   same = 0;
   unequal = 0;
+  /** Of `same`, those of runs shorter than THN; and runs by length: 2^i to 2^(i + 1) - 1 blocks. */
+  short = 0;
+  readonly runLengths = new Float64Array(RUN_CLASSES);
+  /** Low-latency memory that has bytes to compare with. */
+  llrrm: Llrrm | null = null;
   private readonly parts: PlannerParts;
   private readonly writeKind: number;
   private readonly readKind: number;
@@ -112,37 +121,52 @@ export class Planner {
     return Plan.done;
   }
 
-  /** The bytes of a run have come: compares them. Those that differ are to be stored as new. */
+  /** The data device has the bytes of a run, or not. Returns the run's set. */
   compared(run: number, status: number, loanLo: number, loanHi: number): number {
-    const { sets, io } = this.parts;
-    const set = this.runs[run * 3]!;
-    const first = this.runs[run * 3 + 1]!;
-    const length = this.runs[run * 3 + 2]!;
-    this.freeRuns[this.freeRunCount++] = run;
-    const base = set * SetMax.blocks + first;
-    if (status !== Status.OK) {
-      // What cannot be read cannot be referred to.
-      sets.fates.fill(Fate.fresh, base, base + length);
-      sets.pbns.fill(0, base, base + length);
-      this.unequal += length;
+    if (status === Status.OK) {
+      const set = this.comparedWith(run, loanLo, loanHi);
+      this.parts.io.release(loanLo, loanHi);
       return set;
     }
+    // What cannot be read cannot be referred to.
+    const { sets } = this.parts;
+    const set = this.runs[run * 3]!;
+    const base = set * SetMax.blocks + this.runs[run * 3 + 1]!;
+    const length = this.runs[run * 3 + 2]!;
+    this.freeRuns[this.freeRunCount++] = run;
+    sets.fates.fill(Fate.fresh, base, base + length);
+    sets.pbns.fill(0, base, base + length);
+    this.unequal += length;
+    return set;
+  }
+
+  /** Compares a run with its bytes, which are lent. Blocks that differ are to be stored as new. */
+  comparedWith(run: number, loanLo: number, loanHi: number): number {
+    const { sets } = this.parts;
+    const set = this.runs[run * 3]!;
+    const length = this.runs[run * 3 + 2]!;
+    this.freeRuns[this.freeRunCount++] = run;
+    const base = set * SetMax.blocks + this.runs[run * 3 + 1]!;
     const loan = (loanHi & 0xfff) * TWO_32 + loanLo;
     const { compares } = this;
     for (let b = 0; b < length; b++) {
       compareBlocks(compares, b, sets.addresses[base + b]!, loan + b * Page.bytes);
     }
     const done = native.compareList(compares, length);
-    io.release(loanLo, loanHi);
+    let equal = 0;
     for (let b = 0; b < length; b++) {
       if (b < done && compares[b * Compare.words + Compare.result] === EQUAL) {
-        this.same++;
+        equal++;
         continue;
       }
       sets.fates[base + b] = Fate.fresh;
       sets.pbns[base + b] = 0;
-      this.unequal++;
     }
+    this.same += equal;
+    this.unequal += length - equal;
+    if (length < this.parts.thn.thn) this.short += equal;
+    const lengths = this.runLengths;
+    lengths[31 - Math.clz32(length)] = lengths[31 - Math.clz32(length)]! + 1;
     return set;
   }
 
@@ -183,7 +207,7 @@ export class Planner {
 
   /** Asks for the writes of new blocks, and for the reads of those to be compared. */
   private ask(set: number, from: number): void {
-    const { sets, io } = this.parts;
+    const { sets } = this.parts;
     const count = sets.counts[set]!;
     const base = set * SetMax.blocks;
     for (let b = from; b < count;) {
@@ -207,13 +231,24 @@ export class Planner {
         this.runs[run * 3] = set;
         this.runs[run * 3 + 1] = b;
         this.runs[run * 3 + 2] = length;
-        const pbn = sets.pbns[base + b]!;
-        const pbnHi = (pbn / TWO_32) | 0;
-        io.askWords(Op.READ_LOAN, pbn | 0, pbnHi, length, 0, 0, this.readKind, run);
+        const isShort = length < this.parts.thn.thn;
+        if (!isShort || this.llrrm?.compare(sets.pbns[base + b]!, length, run) !== true) {
+          this.readRun(run);
+        }
         sets.atDevice[set] = sets.atDevice[set]! + 1;
       }
       b += length;
     }
+  }
+
+  /** Asks the data device for the bytes of a run. */
+  readRun(run: number): void {
+    const { sets, io } = this.parts;
+    const place = this.runs[run * 3]! * SetMax.blocks + this.runs[run * 3 + 1]!;
+    const pbn = sets.pbns[place]!;
+    const length = this.runs[run * 3 + 2]!;
+    const pbnHi = (pbn / TWO_32) | 0;
+    io.askWords(Op.READ_LOAN, pbn | 0, pbnHi, length, 0, 0, this.readKind, run);
   }
 
   private write(set: number, b: number, length: number): void {

@@ -12,6 +12,7 @@ import { Hasher } from './hasher.js';
 import { Io, PoolIo } from './io.js';
 import { Journal } from './journal.js';
 import { Group, Magic, Page, Place, ROOT_SLOT_WORDS, SetMax, Span, Volume } from './layout.js';
+import { LlrrmSession, type LlrrmOptions } from './llrrm-session.js';
 import { Miss, PageCache } from './pages.js';
 import { Planner } from './planner.js';
 import {
@@ -27,7 +28,7 @@ import { assertPage, readSuperblock, writeSuperblock, type SuperblockFacts } fro
 import { Thn } from './thn.js';
 import { Trees } from './trees.js';
 
-export interface OpenOptions {
+export interface OpenOptions extends LlrrmOptions {
   /** Another THN than the pool's own, for this time. */
   thn?: number;
   /** Bytes of memory for pages of metadata (64 MiB), and for the fingerprint index (by size). */
@@ -44,6 +45,7 @@ export interface Opened {
   readonly engine: Engine;
   readonly facts: SuperblockFacts;
   readonly recovery: RecoveryReport | null;
+  readonly llrrm: LlrrmSession;
   /** Give back what is held, the last first. */
   readonly closers: Closer[];
 }
@@ -194,9 +196,12 @@ export async function openParts(
   const wasClean = facts.clean && reader.entries.length === 0;
   facts.clean = false;
   if (!wasClean) recovery = await new Recovery(engine, device, reader).run();
+  const llrrm = new LlrrmSession(engine, facts);
+  closers.push(() => llrrm.close());
+  await llrrm.open(options);
   // From here on the epoch is this owner's: whoever had the pool before is fenced.
   if (!(await engine.checkpoint())) throw failure(engine);
-  return { device, engine, facts, recovery, closers };
+  return { device, engine, facts, recovery, llrrm, closers };
 }
 
 function assertUsable(

@@ -15,6 +15,8 @@ import { BlockDevice } from '../hpdi/index.js';
 import type { VolumeRecord } from './catalogue.js';
 import type { Engine } from './engine.js';
 import { Page, Place, ROOT_SLOT_WORDS, SetMax, VolumeState } from './layout.js';
+import { LlrrmPolicy } from './llrrm.js';
+import { LlrrmSession, type LlrrmState } from './llrrm-session.js';
 import { layoutOf } from './pool-layout.js';
 import {
   assertDevice,
@@ -39,6 +41,10 @@ export interface CreateOptions {
   thn?: number;
   /** References at which a block is worth being kept in low-latency memory (4). */
   llrrmThreshold?: number;
+  /** Which of them: all (`shared`), or those that are read in short runs (`random`). */
+  llrrmPolicy?: 'shared' | 'random';
+  /** Low-latency memory; what the device holds is lost. The pool remembers its URI. */
+  llrrm?: BlockDevice | null;
   /** One fingerprint in so many is in the index (8), a power of two. */
   sampling?: number;
   /** Makes a pool where there is one already; that one's data is lost. */
@@ -61,6 +67,7 @@ export class Pool {
   /** Resolves when the index has been rebuilt: what is stored is found from then on. */
   readonly indexed: Promise<void>;
   private readonly facts: SuperblockFacts;
+  private readonly llrrmSession: LlrrmSession;
   private readonly closers: Closer[];
   private stopIndexing = false;
   private closing: Promise<void> | null = null;
@@ -70,6 +77,7 @@ export class Pool {
     this.engine = made.engine;
     this.facts = made.facts;
     this.recovery = made.recovery;
+    this.llrrmSession = made.llrrm;
     this.closers = made.closers;
     this.indexed = rebuildIndex(this.engine, () => this.stopIndexing);
   }
@@ -77,8 +85,11 @@ export class Pool {
   /** Makes a pool on a device. Errors: POOL_EXISTS, POOL_TOO_SMALL, BAD_OPTION, the device's. */
   static async create(device: BlockDevice, options: CreateOptions = {}): Promise<void> {
     const { thn = THN, llrrmThreshold = LLRRM_THRESHOLD, sampling = SAMPLING } = options;
+    const { llrrmPolicy = 'shared', llrrm = null } = options;
     assertDevice(device);
     assertOptions(thn, llrrmThreshold, sampling);
+    assertOther(device, llrrm);
+    await claim(device);
     if (options.force !== true) {
       const known = await readBoth(device).catch((error: unknown) => {
         if (error instanceof PenstockError && error.code === 'NEWER_FORMAT') return 'newer';
@@ -113,8 +124,13 @@ export class Pool {
       volumes: 0,
       nextSerial: 1,
       blockSize: device.info.blockSize,
+      llrrmUuid: new Uint32Array(4),
+      llrrmStamp: 0,
+      llrrmPolicy: policyOf(llrrmPolicy) ?? LlrrmPolicy.shared,
+      llrrmUri: '',
       rootSlots: new Uint32Array(ROOT_SLOT_WORDS),
     };
+    if (llrrm !== null) await LlrrmSession.record(facts, llrrm);
     const page = device.memory.alloc(Page.bytes);
     try {
       // The other slot first: a superblock of an older pool would have the higher number.
@@ -164,8 +180,37 @@ export class Pool {
     return this.engine.parts.catalogue.list;
   }
 
+  /** Low-latency memory: whether it is used, and why not. */
+  get llrrm(): { state: LlrrmState; uri: string; why: string } {
+    const { state, uri, why, llrrm } = this.llrrmSession;
+    const failed = llrrm?.failed ?? null;
+    return failed === null ? { state, uri, why } : { state: 'degraded', uri, why: failed };
+  }
+
   stats(): PoolStats {
     return poolStats(this.engine, this.facts);
+  }
+
+  /**
+   * Changes how the pool works, durably: THN and the threshold at once, low-latency memory from the
+   * next opening on (null: none; what a new one holds is lost). Errors: BAD_OPTION, the device's.
+   */
+  async configure(options: Omit<CreateOptions, 'force' | 'sampling'>): Promise<void> {
+    this.assertOpen();
+    const { facts, engine } = this;
+    const { thn = facts.thn, llrrmThreshold = facts.llrrmThreshold, llrrm } = options;
+    assertOptions(thn, llrrmThreshold, facts.sampling);
+    if (llrrm !== null && llrrm !== undefined) assertOther(this.device, llrrm);
+    if (llrrm !== undefined) await LlrrmSession.record(facts, llrrm);
+    facts.thn = thn;
+    engine.parts.thn.thn = thn;
+    facts.llrrmThreshold = llrrmThreshold;
+    facts.llrrmPolicy = policyOf(options.llrrmPolicy) ?? facts.llrrmPolicy;
+    if (engine.llrrm !== null) {
+      engine.llrrm.threshold = llrrmThreshold;
+      engine.llrrm.policy = facts.llrrmPolicy;
+    }
+    await this.checkpoint();
   }
 
   /** Makes a volume of so many bytes, all zeros; durable when it resolves. */
@@ -243,7 +288,9 @@ export class Pool {
     await this.indexed;
     const { engine } = this;
     try {
+      engine.llrrm?.copier.stop();
       await engine.settle();
+      await this.llrrmSession.settle();
       this.facts.clean = true;
       if (engine.failed === null) await this.checkpoint();
     } finally {
@@ -258,6 +305,19 @@ export class Pool {
     }
     if (this.engine.failed !== null) throw failure(this.engine);
   }
+}
+
+function policyOf(name: 'shared' | 'random' | undefined): LlrrmPolicy | undefined {
+  if (name === undefined) return undefined;
+  return name === 'random' ? LlrrmPolicy.random : LlrrmPolicy.shared;
+}
+
+function assertOther(device: BlockDevice, llrrm: BlockDevice | null): void {
+  if (llrrm !== device && llrrm?.uri !== device.uri) return;
+  throw new PenstockError('BAD_OPTION', `${device.uri} cannot be its own fast memory`, {
+    hint: 'give another device: `ram:256MiB`, a faster drive',
+    exitCode: 2,
+  });
 }
 
 /** Throws BAD_OPTION. */

@@ -4,7 +4,7 @@
 import type { Engine } from './engine.js';
 import { Fingerprint, Group, Head, Page } from './layout.js';
 import { Miss } from './pages.js';
-import { setPair } from './space.js';
+import { setPair } from './numbers.js';
 
 /** Extents between two turns of the event loop. */
 const SLICE = 16;

@@ -22,7 +22,7 @@ import {
 } from './layout.js';
 import { ENTRY_PAGES, type JournalPlace } from './journal.js';
 import { Miss, PageFailure, type PageCache } from './pages.js';
-import { groupOf, pair } from './space.js';
+import { groupOf, pair } from './numbers.js';
 import { PenstockError } from '../errors.js';
 import type { VolumeRecord } from './catalogue.js';
 

@@ -10,6 +10,8 @@ import { VolumeBackend } from './volume.js';
 
 interface SharedPool {
   readonly pool: Promise<Pool>;
+  /** Closes its devices, once it is closed. */
+  readonly close: () => Promise<void>;
   users: number;
 }
 
@@ -19,16 +21,18 @@ const pools = new Map<string, SharedPool>();
 export const DEDUP_KEYS: Readonly<Record<string, string>> = {
   'dedup.thn': 'blocks of the shortest run that is deduplicated, other than the pool has it',
   'dedup.cache': 'SIZE of memory for pages of metadata (64MiB)',
+  'dedup.llrrm': 'URI of low-latency memory, other than the pool has it; none: without',
   'dedup.index': 'SIZE of memory for the fingerprint index (by the size of the pool)',
 };
 
 /**
- * Opens a volume of the pool on a data device; `key` is the device's URI, which `openDevice` opens
- * unless it is open. Errors: BAD_URI without a volume, BAD_OPTION, those of Pool.open.
+  'dedup.llrrm': 'URI of low-latency memory for this time; none: without',
+ * is open, as is low-latency memory. Errors: BAD_URI without a volume, BAD_OPTION, those of
+ * Pool.open.
  */
 export async function openVolume(
   key: string,
-  openDevice: () => Promise<BlockDevice>,
+  open: (uri: string) => Promise<BlockDevice>,
   own: ReadonlyMap<string, string>,
   volume: string,
   uri: string,
@@ -39,15 +43,14 @@ export async function openVolume(
       exitCode: 2,
     });
   }
-  const options = optionsOf(own);
-  const shared = pools.get(key) ?? share(key, openDevice, options);
+  const shared = pools.get(key) ?? share(key, open, own);
   shared.users++;
   const letGo = async (): Promise<void> => {
     shared.users--;
     if (shared.users > 0) return;
     pools.delete(key);
     const pool = await shared.pool;
-    await pool.close().finally(() => pool.device.close());
+    await pool.close().finally(() => shared.close());
   };
   try {
     const pool = await shared.pool;
@@ -61,18 +64,31 @@ export async function openVolume(
 
 function share(
   key: string,
-  openDevice: () => Promise<BlockDevice>,
-  options: OpenOptions,
+  open: (uri: string) => Promise<BlockDevice>,
+  own: ReadonlyMap<string, string>,
 ): SharedPool {
-  const pool = openDevice().then(async (device) => {
+  const devices: BlockDevice[] = [];
+  const close = async (): Promise<void> => {
+    for (const device of devices.splice(0)) await device.close();
+  };
+  const make = async (): Promise<Pool> => {
+    const options: OpenOptions = { ...optionsOf(own), openLlrrm: open };
+    const llrrm = own.get('llrrm');
     try {
+      const device = await open(key);
+      devices.push(device);
+      if (llrrm === 'none') options.llrrm = null;
+      else if (llrrm !== undefined) {
+        options.llrrm = await open(llrrm);
+        devices.push(options.llrrm);
+      }
       return await Pool.open(device, options);
     } catch (error) {
-      await device.close();
+      await close();
       throw error;
     }
-  });
-  const shared = { pool, users: 0 };
+  };
+  const shared = { pool: make(), close, users: 0 };
   pools.set(key, shared);
   return shared;
 }

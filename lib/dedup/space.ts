@@ -10,6 +10,7 @@
 //    the write has failed.
 // 3. Changing a page changes its parents: they are in memory, and dirty, when it is.
 
+import { countIndex, groupOf } from './numbers.js';
 import { FrameBits, Side } from './frame-bits.js';
 import { Frame, Miss, type PageCache } from './pages.js';
 import { Group, GroupShift, Head, Magic, Page, Span, SpanShift, SpanWord } from './layout.js';
@@ -18,17 +19,6 @@ const DELTAS = 4096;
 // A pbn is a number above 2^32 now and then; `%` of such is slow, and its low bits are enough.
 const GROUP_MASK = Group.pages - 1;
 const EXTENT_MASK = Group.extentPages - 1;
-const TWO_32 = 4294967296;
-
-export function groupOf(pbn: number): number {
-  return Math.floor(pbn / Group.pages);
-}
-
-/** A block's count in its group's count page. */
-export function countIndex(pbn: number): number {
-  const page = (pbn >>> 0) & GROUP_MASK;
-  return (page >>> Group.extentShift) * Group.blocks + (page & 255) - Group.metaPages;
-}
 
 export interface SpaceFacts {
   readonly firstGroup: number;
@@ -36,6 +26,13 @@ export interface SpaceFacts {
   readonly endGroup: number;
   readonly highWater: number;
   readonly roots: number;
+}
+
+export interface SpaceWatcher {
+  /** A block has got a reference, and has this many now. */
+  referred(pbn: number, references: number): void;
+  /** A block has lost its last one. */
+  freed(pbn: number): void;
 }
 
 export class Space {
@@ -56,6 +53,8 @@ export class Space {
   readonly pending = new Float64Array(2);
   /** A count went below 0, or a page of space cannot be read: nothing may be changed any more. */
   broken: string | null = null;
+  /** Who is told of references, as counts change; null: nobody. */
+  watcher: SpaceWatcher | null = null;
   readonly pages: PageCache;
   private readonly bits: FrameBits;
   /** pbn: one more; -pbn: one less. */
@@ -321,6 +320,7 @@ export class Space {
     if (delta > 0) {
       pages.words[at] = count + 1;
       if (count === 0) this.nowUsed(summary, frame, pbn, index);
+      this.watcher?.referred(pbn, count + 1);
     } else if (count === 0) {
       this.broken ??= `block ${pbn} has fewer references than entries that name it`;
       return false;
@@ -364,6 +364,7 @@ export class Space {
 
   private nowFreed(summary: number, frame: number, pbn: number, index: number): void {
     this.used--;
+    this.watcher?.freed(pbn);
     const parity = this.generation & 1;
     this.bits.set(frame, Side.pending + parity * 32, index);
     this.pending[parity] = this.pending[parity]! + 1;
@@ -436,14 +437,4 @@ export class Space {
       this.extentsUsed -= (word >>> SpanShift.empty) & SpanWord.emptyMask;
     }
   }
-}
-
-/** The pair of words at `at` as a number. */
-export function pair(words: Uint32Array, at: number): number {
-  return words[at + 1]! * TWO_32 + words[at]!;
-}
-
-export function setPair(words: Uint32Array, at: number, value: number): void {
-  words[at] = value >>> 0;
-  words[at + 1] = (value / TWO_32) >>> 0;
 }

@@ -2,6 +2,7 @@
 
 import type { Engine } from './engine.js';
 import { Group, Page } from './layout.js';
+import type { Llrrm } from './llrrm.js';
 import type { SuperblockFacts } from './superblock.js';
 
 export interface PoolStats {
@@ -20,7 +21,32 @@ export interface PoolStats {
   readonly saving_percent: number;
   readonly volumes: number;
   /** Since the pool was opened. */
-  readonly written: { fresh: number; zero: number; same: number; unequal: number };
+  readonly written: {
+    fresh: number;
+    zero: number;
+    /** Shared with stored blocks; `short`: of them those of runs shorter than THN. */
+    same: number;
+    short: number;
+    unequal: number;
+    /** Runs by length: 1, 2–3, 4–7, … 256 blocks. */
+    run_lengths: number[];
+  };
+  /** Low-latency memory, when it is used: slots are blocks. */
+  readonly llrrm: {
+    slots: number;
+    used: number;
+    promoted: number;
+    overflowed: number;
+    evicted: number;
+    freed: number;
+    /** Reads that it served, their blocks, and short reads that it could not serve. */
+    reads: number;
+    blocks: number;
+    misses: number;
+    hit_rate: number;
+    errors: number;
+    damaged: number;
+  } | null;
   readonly index: { entries: number; probes: number; hits: number; stale: number; rate: number };
   readonly checkpoints: { done: number; pages_written: number; begin_ms_max: number };
   readonly journal: { entries: number; fill: number };
@@ -46,8 +72,11 @@ export function poolStats(engine: Engine, facts: SuperblockFacts): PoolStats {
       fresh: planner.fresh,
       zero: planner.zero,
       same: planner.same,
+      short: planner.short,
       unequal: planner.unequal,
+      run_lengths: [...planner.runLengths],
     },
+    llrrm: engine.llrrm === null ? null : llrrmStats(engine.llrrm),
     index: {
       entries: index.entries,
       probes: index.probes,
@@ -68,5 +97,17 @@ export function poolStats(engine: Engine, facts: SuperblockFacts): PoolStats {
       pages_read: io.pagesRead,
       pages_written: io.pagesWritten,
     },
+  };
+}
+
+function llrrmStats(llrrm: Llrrm): NonNullable<PoolStats['llrrm']> {
+  const { table, copier, reads, blocks, misses, errors, damaged } = llrrm;
+  const { slots, valid, evicted, freed } = table;
+  const { promoted, overflowed } = copier;
+  const asked = reads + misses;
+  return {
+    ...{ slots, used: valid, promoted, overflowed, evicted, freed, reads, blocks, misses },
+    hit_rate: asked === 0 ? 0 : reads / asked,
+    ...{ errors, damaged },
   };
 }

@@ -3,7 +3,7 @@
 import { PenstockError } from '../errors.js';
 import { native } from '../native.js';
 import { FORMAT_VERSION, Head, Magic, Page, ROOT_SLOT_WORDS, Super } from './layout.js';
-import { pair, setPair } from './space.js';
+import { pair, setPair } from './numbers.js';
 
 export interface SuperblockFacts {
   uuid: Uint32Array;
@@ -29,6 +29,11 @@ export interface SuperblockFacts {
   volumes: number;
   nextSerial: number;
   blockSize: number;
+  /** Of the low-latency device: all 0, none; its stamp at the last close; 0 shared, 1 random. */
+  llrrmUuid: Uint32Array;
+  llrrmStamp: number;
+  llrrmPolicy: number;
+  llrrmUri: string;
   /** Bit per root page. */
   rootSlots: Uint32Array;
 }
@@ -63,6 +68,10 @@ export function writeSuperblock(words: Uint32Array, facts: SuperblockFacts, slot
   words[Super.volumes] = facts.volumes;
   words[Super.nextSerial] = facts.nextSerial;
   words[Super.blockSize] = facts.blockSize;
+  words.set(facts.llrrmUuid, Super.llrrmUuid);
+  words[Super.llrrmStamp] = facts.llrrmStamp;
+  words[Super.llrrmPolicy] = facts.llrrmPolicy;
+  uriBytes(words).write(facts.llrrmUri);
   words.set(facts.rootSlots, Super.rootSlots);
   words[Head.crc] = checksum(words, facts.uuid[0]!);
 }
@@ -107,8 +116,16 @@ export function readSuperblock(words: Uint32Array, slot: number): SuperblockFact
     volumes: words[Super.volumes]!,
     nextSerial: words[Super.nextSerial]!,
     blockSize: words[Super.blockSize]!,
+    llrrmUuid: words.slice(Super.llrrmUuid, Super.llrrmUuid + 4),
+    llrrmStamp: words[Super.llrrmStamp]!,
+    llrrmPolicy: words[Super.llrrmPolicy]!,
+    llrrmUri: uriBytes(words).toString().replace(/\0+$/, ''),
     rootSlots: words.slice(Super.rootSlots, Super.rootSlots + ROOT_SLOT_WORDS),
   };
+}
+
+function uriBytes(words: Uint32Array): Buffer {
+  return Buffer.from(words.buffer, words.byteOffset + Super.llrrmUri * 4, Super.llrrmUriBytes);
 }
 
 /** CRC-32C of a page with the pool's seed in the checksum's place. */

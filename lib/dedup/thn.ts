@@ -14,9 +14,11 @@
 import { PenstockError } from '../errors.js';
 import type { FingerprintIndex } from './fingerprint-index.js';
 import { Fingerprint, Group, Head, Page, SetMax } from './layout.js';
+import type { Llrrm } from './llrrm.js';
 import { Miss } from './pages.js';
 import { Fate, type SetTable } from './sets.js';
-import { groupOf, setPair, type Space } from './space.js';
+import { groupOf, setPair } from './numbers.js';
+import type { Space } from './space.js';
 
 /** Words of a fingerprint's candidates: how many, and four pairs. */
 const CANDIDATE_WORDS = 9;
@@ -28,6 +30,8 @@ export class Thn {
   /** Candidates that were looked at, and those that were not what the index said. */
   candidates = 0;
   stale = 0;
+  /** Low-latency memory: short runs are shared where it has them, or is to have them. */
+  llrrm: Llrrm | null = null;
   private readonly sets: SetTable;
   private readonly space: Space;
   private readonly index: FingerprintIndex;
@@ -86,7 +90,7 @@ export class Thn {
         const at = i * CANDIDATE_WORDS + 1 + c * 2;
         this.follow(set, i, floor, found[at + 1]! * 4294967296 + found[at]!);
       }
-      if (this.bestLength < this.thn) {
+      if (this.bestLength < this.thn && !this.isWorth()) {
         i++;
         continue;
       }
@@ -109,6 +113,14 @@ export class Thn {
     for (let b = 0; b < sets.counts[set]!; b++) {
       if (sets.fates[base + b] === Fate.same) sets.fates[base + b] = Fate.fresh;
     }
+  }
+
+  /** Whether the best run, which is short, is shared all the same. */
+  private isWorth(): boolean {
+    const { llrrm, bestPbn, bestLength } = this;
+    if (llrrm === null || bestLength === 0) return false;
+    const counts = this.space.count(groupOf(bestPbn));
+    return counts >= 0 && llrrm.isWorth(counts, bestPbn, bestLength);
   }
 
   /** How far block `i` and its neighbours go with the blocks round `pbn`. */

@@ -10,7 +10,8 @@
 import { Stream, type Allocator } from './allocator.js';
 import { Group, Head, Magic, Node, Page, Volume } from './layout.js';
 import { Miss, type PageCache } from './pages.js';
-import { groupOf, pair, type Space } from './space.js';
+import { groupOf, pair } from './numbers.js';
+import type { Space } from './space.js';
 
 /** What `leaf` gives where nothing was ever written; otherwise as Miss. */
 export const HOLE = -3;
@@ -121,6 +122,25 @@ export class Trees {
   }
 
   // hot:end
+
+  /**
+   * By how many maps a leaf of a volume is shared, about: the product of its own count and of those
+   * above it. 0: nothing is there; or a Miss.
+   */
+  sharers(volume: Tree, leaf: number): number {
+    let sharers = 1;
+    let pbn = volume.root;
+    for (let { level } = volume; pbn !== 0; level--) {
+      const counts = this.space.count(groupOf(pbn));
+      if (counts < 0) return counts;
+      sharers *= this.space.countIn(counts, pbn);
+      if (level === 0) return sharers;
+      const frame = this.get(pbn, Magic.node, level);
+      if (frame < 0) return frame;
+      pbn = this.entry(frame, (leaf >>> (Node.shift * (level - 1))) & (Node.entries - 1));
+    }
+    return 0;
+  }
 
   /** The first leaf from `leaf` on that is there; -1 when none is, or a Miss below that. */
   nextLeaf(tree: Tree, leaf: number): number {

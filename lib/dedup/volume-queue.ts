@@ -22,9 +22,11 @@ import type { VolumeRecord } from './catalogue.js';
 import { SLOT_BITS, type Engine } from './engine.js';
 import { Io } from './io.js';
 import { Node, Page, SetMax } from './layout.js';
+import { LLRRM_RUN } from './llrrm-table.js';
 import { Miss } from './pages.js';
 import { Fifo } from './sets.js';
 import { HOLE } from './trees.js';
+import { park } from './waiting.js';
 
 const TWO_32 = 4294967296;
 const FILLS = 256;
@@ -228,6 +230,7 @@ export class VolumeQueue implements QueueDriver {
   /** Goes on with a read; false: pages of the map are on their way. */
   private read(slot: number): boolean {
     const { trees, io, space } = this.engine.parts;
+    const { llrrm } = this.engine;
     const { volume } = this;
     const lbn = this.lbns[slot]!;
     const count = this.counts[slot]!;
@@ -262,10 +265,18 @@ export class VolumeQueue implements QueueDriver {
       } else if (!space.holdsBlocks(pbn, length)) {
         if (this.statuses[slot] === 0) this.statuses[slot] = Status.MEDIA_ERROR;
       } else {
-        this.parts[slot] = this.parts[slot]! + 1;
         const hi = (pbn / TWO_32) | 0;
         const toHi = (to / TWO_32) | 0;
-        io.askWords(Op.READ, pbn | 0, hi, length, to | 0, toHi, Io.read, owner);
+        let asked = 0;
+        if (llrrm !== null && length <= LLRRM_RUN) {
+          asked = llrrm.read(pbn | 0, hi, length, to | 0, toHi, owner);
+          if (asked === 0) llrrm.copier.noticed(volume.index, leaf, pbn | 0, hi, length);
+        }
+        if (asked === 0) {
+          asked = 1;
+          io.askWords(Op.READ, pbn | 0, hi, length, to | 0, toHi, Io.read, owner);
+        }
+        this.parts[slot] = this.parts[slot]! + asked;
       }
       e += length;
       b += length;
@@ -399,7 +410,7 @@ export class VolumeQueue implements QueueDriver {
   park(timeoutUs: number): void {
     this.engine.run();
     if (this.done.length > 0) return;
-    this.engine.parts.io.park(timeoutUs);
+    park(this.engine.parts.io, this.engine.llrrm?.io, timeoutUs);
     this.engine.run();
   }
 
