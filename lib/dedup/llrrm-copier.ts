@@ -4,6 +4,8 @@
 // 1. A block is copied while it has references (its data is with the device then); one that loses
 //    the last while it is copied has left the table, and its copy counts for nothing.
 // 2. What is not copied for want of room or of buffers is left out: it is copied when it is read.
+// 3. Where there is no room, what is read for the second time within a while takes the place of
+//    what is cold: one that is read once would only cost the data device another read.
 
 import { Op, Status } from '../hpdi/index.js';
 import { addressSpace, type Segment } from '../memory/index.js';
@@ -24,6 +26,7 @@ const WANTED = 2 ** 16;
 const SEEN = 1024;
 /** Runs that were read that one round looks at. */
 const LOOKS = 32;
+const GHOSTS_LEAST = 64;
 const TWO_32 = 4294967296;
 
 export interface CopierParts {
@@ -60,6 +63,8 @@ export class LlrrmCopier {
   private readonly seen = new Float64Array(SEEN * 4);
   private seenFirst = 0;
   private seenCount = 0;
+  /** First blocks of runs that were read and found no room. */
+  private readonly ghosts: Float64Array;
   private readonly buffers: Segment;
   private readonly ranges = new Uint32Array(LLRRM_RUN * 4);
   private readonly crcs = new Uint32Array(LLRRM_RUN);
@@ -74,6 +79,7 @@ export class LlrrmCopier {
   constructor(parts: CopierParts, target: CopierTarget) {
     this.parts = parts;
     this.target = target;
+    this.ghosts = new Float64Array(Math.max(GHOSTS_LEAST, target.table.slots));
     this.buffers = addressSpace().create(JOBS * LLRRM_RUN * Page.bytes);
   }
 
@@ -102,7 +108,12 @@ export class LlrrmCopier {
 
   // hot:end
 
-  want(pbn: number): void {
+  /** A block has references enough: it is copied if there is room. */
+  worth(pbn: number): void {
+    if (this.target.table.room > 0) this.want(pbn);
+  }
+
+  private want(pbn: number): void {
     if (this.wantedCount === WANTED) {
       this.overflowed++;
       return;
@@ -199,7 +210,7 @@ export class LlrrmCopier {
         const sharers = parts.trees.sharers(volume, seen[at + 1]!);
         // Its pages are on their way: not worth waiting for more than one.
         if (counts === Miss.wait || sharers === Miss.wait) return;
-        if (counts >= 0 && sharers > 0) {
+        if (counts >= 0 && sharers > 0 && this.isAdmitted(pbn)) {
           for (let b = 0; b < seen[at + 3]!; b++) {
             const references = parts.space.countIn(counts, pbn + b) * sharers;
             if (references >= this.target.threshold) this.want(pbn + b);
@@ -209,6 +220,16 @@ export class LlrrmCopier {
       this.seenFirst = (this.seenFirst + 1) & (SEEN - 1);
       this.seenCount--;
     }
+  }
+
+  /** Whether there is room for a run, or it was read before, a while ago at most. */
+  private isAdmitted(pbn: number): boolean {
+    if (this.target.table.room > 0) return true;
+    const { ghosts } = this;
+    const place = (Math.imul(pbn | 0, 0x9e3779b1) >>> 0) % ghosts.length;
+    const isKnown = ghosts[place] === pbn;
+    ghosts[place] = isKnown ? 0 : pbn;
+    return isKnown;
   }
 
   /** Copies the next series of blocks that are wanted; false: it cannot go on now. */

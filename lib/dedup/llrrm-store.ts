@@ -1,5 +1,6 @@
-// What stands on a low-latency device besides the copies (docs/format.md): whose it is, and, when it
-// was closed in order, which blocks the copies are of.
+// What stands on a low-latency device besides the copies (docs/format.md): whose it is, and, when
+// it was closed in order, which blocks the copies are of.
+//
 // Invariant: a device that holds something else is never written to, unless it is given for that.
 
 import { randomBytes } from 'node:crypto';

@@ -9,7 +9,6 @@
 // 1. A block is copied while it has references, and its copy is dropped before its last reference
 //    counts as taken: a block that is written anew is never found here.
 // 2. Nothing waits for the tier but reads that asked it, and those go on when it fails.
-// 3. What is not copied for want of room or of buffers is left out: it is copied when it is read.
 
 import { Op, Status, type BlockDevice } from '../hpdi/index.js';
 import { native } from '../native.js';
@@ -293,7 +292,7 @@ export class Llrrm implements CopierTarget {
   /** A block has got a reference, and this many now. */
   referred(pbn: number, references: number): void {
     if (references !== this.threshold || this.policy !== LlrrmPolicy.shared) return;
-    this.copier.want(pbn);
+    this.copier.worth(pbn);
   }
 
   /** A block has lost its last reference. */

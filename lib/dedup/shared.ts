@@ -21,13 +21,13 @@ const pools = new Map<string, SharedPool>();
 export const DEDUP_KEYS: Readonly<Record<string, string>> = {
   'dedup.thn': 'blocks of the shortest run that is deduplicated, other than the pool has it',
   'dedup.cache': 'SIZE of memory for pages of metadata (64MiB)',
-  'dedup.llrrm': 'URI of low-latency memory, other than the pool has it; none: without',
+  'dedup.llrrm': 'URI of low-latency memory for this time; none: without',
   'dedup.index': 'SIZE of memory for the fingerprint index (by the size of the pool)',
 };
 
 /**
-  'dedup.llrrm': 'URI of low-latency memory for this time; none: without',
- * is open, as is low-latency memory. Errors: BAD_URI without a volume, BAD_OPTION, those of
+ * Opens a volume of the pool on a data device; `key` is the device's URI, opened by `open` unless
+ * it is open, as is low-latency memory. Errors: BAD_URI without a volume, BAD_OPTION, those of
  * Pool.open.
  */
 export async function openVolume(
