@@ -27,6 +27,8 @@ export interface MapTree extends Tree {
   readonly serial: number;
 }
 
+/** Blocks of one look-up. */
+const LOOKS = 2 ** 15;
 /** Leaves that are remembered. */
 const REMEMBERED = 2 ** 14;
 
@@ -49,6 +51,8 @@ export class Trees {
   private readonly knownLeaves = new Int32Array(REMEMBERED);
   private readonly knownFrames = new Int32Array(REMEMBERED);
   private readonly knownSerials = new Uint32Array(REMEMBERED);
+  /** Frames of a look-up. */
+  private readonly found = new Int32Array(LOOKS);
 
   constructor(pages: PageCache, space: Space, allocator: Allocator) {
     this.wide = space.endGroup > 2 ** 32 / Group.pages;
@@ -61,19 +65,56 @@ export class Trees {
 
   /** As `leaf`, of a volume's map: where its leaf was a moment ago is remembered. */
   mapLeaf(volume: MapTree, leaf: number): number {
-    const place = (leaf ^ Math.imul(volume.serial, 0x9e3779b1)) & (REMEMBERED - 1);
-    const known = this.knownFrames[place]!;
-    if (
-      this.knownLeaves[place] === leaf &&
-      this.knownTrees[place] === volume.serial &&
-      this.pages.serials[known] === this.knownSerials[place]
-    ) {
-      this.pages.keep(known);
-      return known;
-    }
+    const known = this.knownLeaf(volume, leaf);
+    if (known >= 0) return known;
     const frame = this.leaf(volume, leaf, Magic.node);
     if (frame >= 0) this.remember(volume, leaf, frame);
     return frame;
+  }
+
+  /** The frame of a leaf if it is remembered, and here; -1 says nothing. */
+  knownLeaf(volume: MapTree, leaf: number): number {
+    const place = (leaf ^ Math.imul(volume.serial, 0x9e3779b1)) & (REMEMBERED - 1);
+    const known = this.knownFrames[place]!;
+    if (
+      this.knownLeaves[place] !== leaf ||
+      this.knownTrees[place] !== volume.serial ||
+      this.pages.serials[known] !== this.knownSerials[place]
+    ) {
+      return -1;
+    }
+    this.pages.keep(known);
+    return known;
+  }
+
+  /**
+   * What a map has at the blocks `lbns` of `slots`: pbns; 0 where it has nothing, or where its leaf
+   * is not remembered. One pass after the other, so that nothing waits for the one before.
+   */
+  lookUp(
+    volume: MapTree,
+    lbns: Float64Array,
+    slots: Int32Array,
+    count: number,
+    pbns: Float64Array,
+  ): void {
+    const { found } = this;
+    const { words, bytes } = this.pages;
+    for (let i = 0; i < count; i++) {
+      found[i] = this.knownLeaf(volume, Math.floor(lbns[slots[i]!]! / Node.entries));
+    }
+    for (let i = 0; i < count; i++) {
+      const frame = found[i]!;
+      const e = lbns[slots[i]!]! & (Node.entries - 1);
+      pbns[i] = frame < 0 ? 0 : words[(frame << Page.shift) + Head.words + e]!;
+    }
+    if (!this.wide) return;
+    for (let i = 0; i < count; i++) {
+      const frame = found[i]!;
+      const e = lbns[slots[i]!]! & (Node.entries - 1);
+      const at = (frame << (Page.shift + 2)) + Node.high * 4 + e;
+      if (frame >= 0) pbns[i] = bytes[at]! * 4294967296 + pbns[i]!;
+    }
   }
 
   private remember(volume: MapTree, leaf: number, frame: number): void {

@@ -8,6 +8,7 @@ import { driver as ramDriver } from '../../lib/drivers/ram/index.js';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
 import { PenstockError } from '../../lib/errors.js';
 import { BlockDevice, type Backend } from '../../lib/hpdi/index.js';
+import { open } from '../../lib/open.js';
 import { contentOf, fillBlock, VolumeModel } from './dedup-model.js';
 import { check, within, type Random, type Soak, type SoakRun } from './harness.js';
 
@@ -24,6 +25,8 @@ const OPEN = { cacheBytes: 2 * 2 ** 20, indexBytes: 2 ** 20, depth: 64 };
 class CrashRun implements SoakRun {
   private readonly random: Random;
   private readonly ram: Backend;
+  /** Low-latency memory, in half of the rounds; the power cut leaves it as it is. */
+  private llrrm: BlockDevice | null = null;
   private content = 1;
   /** Recoveries that applied entries, and of them those that left blocks out. */
   private replayed = 0;
@@ -40,12 +43,14 @@ class CrashRun implements SoakRun {
     const { random } = this;
     const gone = random.between(20, 600);
     const device = this.device(gone);
+    this.llrrm = random.chance(0.5) ? await open('ram:1MiB') : null;
     const models = Array.from({ length: VOLUMES }, (_, i) => new VolumeModel(`v${i}`, BLOCKS));
     const thn = random.pick([1, 2, 4, 8, 8, 8, 32]);
     try {
       await within(20_000, 'a crash', this.until(device, models, thn));
     } finally {
       await device.close();
+      await this.llrrm?.close();
     }
     return 1;
   }
@@ -74,8 +79,13 @@ class CrashRun implements SoakRun {
     const control = faultControl(device.backend)!;
     let made = false;
     try {
-      await Pool.create(device, { thn, sampling: random.pick([1, 8]), force: true });
-      const pool = await Pool.open(device, OPEN);
+      await Pool.create(device, {
+        thn,
+        sampling: random.pick([1, 8]),
+        llrrmThreshold: random.pick([1, 2, 4]),
+        force: true,
+      });
+      const pool = await Pool.open(device, { ...OPEN, llrrm: this.llrrm });
       try {
         for (const model of models) await pool.createVolume(model.name, BLOCKS * PAGE);
         made = true;
@@ -95,7 +105,7 @@ class CrashRun implements SoakRun {
 
   private async cutRecovery(device: BlockDevice): Promise<void> {
     const control = faultControl(device.backend)!;
-    const opening = Pool.open(device, OPEN);
+    const opening = Pool.open(device, { ...OPEN, llrrm: this.llrrm });
     for (let turn = this.random.between(0, 30); turn > 0; turn--) {
       await new Promise((resolve) => setImmediate(resolve));
     }
@@ -109,7 +119,7 @@ class CrashRun implements SoakRun {
   }
 
   private async compare(device: BlockDevice, models: VolumeModel[]): Promise<void> {
-    const pool = await Pool.open(device, OPEN);
+    const pool = await Pool.open(device, { ...OPEN, llrrm: this.llrrm });
     try {
       for (const model of models) {
         const disk = pool.openVolume(model.name);

@@ -1,0 +1,187 @@
+// Reads: the reads of a volume's queue, from its map to the devices.
+//
+// The reads of one submit are looked up together: their entries of the map lie far apart, and the
+// processor fetches them at the same time when nothing stands between.
+//
+// Invariant: between looking up and asking nothing changes the map, or what is in memory of it.
+
+import { Op, Status } from '../hpdi/index.js';
+import { native } from '../native.js';
+import type { VolumeRecord } from './catalogue.js';
+import { SLOT_BITS, type Engine } from './engine.js';
+import { Io } from './io.js';
+import { Node, Page } from './layout.js';
+import { LLRRM_RUN } from './llrrm-table.js';
+import { Miss } from './pages.js';
+import type { RequestSlots } from './request-slots.js';
+import { Fifo } from './sets.js';
+import { HOLE } from './trees.js';
+
+const TWO_32 = 4294967296;
+/** Series of zeros that are written in one call. */
+const FILLS = 256;
+
+export interface ReadsOwner {
+  partEnded(slot: number): void;
+}
+
+export class Reads {
+  private readonly engine: Engine;
+  private readonly volume: VolumeRecord;
+  private readonly slots: RequestSlots;
+  private readonly owner: ReadsOwner;
+  /** Of a request's owner, as the devices give it back: the queue's number. */
+  private readonly number: number;
+  private readonly added: Int32Array;
+  private addedCount = 0;
+  private readonly pbns: Float64Array;
+  /** Those whose map is on its way. */
+  private readonly parked: Fifo;
+  private readonly fills = new Uint32Array(FILLS * 4);
+  private fillCount = 0;
+
+  constructor(
+    engine: Engine,
+    volume: VolumeRecord,
+    slots: RequestSlots,
+    number: number,
+    owner: ReadsOwner,
+  ) {
+    this.engine = engine;
+    this.volume = volume;
+    this.slots = slots;
+    this.number = number;
+    this.owner = owner;
+    this.added = new Int32Array(slots.depth);
+    this.pbns = new Float64Array(slots.depth);
+    this.parked = new Fifo(slots.depth);
+  }
+
+  // hot:begin
+
+  /** A read was taken: `go` begins it. */
+  add(slot: number): void {
+    const { checkpoint, space } = this.engine.parts;
+    const parity = space.generation & 1;
+    this.slots.parities[slot] = parity + 1;
+    checkpoint.readers[parity] = checkpoint.readers[parity]! + 1;
+    this.slots.progress[slot] = 0;
+    this.added[this.addedCount++] = slot;
+  }
+
+  /** Begins the reads that were added. */
+  go(): void {
+    const { added, addedCount, pbns, slots, volume } = this;
+    if (addedCount === 0) return;
+    this.addedCount = 0;
+    const { lbns, counts, addresses } = slots;
+    const { trees, space, io } = this.engine.parts;
+    trees.lookUp(volume, lbns, added, addedCount, pbns);
+    const isPlain = this.engine.llrrm === null;
+    for (let i = 0; i < addedCount; i++) {
+      const slot = added[i]!;
+      const pbn = pbns[i]!;
+      if (isPlain && counts[slot] === 1 && pbn !== 0 && space.holdsBlocks(pbn, 1)) {
+        const to = addresses[slot]!;
+        const hi = (pbn / TWO_32) | 0;
+        const toHi = (to / TWO_32) | 0;
+        const owner = (this.number << SLOT_BITS) | slot;
+        // The part of its taking is that of its only request.
+        io.askWords(Op.READ, pbn | 0, hi, 1, to | 0, toHi, Io.read, owner);
+      } else if (!this.read(slot)) this.parked.push(slot);
+    }
+    this.fill();
+  }
+
+  /** Goes on with a read; false: pages of the map are on their way. */
+  private read(slot: number): boolean {
+    const { trees, space } = this.engine.parts;
+    const { volume, slots } = this;
+    const lbn = slots.lbns[slot]!;
+    const count = slots.counts[slot]!;
+    const address = slots.addresses[slot]!;
+    for (let b = slots.progress[slot]!; b < count;) {
+      const leaf = Math.floor((lbn + b) / Node.entries);
+      const frame = trees.mapLeaf(volume, leaf);
+      if (frame === Miss.wait) {
+        slots.progress[slot] = b;
+        return false;
+      }
+      const e = (lbn + b) & (Node.entries - 1);
+      const here = Math.min(count - b, Node.entries - e);
+      const to = address + b * Page.bytes;
+      if (frame === Miss.bad) {
+        slots.fail(slot, this.engine.pageStatus());
+        break;
+      }
+      if (frame === HOLE) {
+        this.zero(to | 0, (to / TWO_32) | 0, here);
+        b += here;
+        continue;
+      }
+      const pbn = trees.entry(frame, e);
+      let length = 1;
+      while (length < here && trees.entry(frame, e + length) === (pbn === 0 ? 0 : pbn + length)) {
+        length++;
+      }
+      const toHi = (to / TWO_32) | 0;
+      if (pbn === 0) this.zero(to | 0, toHi, length);
+      else if (!space.holdsBlocks(pbn, length)) slots.fail(slot, Status.MEDIA_ERROR);
+      else this.ask(slot, leaf, pbn | 0, (pbn / TWO_32) | 0, length, to | 0, toHi);
+      b += length;
+    }
+    slots.progress[slot] = count;
+    this.owner.partEnded(slot);
+    return true;
+  }
+
+  /** Asks for a run: low-latency memory if it has all of it, or the data device. */
+  private ask(
+    slot: number,
+    leaf: number,
+    pbnLo: number,
+    pbnHi: number,
+    count: number,
+    toLo: number,
+    toHi: number,
+  ): void {
+    const { llrrm, parts } = this.engine;
+    const owner = (this.number << SLOT_BITS) | slot;
+    let asked = 0;
+    if (llrrm !== null && count <= LLRRM_RUN) {
+      asked = llrrm.read(pbnLo, pbnHi, count, toLo, toHi, owner);
+      if (asked === 0) llrrm.copier.noticed(this.volume.index, leaf, pbnLo, pbnHi, count);
+    }
+    if (asked === 0) {
+      asked = 1;
+      parts.io.askWords(Op.READ, pbnLo, pbnHi, count, toLo, toHi, Io.read, owner);
+    }
+    this.slots.parts[slot] = this.slots.parts[slot]! + asked;
+  }
+
+  private zero(addressLo: number, addressHi: number, blocks: number): void {
+    if (this.fillCount === FILLS) this.fill();
+    const at = this.fillCount++ * 4;
+    this.fills[at] = addressLo;
+    this.fills[at + 1] = addressHi;
+    this.fills[at + 2] = blocks * Page.bytes;
+    this.fills[at + 3] = 0;
+  }
+
+  private fill(): void {
+    if (this.fillCount === 0) return;
+    native.fillList(this.fills, this.fillCount);
+    this.fillCount = 0;
+  }
+
+  // hot:end
+
+  /** What waited for pages goes on; called once a round. */
+  step(): void {
+    for (let left = this.parked.length; left > 0; left--) {
+      const slot = this.parked.shift();
+      if (!this.read(slot)) this.parked.push(slot);
+    }
+    this.fill();
+  }
+}
