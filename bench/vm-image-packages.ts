@@ -51,7 +51,9 @@ export async function runTool(
   options: { cwd?: string; env?: NodeJS.ProcessEnv } = {},
 ): Promise<{ stdout: string; stderr: string }> {
   try {
-    const env = { ...process.env, LC_ALL: 'C', ...options.env };
+    // Where mke2fs and debugfs are, users other than root do not look.
+    const PATH = `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`;
+    const env = { ...process.env, PATH, LC_ALL: 'C', ...options.env };
     return await execute(program, args, { ...options, env, maxBuffer: OUTPUT_BYTES_MAX });
   } catch (cause) {
     const { code, stderr = '' } = cause as { code?: unknown; stderr?: string };

@@ -4,7 +4,15 @@
 // The images are made from Debian's packages (vm-image-packages.ts), or are those of `--images`.
 
 import { hash } from 'node:crypto';
-import { closeSync, fstatSync, mkdirSync, mkdtempSync, openSync, readdirSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+} from 'node:fs';
 import { readFileSync, readSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
@@ -32,7 +40,14 @@ import {
   type Places,
 } from './vm-image-figures.js';
 import { makeImage } from './vm-image-files.js';
-import { Apt, countChanged, MACHINES, noPackages, type Package } from './vm-image-packages.js';
+import {
+  Apt,
+  countChanged,
+  MACHINES,
+  noPackages,
+  runTool,
+  type Package,
+} from './vm-image-packages.js';
 
 const THNS = [1, 2, 4, 8, 16, 32];
 const SAMPLINGS = [1, 8];
@@ -43,7 +58,7 @@ const PIECES_IN_FLIGHT = 8;
 /** Of the pool's device, beside what the images hold. */
 const ROOM_BYTES = 2 ** 28;
 const MANIFEST = 'packages.json';
-const FIGURES = /(<!-- figures -->\n)[\s\S]*?(\n<!-- \/figures -->)/;
+const FIGURES = /(?<=<!-- figures -->\n)[\s\S]*(?=<!-- \/figures -->)/;
 
 interface Options {
   json: boolean;
@@ -72,6 +87,8 @@ function parse(): Options {
 
 /** Makes all images in a folder, with a list of what is in them. */
 async function makeImages(into: string, scratch: string): Promise<void> {
+  // Before anything is downloaded.
+  for (const tool of ['mke2fs', 'debugfs']) await runTool(tool, ['-V']);
   const apt = new Apt(scratch);
   progress('reading what the mirrors have');
   await apt.update();
@@ -94,7 +111,8 @@ async function makeImages(into: string, scratch: string): Promise<void> {
 
 /** Reads the images, and numbers what their blocks hold. */
 function readImages(folder: string, numbers: ContentNumbers): Image[] {
-  const names = readdirSync(folder).filter((name) => name.endsWith('.img'));
+  const files = existsSync(folder) ? readdirSync(folder) : [];
+  const names = files.filter((name) => name.endsWith('.img'));
   if (names.length === 0) {
     throw new PenstockError('NO_SUCH_FILE', `${folder} has no images`, {
       hint: '`--keep` leaves images, and says where; any raw image is one if its name ends in .img',
@@ -292,7 +310,7 @@ function writeDocs(figures: readonly Figures[]): void {
   writeFileSync(join(docs, 'dedup-savings.svg'), chart(figures));
   const page = join(docs, 'dedup-savings.md');
   const text = readFileSync(page, 'utf8');
-  writeFileSync(page, text.replace(FIGURES, `$1${markdownTable(figures)}$2`));
+  writeFileSync(page, text.replace(FIGURES, `\n${markdownTable(figures)}\n\n`));
 }
 
 await program(async () => {
