@@ -27,6 +27,9 @@ export interface CreateWords {
   readonly json?: boolean;
 }
 
+/** What `pool stats` prints: also what only a walk through all maps tells. */
+type Stats = PoolStats & { readonly read_extents: number };
+
 /** What `pool info` prints, as it stands in its JSON. */
 export interface PoolFacts {
   readonly device: string;
@@ -107,7 +110,7 @@ export function configure(command: Command, finish: Finish): void {
     .argument('<uri>', 'the device of the pool')
     .option('--json', 'print JSON alone on stdout')
     .action(async (uri: string, _: object, self: Command) => {
-      const stats = await withPool(uri, async (pool) => pool.stats());
+      const stats = await withPool(uri, statsOf);
       if (wantsJson(self)) printJson('pool-stats', stats);
       else printText(formatStats(stats));
       finish(Exit.OK);
@@ -276,7 +279,12 @@ export function formatFacts(facts: PoolFacts): string {
   );
 }
 
-export function formatStats(stats: PoolStats): string {
+async function statsOf(pool: Pool): Promise<Stats> {
+  const { extents } = await pool.readExtents();
+  return { ...pool.stats(), read_extents: extents };
+}
+
+export function formatStats(stats: Stats): string {
   const row = (name: string, blocks: number): string[] => [
     name,
     formatSize(blocks * stats.block_size),
@@ -294,7 +302,11 @@ export function formatStats(stats: PoolStats): string {
       row('mapped by volumes', stats.logical_blocks_used),
     ],
   );
-  const rest = [`saving   ${stats.saving_percent.toFixed(1)} %`, `volumes  ${stats.volumes}`];
+  const rest = [
+    `saving        ${stats.saving_percent.toFixed(1)} %`,
+    `volumes       ${stats.volumes}`,
+    `read extents  ${stats.read_extents}`,
+  ];
   return `${space}\n${rest.join('\n')}\n`;
 }
 

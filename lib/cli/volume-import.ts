@@ -4,6 +4,7 @@ import { open as openFile, type FileHandle } from 'node:fs/promises';
 import type { Pool } from '../dedup/index.js';
 import { PenstockError, errnoCode } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
+import type { DmaBuffer } from '../memory/index.js';
 import { Exit } from './output.js';
 import { closing, throwIfInterrupted } from './pool-session.js';
 import { BLOCK_BYTES, eachPiece, isZeros } from './volume-pieces.js';
@@ -122,13 +123,24 @@ async function writeImage(
   signal: AbortSignal,
 ): Promise<number> {
   let skipped = 0;
-  await eachPiece(disk, bytes, signal, async (at, buffer) => {
-    await readImage(image, at, buffer.u8);
+  const write = async (at: number, buffer: DmaBuffer): Promise<void> => {
     const lba = at / BLOCK_BYTES;
     if (!isZeros(buffer.u8)) return disk.write(lba, buffer);
     skipped += buffer.bytes;
     // A volume that was just made has only holes.
     if (!isNew) await disk.writeZeroes(lba, buffer.bytes / BLOCK_BYTES);
+  };
+  // Writes begin in the image's order, whichever read ends first: what follows in it follows in
+  // the pool.
+  let before: Promise<unknown> = Promise.resolve();
+  await eachPiece(disk, bytes, signal, async (at, buffer) => {
+    const begun = Promise.all([readImage(image, at, buffer.u8), before]).then(() => ({
+      written: write(at, buffer),
+    }));
+    before = begun.catch(() => undefined);
+    await (
+      await begun
+    ).written;
   });
   await disk.flush();
   return skipped;

@@ -14,6 +14,7 @@ import { PenstockError } from '../errors.js';
 import { BlockDevice } from '../hpdi/index.js';
 import type { VolumeRecord } from './catalogue.js';
 import type { Engine } from './engine.js';
+import { readExtents, type ReadExtents } from './extents.js';
 import { Page, Place, ROOT_SLOT_WORDS, SetMax, VolumeState } from './layout.js';
 import { LlrrmPolicy } from './llrrm.js';
 import { LlrrmSession, type LlrrmState } from './llrrm-session.js';
@@ -70,6 +71,8 @@ export class Pool {
   private readonly llrrmSession: LlrrmSession;
   private readonly closers: Closer[];
   private stopIndexing = false;
+  /** Walks through maps that are under way. */
+  private walks: Promise<unknown> = Promise.resolve();
   private closing: Promise<void> | null = null;
 
   private constructor(made: Opened) {
@@ -213,6 +216,17 @@ export class Pool {
     await this.checkpoint();
   }
 
+  /**
+   * How all volumes lie on the device, from their maps: that takes a read of the device for every
+   * 2 MiB of a volume whose map is not in memory. Errors: POOL_CORRUPT, the device's.
+   */
+  readExtents(): Promise<ReadExtents> {
+    this.assertOpen();
+    const walk = readExtents(this.engine, this.device);
+    this.walks = Promise.allSettled([this.walks, walk]);
+    return walk;
+  }
+
   /** Makes a volume of so many bytes, all zeros; durable when it resolves. */
   async createVolume(name: string, bytes: number): Promise<void> {
     this.assertOpen();
@@ -286,6 +300,7 @@ export class Pool {
     this.stopIndexing = true;
     this.engine.closing = true;
     await this.indexed;
+    await this.walks;
     const { engine } = this;
     try {
       engine.llrrm?.copier.stop();

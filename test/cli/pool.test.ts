@@ -58,6 +58,9 @@ describe('a pool', () => {
     const { body: stats } = await json('pool', 'stats', uri);
     expect(stats).toMatchObject({ schema: 'penstock.pool-stats/1', logical_blocks_used: 4096 });
     expect(stats['saving_percent']).toBeGreaterThan(45);
+    // A volume of 2048 blocks lies in nine extents of 253 at least.
+    expect(stats['read_extents']).toBeGreaterThanOrEqual(18);
+    expect(stats['read_extents']).toBeLessThan(40);
     for (const name of ['one', 'two']) {
       const { code, body } = await json('volume', 'export', uri, name, at(name));
       expect({ code, body }).toMatchObject({ code: 0, body: { written_bytes: 8 * MIB } });
