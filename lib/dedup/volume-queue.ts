@@ -123,40 +123,47 @@ export class VolumeQueue implements QueueDriver {
 
   /** False: there is no room for it now. */
   private accept(sq: Uint32Array, at: number): boolean {
-    const op = sq[at]! & 0xff;
+    const word = sq[at]!;
+    const op = word & 0xff;
     const { slots } = this;
     const slot = slots.next;
     slots.tags[slot] = sq[at + Req.tag]!;
     slots.statuses[slot] = 0;
-    slots.flushes[slot] = (sq[at]! & Flag.FUA) !== 0 && op !== Op.READ && op !== Op.FLUSH ? 1 : 0;
-    let status: number = Status.OK;
-    if ((sq[at]! & Flag.mask & ~Flag.FUA) !== 0) status = Status.BAD_REQUEST;
-    else if (op === Op.READ) status = this.check.transfer(sq, at, Access.write);
-    else if (op === Op.WRITE) status = this.check.transfer(sq, at, Access.read);
-    else if (op === Op.DISCARD || op === Op.WRITE_ZEROES) status = this.check.range(sq, at);
-    else if (op !== Op.FLUSH) status = Status.UNSUPPORTED;
-    if (status === Status.OK && op !== Op.READ && op !== Op.FLUSH) {
-      if (this.readOnly) status = Status.READ_ONLY;
-      else if (this.engine.failed !== null) status = Status.DEVICE_ERROR;
-    }
-    if (status !== Status.OK) {
-      this.done.push(sq[at + Req.tag]!, status, 0, 0);
-      return true;
-    }
+    slots.parts[slot] = 1;
+    slots.flushes[slot] = (word & Flag.FUA) !== 0 && op !== Op.READ && op !== Op.FLUSH ? 1 : 0;
     // By the slot, not as arguments: an address as such would be an object of the heap.
     slots.lbns[slot] = sq[at + Req.lbaHi]! * TWO_32 + sq[at + Req.lbaLo]!;
     slots.counts[slot] = sq[at + Req.blocks]!;
     slots.addresses[slot] = sq[at + Req.addressHi]! * TWO_32 + sq[at + Req.addressLo]!;
+    const status =
+      word === Op.READ ? this.check.transfer(sq, at, Access.write) : this.refused(sq, at);
+    if (status !== Status.OK) {
+      this.done.push(sq[at + Req.tag]!, status, 0, 0);
+      return true;
+    }
     if (op === Op.WRITE) return this.write(slot);
     slots.take();
-    slots.parts[slot] = 1;
-    if (op === Op.FLUSH) this.flush(slot);
-    else if (op === Op.READ) this.reads.add(slot);
+    if (op === Op.READ) this.reads.add(slot);
+    else if (op === Op.FLUSH) this.flush(slot);
     else {
       slots.progress[slot] = 0;
       this.unmaps.push(slot);
     }
     return true;
+  }
+
+  /** Why a request cannot be; OK: it can. */
+  private refused(sq: Uint32Array, at: number): Status {
+    const op = sq[at]! & 0xff;
+    let status: Status = Status.OK;
+    if ((sq[at]! & Flag.mask & ~Flag.FUA) !== 0) status = Status.BAD_REQUEST;
+    else if (op === Op.READ) status = this.check.transfer(sq, at, Access.write);
+    else if (op === Op.WRITE) status = this.check.transfer(sq, at, Access.read);
+    else if (op === Op.DISCARD || op === Op.WRITE_ZEROES) status = this.check.range(sq, at);
+    else if (op !== Op.FLUSH) status = Status.UNSUPPORTED;
+    if (status !== Status.OK || op === Op.READ || op === Op.FLUSH) return status;
+    if (this.readOnly) return Status.READ_ONLY;
+    return this.engine.failed === null ? Status.OK : Status.DEVICE_ERROR;
   }
 
   /** Puts a write's blocks to sets. False: there are not enough. */
@@ -168,7 +175,6 @@ export class VolumeQueue implements QueueDriver {
     const address = slots.addresses[slot]!;
     if (sets.freeSets < Math.ceil(blocks / SetMax.blocks) + 1) return false;
     slots.take();
-    slots.parts[slot] = 1;
     for (let b = 0; b < blocks; b++) {
       let { set } = this;
       const follows = set >= 0 && sets.lbns[set]! + sets.counts[set]! === lbn + b;
