@@ -115,7 +115,7 @@ function notAPool(device: BlockDevice): PenstockError {
 }
 
 /** Throws where no pool can be: NOT_A_POOL, POOL_BAD_DEVICE. */
-function assertDevice(device: BlockDevice): void {
+export function assertDevice(device: BlockDevice): void {
   const { blocks, blockSize } = device.info;
   if (Page.bytes % blockSize !== 0) {
     throw new PenstockError('POOL_BAD_DEVICE', `a pool needs blocks of 512 to 4096 bytes`, {
@@ -126,7 +126,7 @@ function assertDevice(device: BlockDevice): void {
   if (blocks * blockSize < SLOTS.length * Page.bytes) throw notAPool(device);
 }
 
-interface Superblocks {
+export interface Superblocks {
   /** The newer of those that are valid, and where it is. */
   facts: SuperblockFacts | null;
   at: Naming;
@@ -134,7 +134,7 @@ interface Superblocks {
   faults: { at: Naming; text: string; wasOne: boolean }[];
 }
 
-async function readSuperblocks(device: BlockDevice, page: DmaBuffer): Promise<Superblocks> {
+export async function readSuperblocks(device: BlockDevice, page: DmaBuffer): Promise<Superblocks> {
   const reader = new PageReader(device, new Findings(), 0, 0);
   const read: Superblocks = { facts: null, at: SLOTS[0], faults: [] };
   for (const at of SLOTS) {
@@ -151,7 +151,7 @@ async function readSuperblocks(device: BlockDevice, page: DmaBuffer): Promise<Su
 }
 
 /** Tells what is wrong with the superblocks. Throws NOT_A_POOL. */
-function tellSuperblocks(device: BlockDevice, read: Superblocks, findings: Findings): void {
+export function tellSuperblocks(device: BlockDevice, read: Superblocks, findings: Findings): void {
   const { facts, faults } = read;
   const wasOne = faults.some((fault) => fault.wasOne);
   if (facts === null && !wasOne) throw notAPool(device);
@@ -169,7 +169,7 @@ function tellSuperblocks(device: BlockDevice, read: Superblocks, findings: Findi
 }
 
 /** Whether what a superblock says of places can be: else nothing further is read. */
-function isPlausible(
+export function isPlausible(
   device: BlockDevice,
   facts: SuperblockFacts,
   at: Naming,

@@ -4,5 +4,7 @@ export type { CheckReport, Finding, FindingKind } from './check-report.js';
 export { Pool, type CreateOptions } from './pool.js';
 export type { OpenOptions } from './pool-open.js';
 export type { RecoveryReport } from './recovery.js';
+export { repairPool, type RepairOptions } from './repair.js';
+export type { RepairReport } from './repair-plan.js';
 export { DEDUP_KEYS, openVolume } from './shared.js';
 export type { PoolStats } from './stats.js';

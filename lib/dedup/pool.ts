@@ -134,12 +134,7 @@ export class Pool {
    * NOT_A_POOL, POOL_BUSY, POOL_TRUNCATED, POOL_CORRUPT, NEWER_FORMAT, the device's.
    */
   static async open(device: BlockDevice, options: OpenOptions = {}): Promise<Pool> {
-    if (opened.has(device)) {
-      throw new PenstockError('POOL_BUSY', `the pool of ${device.uri} is open already`, {
-        hint: 'use the pool that is open, or close it first',
-        exitCode: 3,
-      });
-    }
+    Pool.assertNotOpen(device);
     opened.add(device);
     const closers: Closer[] = [];
     try {
@@ -150,6 +145,15 @@ export class Pool {
       opened.delete(device);
       throw error;
     }
+  }
+
+  /** Throws POOL_BUSY: this environment has the device's pool open. */
+  static assertNotOpen(device: BlockDevice): void {
+    if (!opened.has(device)) return;
+    throw new PenstockError('POOL_BUSY', `the pool of ${device.uri} is open already`, {
+      hint: 'use the pool that is open, or close it first',
+      exitCode: 3,
+    });
   }
 
   get uuid(): string {
