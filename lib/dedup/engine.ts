@@ -33,6 +33,9 @@ import type { VolumeQueue } from './volume-queue.js';
 export const DIRTY_BEGIN = 0.3;
 const DIRTY_MOST = 0.6;
 const JOURNAL_BEGIN = 0.4;
+/** The same while somebody reads the last one: what is beyond would stop writers. */
+const DIRTY_HELD = 0.45;
+const JOURNAL_HELD = 0.7;
 /** References that may wait for their pages before no more sets are entered. */
 const UNSETTLED_MOST = 4096;
 const SLEEP_MS = 50;
@@ -72,6 +75,8 @@ export class Engine {
   readonly copies: { from: VolumeRecord; to: VolumeRecord; taken: boolean }[] = [];
   /** The pool is about to be closed: what goes on in the background stops. */
   closing = false;
+  /** Who reads the last checkpoint: the next one begins as late as it can. */
+  holds = 0;
   rounds = 0;
   private readonly toHash = new Fifo(SETS);
   private readonly toPlan = new Fifo(SETS);
@@ -402,9 +407,10 @@ export class Engine {
     }
     checkpoint.step();
     if (checkpoint.phase !== Phase.idle) return;
+    const isHeld = this.holds > 0;
     if (
-      pages.dirtyCount > pages.frames * DIRTY_BEGIN ||
-      journal.needed > journal.capacity * JOURNAL_BEGIN
+      pages.dirtyCount > pages.frames * (isHeld ? DIRTY_HELD : DIRTY_BEGIN) ||
+      journal.needed > journal.capacity * (isHeld ? JOURNAL_HELD : JOURNAL_BEGIN)
     ) {
       this.wanted = true;
     }

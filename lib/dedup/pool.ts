@@ -13,6 +13,8 @@ import { randomBytes } from 'node:crypto';
 import { PenstockError } from '../errors.js';
 import { BlockDevice } from '../hpdi/index.js';
 import type { VolumeRecord } from './catalogue.js';
+import { busyError, checkWhile, type CheckOptions } from './check.js';
+import type { CheckReport } from './check-report.js';
 import type { Engine } from './engine.js';
 import { Page, Place, ROOT_SLOT_WORDS, SetMax, VolumeState } from './layout.js';
 import { layoutOf } from './pool-layout.js';
@@ -49,6 +51,8 @@ const THN = 8;
 const LLRRM_THRESHOLD = 4;
 const SAMPLING = 8;
 const SAMPLING_MAX = 2 ** 16;
+/** How often a check begins before it ends with POOL_BUSY. */
+const CHECKS = 4;
 
 /** Devices that have a pool open in this environment. */
 const opened = new WeakSet<BlockDevice>();
@@ -229,6 +233,28 @@ export class Pool {
   async checkpoint(): Promise<void> {
     if (await this.engine.checkpoint()) return;
     throw failure(this.engine);
+  }
+
+  /**
+   * Checks the pool as a checkpoint of now is, while it is written to. Checkpoints wait for it, but
+   * not writers: it gives way, and begins again, a few times. Errors: POOL_BUSY, the device's.
+   */
+  async check(options: CheckOptions = {}): Promise<CheckReport> {
+    const { tries = CHECKS } = options;
+    this.assertOpen();
+    const { engine, device } = this;
+    engine.holds++;
+    try {
+      for (let i = 0; i < tries; i++) {
+        await this.checkpoint();
+        const report = await checkWhile(device, options, engine.parts.checkpoint);
+        if (report !== null) return report;
+        this.assertOpen();
+      }
+    } finally {
+      engine.holds--;
+    }
+    throw busyError(device, tries);
   }
 
   /** Completes what is under way, and closes the pool in order. */

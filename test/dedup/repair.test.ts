@@ -390,9 +390,10 @@ describe('a cut at each of its writes leaves the old state or the repaired one',
           image.flip(image.summary);
           image.flip(image.root);
         }
+        const ram = await image.device();
         // Writes and flushes: those of the opening that follows, too.
         for (let at = 1, isDone = false; !isDone; at++) {
-          const ram = await image.device();
+          await image.put(ram);
           const device = failing(ram.backend, at);
           const control = faultControl(device.backend)!;
           isDone = await repairPool(device, options).then(
@@ -406,9 +407,9 @@ describe('a cut at each of its writes leaves the old state or the repaired one',
           await control.cut({ survive: [0, 0.5, 1][at % 3]! });
           await device.close();
           await rest(ram, options);
-          await ram.close();
           if (isDone) expect(at).toBeGreaterThan(4);
         }
+        await ram.close();
       }
     },
     120_000,
