@@ -12,7 +12,7 @@ import {
 import { faultControl, wrapFault } from '../../lib/drivers/fault/index.js';
 import { PenstockError } from '../../lib/errors.js';
 import { BlockDevice, type Backend } from '../../lib/hpdi/index.js';
-import { isRight, PoolImage, RANGES, sound, VOLUMES } from './pool-image.js';
+import { isRight, PoolImage, RANGES, sound } from './pool-image.js';
 
 const BLOCK = 4096;
 let whole: PoolImage;
