@@ -5,8 +5,9 @@
 // written; counts are the references that there are, block by block; summaries and root words are
 // the sums of the counts; maps lead to blocks and nodes only.
 //
-// A pool that is open elsewhere is checked as its last checkpoint is. When its superblock has changed
-// meanwhile, the check begins again, a few times: then POOL_BUSY. `Pool.check` holds checkpoints off.
+// A pool that is open elsewhere is checked as its last checkpoint is. When its superblock has
+// changed meanwhile, the check begins again, a few times: then POOL_BUSY. `Pool.check` holds
+// checkpoints off.
 //
 // Memory, per TiB of groups that are in use: 1 GiB for the references found (4 bytes per block),
 // 2.3 MB for summaries, and about 30 MB per TiB that is mapped, for its nodes.

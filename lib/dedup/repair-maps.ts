@@ -5,6 +5,7 @@
 
 import { PenstockError } from '../errors.js';
 import { entryOf, nodeOf, UNKNOWN, type MapsCheck } from './check-maps.js';
+import type { BlockDevice } from '../hpdi/index.js';
 import type { PageReader } from './check-pages.js';
 import type { SpaceCheck } from './check-space.js';
 import { Group, Head, Magic, Node, Page } from './layout.js';
@@ -127,9 +128,7 @@ export class MapsRepair {
     } finally {
       page.free();
     }
-    throw new PenstockError('MEDIA_ERROR', `node ${pbn} was read, and cannot be read again`, {
-      hint: 'the device answers now so, now so: copy the pool to another one first',
-    });
+    throw unsteady(reader.device);
   }
 
   private isLost(pbn: number, e: number, entry: number): boolean {
@@ -151,6 +150,15 @@ export class MapsRepair {
     const count = space.foundAt(pbn);
     if (count > 0) space.setFound(pbn, count - 1);
   }
+}
+
+/** The device answers now so, now so. */
+export function unsteady(device: BlockDevice): PenstockError {
+  const message = `${device.uri} was read twice, and not the same: nothing was changed`;
+  return new PenstockError('POOL_BUSY', message, {
+    hint: 'see that nobody writes to it; if it is failing, copy it to another device first',
+    exitCode: 3,
+  });
 }
 
 export function setEntry(words: Uint32Array, e: number, pbn: number): void {

@@ -64,7 +64,7 @@ export class RepairWriter {
   }
 }
 
-/** Pages for nodes: free in the state that is there, in the one that is made, and in the journal. */
+/** Pages for nodes: free in the state that is there, in the one to be, and to the journal. */
 export class FreePages {
   highWater: number;
   private readonly space: SpaceCheck;

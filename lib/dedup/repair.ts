@@ -28,6 +28,7 @@ import { Pool } from './pool.js';
 import { claim } from './pool-open.js';
 import { JournalReader, recordsOf, type RecoveryReport } from './recovery.js';
 import { CatalogueRepair } from './repair-catalogue.js';
+import { unsteady } from './repair-maps.js';
 import { RepairPlan, type RepairReport } from './repair-plan.js';
 import { SpacePages, SpaceRepair } from './repair-space.js';
 import { FreePages, RepairWriter } from './repair-writer.js';
@@ -39,6 +40,8 @@ export interface RepairOptions {
   dryRun?: boolean;
   /** What is lost becomes zeros, or is gone, and its space is free. */
   dropLost?: boolean;
+  /** The check afterwards reads all blocks, too. */
+  data?: boolean;
   /** Called before anything is changed. */
   onPlan?: (report: RepairReport) => void;
 }
@@ -57,7 +60,7 @@ export async function repairPool(
   device: BlockDevice,
   options: RepairOptions = {},
 ): Promise<RepairReport> {
-  const { dryRun = false, dropLost = false, onPlan } = options;
+  const { dryRun = false, dropLost = false, data = false, onPlan } = options;
   assertDevice(device);
   Pool.assertNotOpen(device);
   if (!dryRun) await claim(device);
@@ -67,7 +70,7 @@ export async function repairPool(
   if (dryRun || planned.plan.isEmpty) return told;
   await pass(device, dropLost, planned.plan);
   const recovery = await bringUp(device, planned.plan);
-  const check = await checkPool(device);
+  const check = await checkPool(device, { data });
   return { ...reportOf(planned, true), recovery, check };
 }
 
@@ -128,8 +131,8 @@ async function readable(
     if (facts === null) throw beyondRepair('neither superblock can be used');
     for (const { where } of findings.list) {
       plan.do(
-        `${where.page}: it cannot be used; checkpoint ${facts.checkpoint}, which the other names, ` +
-          `and the journal after it are what counts`,
+        `${where.page}: it cannot be used; what the other names, checkpoint ` +
+          `${facts.checkpoint}, and the journal after it are what counts`,
       );
     }
     const faults = new Findings();
@@ -145,14 +148,6 @@ async function readable(
 function beyondRepair(why: string): PenstockError {
   return new PenstockError('POOL_CORRUPT', `the pool cannot be repaired: ${why}`, {
     hint: 'restore the device from a copy; nothing was changed',
-  });
-}
-
-function unsteady(device: BlockDevice): PenstockError {
-  const message = `${device.uri} was read twice, and not the same: nothing was changed`;
-  return new PenstockError('POOL_BUSY', message, {
-    hint: 'see that nobody writes to it; if it is failing, copy it to another device first',
-    exitCode: 3,
   });
 }
 
@@ -182,7 +177,7 @@ async function readJournal(
   return { entries: journal.entries.length, extents };
 }
 
-/** Opens the pool and closes it: the journal is applied. It may not open while something is lost. */
+/** Opens the pool and closes it, which applies the journal. It may not open: something is lost. */
 async function bringUp(device: BlockDevice, plan: RepairPlan): Promise<RecoveryReport | null> {
   try {
     const pool = await Pool.open(device);
