@@ -19,6 +19,7 @@ const SLICES: readonly [string, number][] = [
   ['workers', 6],
   ['faults', 40],
   ['dedup-crash', 15],
+  ['dedup-errors', 60],
   ['dedup-kill', 3],
   ['idc-kill', 6],
   ['idc-chain', 10_000],

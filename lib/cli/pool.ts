@@ -1,19 +1,13 @@
 // `penstock pool …`: makes a pool on a device, and says what one is and what it saves.
 
 import type { Command } from 'commander';
-import {
-  checkPool,
-  FORMAT_VERSION,
-  Pool,
-  type CheckReport,
-  type CreateOptions,
-  type PoolStats,
-} from '../dedup/index.js';
+import { FORMAT_VERSION, Pool, type CreateOptions, type PoolStats } from '../dedup/index.js';
 import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import { open } from '../open.js';
 import { formatSize } from '../units.js';
 import { Exit, printJson, printNote, printText, table } from './output.js';
+import { configureCheck } from './pool-check.js';
 import { closing, throwIfInterrupted, withDevice, withPool } from './pool-session.js';
 import type { Finish } from './program.js';
 
@@ -115,33 +109,7 @@ export function configure(command: Command, finish: Finish): void {
       else printText(formatStats(stats));
       finish(Exit.OK);
     });
-  command
-    .command('check')
-    .description('prove that maps, counts and free space of a pool agree; changes nothing')
-    .argument('<uri>', 'the device of the pool, which nobody writes to meanwhile')
-    .option('--data', 'read all blocks, and compare them with their fingerprints')
-    .option('--json', 'print JSON alone on stdout')
-    .action(async (uri: string, words: { data?: boolean }, self: Command) => {
-      const data = words.data === true;
-      const report = await withDevice(uri, (device) => checkPool(device, { data }));
-      if (wantsJson(self)) printJson('pool-check', report);
-      else printText(formatReport(report));
-      finish(report.clean ? Exit.OK : Exit.FAILED);
-    });
-}
-
-function formatReport(report: CheckReport): string {
-  const { findings, findingsTotal, pages, blocks, volumes, journalEntries } = report;
-  const lines = findings.map(
-    ({ kind, where, message }) => `${kind}: ${where.page} (page ${where.pbn}): ${message}`,
-  );
-  if (findingsTotal > findings.length) lines.push(`… and ${findingsTotal - findings.length} more`);
-  if (journalEntries > 0) {
-    lines.push(`${journalEntries} entries of the journal follow the state that was checked`);
-  }
-  const result = findingsTotal === 0 ? 'clean' : `${findingsTotal} findings`;
-  lines.push(`${result}: ${pages} pages of metadata, ${blocks} blocks, ${volumes} volumes`);
-  return lines.join('\n');
+  configureCheck(command, finish);
 }
 
 async function create(uri: string, words: CreateWords): Promise<void> {

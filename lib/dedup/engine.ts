@@ -35,6 +35,9 @@ import { breathe } from './waiting.js';
 export const DIRTY_BEGIN = 0.3;
 const DIRTY_MOST = 0.6;
 const JOURNAL_BEGIN = 0.4;
+/** The same while somebody reads the last one: what is beyond would stop writers. */
+const DIRTY_HELD = 0.45;
+const JOURNAL_HELD = 0.7;
 /** References that may wait for their pages before no more sets are entered. */
 const UNSETTLED_MOST = 4096;
 /** Buckets of the index that a round sweeps when its sampling rate has doubled. */
@@ -75,6 +78,8 @@ export class Engine implements LlrrmEvents {
   llrrm: Llrrm | null = null;
   /** The pool is about to be closed: what goes on in the background stops. */
   closing = false;
+  /** Who reads the last checkpoint: the next one begins as late as it can. */
+  holds = 0;
   rounds = 0;
   private readonly toHash = new Fifo(SETS);
   private readonly toPlan = new Fifo(SETS);
@@ -116,6 +121,7 @@ export class Engine implements LlrrmEvents {
     if (this.running) return;
     this.running = true;
     this.rounds++;
+    const { numbered } = this;
     const { io, space, journal, checkpoint, hasher, planner, index } = this.parts;
     hasher.hash(this.toHash, this.toPlan);
     this.takeAnswers();
@@ -127,7 +133,7 @@ export class Engine implements LlrrmEvents {
     planner.insert();
     if (index.sweeping) index.sweep(SWEEP_BUCKETS);
     this.enter();
-    this.stepQueues();
+    for (let i = 0; i < numbered.length; i++) numbered[i]?.step();
     if (this.trims) this.trimmer.step();
     if (journal.dirty) journal.commit();
     if (journal.broken + checkpoint.broken !== 0) this.fail('the device did not take metadata');
@@ -186,11 +192,6 @@ export class Engine implements LlrrmEvents {
   fail(why: string): void {
     if (this.failed !== null) return;
     this.failed = why;
-  }
-
-  private stepQueues(): void {
-    const { numbered } = this;
-    for (let i = 0; i < numbered.length; i++) numbered[i]?.step();
   }
 
   private async pump(): Promise<void> {
@@ -408,9 +409,10 @@ export class Engine implements LlrrmEvents {
     }
     checkpoint.step();
     if (checkpoint.phase !== Phase.idle) return;
+    const isHeld = this.holds > 0;
     if (
-      pages.dirtyCount > pages.frames * DIRTY_BEGIN ||
-      journal.needed > journal.capacity * JOURNAL_BEGIN
+      pages.dirtyCount > pages.frames * (isHeld ? DIRTY_HELD : DIRTY_BEGIN) ||
+      journal.needed > journal.capacity * (isHeld ? JOURNAL_HELD : JOURNAL_BEGIN)
     ) {
       this.wanted = true;
     }

@@ -9,24 +9,27 @@
 //
 // The device stays the caller's.
 
-import { randomBytes } from 'node:crypto';
 import { PenstockError } from '../errors.js';
 import { BlockDevice } from '../hpdi/index.js';
 import type { VolumeRecord } from './catalogue.js';
+import { busyError, checkWhile, type CheckOptions } from './check.js';
+import type { CheckReport } from './check-report.js';
 import type { Engine } from './engine.js';
 import { readExtents, type ReadExtents } from './extents.js';
-import { Page, Place, ROOT_SLOT_WORDS, SetMax, VolumeState } from './layout.js';
-import { LlrrmPolicy } from './llrrm.js';
+import { VolumeState } from './layout.js';
 import { LlrrmSession, type LlrrmState } from './llrrm-session.js';
-import { layoutOf } from './pool-layout.js';
 import {
-  assertDevice,
+  assertOptions,
+  assertOther,
+  createPool,
+  policyOf,
+  type CreateOptions,
+} from './pool-create.js';
+import {
   claim,
   closeAll,
   failure,
-  lbaOf,
   openParts,
-  readBoth,
   type Closer,
   type Opened,
   type OpenOptions,
@@ -34,28 +37,11 @@ import {
 import { rebuildIndex } from './rebuild.js';
 import type { RecoveryReport } from './recovery.js';
 import { poolStats, type PoolStats } from './stats.js';
-import { uuidText, writeSuperblock, type SuperblockFacts } from './superblock.js';
+import { uuidText, type SuperblockFacts } from './superblock.js';
 import { VolumeBackend } from './volume.js';
 
-export interface CreateOptions {
-  /** Runs of at least this many blocks are deduplicated (8); 0: nothing is. */
-  thn?: number;
-  /** References at which a block is worth being kept in low-latency memory (4). */
-  llrrmThreshold?: number;
-  /** Which of them: all (`shared`), or those that are read in short runs (`random`). */
-  llrrmPolicy?: 'shared' | 'random';
-  /** Low-latency memory; what the device holds is lost. The pool remembers its URI. */
-  llrrm?: BlockDevice | null;
-  /** One fingerprint in so many is in the index (8), a power of two. */
-  sampling?: number;
-  /** Makes a pool where there is one already; that one's data is lost. */
-  force?: boolean;
-}
-
-const THN = 8;
-const LLRRM_THRESHOLD = 4;
-const SAMPLING = 8;
-const SAMPLING_MAX = 2 ** 16;
+/** How often a check begins before it ends with POOL_BUSY. */
+const CHECKS = 4;
 
 /** Devices that have a pool open in this environment. */
 const opened = new WeakSet<BlockDevice>();
@@ -86,66 +72,8 @@ export class Pool {
   }
 
   /** Makes a pool on a device. Errors: POOL_EXISTS, POOL_TOO_SMALL, BAD_OPTION, the device's. */
-  static async create(device: BlockDevice, options: CreateOptions = {}): Promise<void> {
-    const { thn = THN, llrrmThreshold = LLRRM_THRESHOLD, sampling = SAMPLING } = options;
-    const { llrrmPolicy = 'shared', llrrm = null } = options;
-    assertDevice(device);
-    assertOptions(thn, llrrmThreshold, sampling);
-    assertOther(device, llrrm);
-    await claim(device);
-    if (options.force !== true) {
-      const known = await readBoth(device).catch((error: unknown) => {
-        if (error instanceof PenstockError && error.code === 'NEWER_FORMAT') return 'newer';
-        throw error;
-      });
-      if (known !== null) {
-        throw new PenstockError('POOL_EXISTS', `${device.uri} has a pool already`, {
-          hint: 'open it; `--force` makes a new one, and what is in the old one is lost',
-        });
-      }
-    }
-    const layout = layoutOf(device.info.blocks * device.info.blockSize);
-    const uuid = new Uint32Array(4);
-    randomBytes(16).copy(new Uint8Array(uuid.buffer));
-    const facts: SuperblockFacts = {
-      ...layout,
-      uuid,
-      incompatible: 0,
-      readCompatible: 0,
-      epoch: 0,
-      checkpoint: 0,
-      seq: 0,
-      journalAt: 0,
-      clean: true,
-      highWater: layout.firstGroup,
-      thn,
-      llrrmThreshold,
-      dataChecksum: false,
-      sampling,
-      catalogueLevel: 0,
-      catalogueRoot: 0,
-      volumes: 0,
-      nextSerial: 1,
-      blockSize: device.info.blockSize,
-      llrrmUuid: new Uint32Array(4),
-      llrrmStamp: 0,
-      llrrmPolicy: policyOf(llrrmPolicy) ?? LlrrmPolicy.shared,
-      llrrmUri: '',
-      rootSlots: new Uint32Array(ROOT_SLOT_WORDS),
-    };
-    if (llrrm !== null) await LlrrmSession.record(facts, llrrm);
-    const page = device.memory.alloc(Page.bytes);
-    try {
-      // The other slot first: a superblock of an older pool would have the higher number.
-      page.u8.fill(0);
-      await device.write(lbaOf(device, Place.superblockB), page);
-      await device.flush();
-      writeSuperblock(page.u32, facts, Place.superblockA);
-      await device.write(lbaOf(device, Place.superblockA), page);
-      await device.flush();
-    } finally {
-      page.free();
-    }
+  static create(device: BlockDevice, options: CreateOptions = {}): Promise<void> {
+    return createPool(device, options);
   }
 
   /**
@@ -153,12 +81,7 @@ export class Pool {
    * NOT_A_POOL, POOL_BUSY, POOL_TRUNCATED, POOL_CORRUPT, NEWER_FORMAT, the device's.
    */
   static async open(device: BlockDevice, options: OpenOptions = {}): Promise<Pool> {
-    if (opened.has(device)) {
-      throw new PenstockError('POOL_BUSY', `the pool of ${device.uri} is open already`, {
-        hint: 'use the pool that is open, or close it first',
-        exitCode: 3,
-      });
-    }
+    Pool.assertNotOpen(device);
     opened.add(device);
     const closers: Closer[] = [];
     try {
@@ -169,6 +92,15 @@ export class Pool {
       opened.delete(device);
       throw error;
     }
+  }
+
+  /** Throws POOL_BUSY: this environment has the device's pool open. */
+  static assertNotOpen(device: BlockDevice): void {
+    if (!opened.has(device)) return;
+    throw new PenstockError('POOL_BUSY', `the pool of ${device.uri} is open already`, {
+      hint: 'use the pool that is open, or close it first',
+      exitCode: 3,
+    });
   }
 
   get uuid(): string {
@@ -286,6 +218,28 @@ export class Pool {
     throw failure(this.engine);
   }
 
+  /**
+   * Checks the pool as a checkpoint of now is, while it is written to. Checkpoints wait for it, but
+   * not writers: it gives way, and begins again, a few times. Errors: POOL_BUSY, the device's.
+   */
+  async check(options: CheckOptions = {}): Promise<CheckReport> {
+    const { tries = CHECKS } = options;
+    this.assertOpen();
+    const { engine, device } = this;
+    engine.holds++;
+    try {
+      for (let i = 0; i < tries; i++) {
+        await this.checkpoint();
+        const report = await checkWhile(device, options, engine.parts.checkpoint);
+        if (report !== null) return report;
+        this.assertOpen();
+      }
+    } finally {
+      engine.holds--;
+    }
+    throw busyError(device, tries);
+  }
+
   /** Completes what is under way, and closes the pool in order. */
   close(): Promise<void> {
     this.closing ??= this.closeOnce();
@@ -320,35 +274,4 @@ export class Pool {
     }
     if (this.engine.failed !== null) throw failure(this.engine);
   }
-}
-
-function policyOf(name: 'shared' | 'random' | undefined): LlrrmPolicy | undefined {
-  if (name === undefined) return undefined;
-  return name === 'random' ? LlrrmPolicy.random : LlrrmPolicy.shared;
-}
-
-function assertOther(device: BlockDevice, llrrm: BlockDevice | null): void {
-  if (llrrm !== device && llrrm?.uri !== device.uri) return;
-  throw new PenstockError('BAD_OPTION', `${device.uri} cannot be its own fast memory`, {
-    hint: 'give another device: `ram:256MiB`, a faster drive',
-    exitCode: 2,
-  });
-}
-
-/** Throws BAD_OPTION. */
-function assertOptions(thn: number, llrrmThreshold: number, sampling: number): void {
-  const isPower = Number.isInteger(Math.log2(sampling));
-  const wrong =
-    !Number.isInteger(thn) || thn < 0 || thn > SetMax.blocks
-      ? `thn is from 0 to ${SetMax.blocks}, not ${thn}`
-      : !isPower || sampling < 1 || sampling > SAMPLING_MAX
-        ? `sampling is a power of two from 1 to ${SAMPLING_MAX}, not ${sampling}`
-        : !Number.isInteger(llrrmThreshold) || llrrmThreshold < 1 || llrrmThreshold >= 2 ** 32
-          ? `llrrmThreshold is a count from 1 on, not ${llrrmThreshold}`
-          : '';
-  if (wrong === '') return;
-  throw new PenstockError('BAD_OPTION', wrong, {
-    hint: 'leave it out for a good value: thn 8, sampling 8, llrrmThreshold 4',
-    exitCode: 2,
-  });
 }

@@ -117,6 +117,58 @@ describe('a pool', () => {
   });
 });
 
+describe('a damaged pool', () => {
+  const damaged = `file:${at('damaged.img')}`;
+  /** Changes a byte of a page. */
+  const flip = (page: number): void => {
+    const bytes = readFileSync(at('damaged.img'));
+    bytes[page * 4096 + 1000]! ^= 1;
+    writeFileSync(at('damaged.img'), bytes);
+  };
+
+  it('is repaired once that is said, and says what it will do before', async () => {
+    copyFileSync(at('pool.img'), at('damaged.img'));
+    for (const page of [16, 17]) flip(page);
+    const before = readFileSync(at('damaged.img'));
+    expect((await json('pool', 'check', damaged)).code).toBe(1);
+    const planned = await penstock(['pool', 'check', damaged, '--repair']);
+    expect(planned.exitCode).toBe(1);
+    expect(planned.stdout).toMatch(/^repair {2}root page 0: .*made anew$/m);
+    expect(planned.stdout).toMatch(/^nothing was changed; --yes writes these: pages: \d+$/m);
+    expect(readFileSync(at('damaged.img')).equals(before)).toBe(true);
+    const done = await penstock(['pool', 'check', damaged, '--repair', '--yes', '--data']);
+    expect(done.exitCode).toBe(0);
+    expect(done.stdout).toMatch(/^repair {2}(.|\n)*\nclean: /);
+    const again = await json('pool', 'check', damaged, '--repair');
+    expect(again).toMatchObject({ code: 0, body: { schema: 'penstock.pool-repair/1', plan: [] } });
+    const exported = at('one.repaired');
+    expect((await penstock(['volume', 'export', damaged, 'one', exported])).exitCode).toBe(0);
+    expect(readFileSync(exported).equals(content)).toBe(true);
+  });
+
+  it('loses nothing that it is not told to', async () => {
+    copyFileSync(at('pool.img'), at('damaged.img'));
+    const bytes = readFileSync(at('damaged.img'));
+    const word = (page: number, at: number): number => bytes.readUInt32LE(page * 4096 + at * 4);
+    const superblock = word(1, 6) > word(0, 6) ? 1 : 0;
+    // The root of volume 0, in the first page of the catalogue.
+    flip(word(word(superblock, 32), 8 + 2));
+    const { code, body } = await json('pool', 'check', damaged, '--repair', '--yes');
+    expect({ code, body }).toMatchObject({ code: 1, body: { done: false, loses: true } });
+    expect(String(body['left'])).toMatch(/volume one: blocks 0 to \d+ are lost.*stay so/);
+    const dropped = await json('pool', 'check', damaged, '--repair', '--yes', '--drop-lost');
+    expect(dropped).toMatchObject({ code: 0, body: { done: true, check: { clean: true } } });
+    expect((await penstock(['volume', 'export', damaged, 'two', at('two.left')])).exitCode).toBe(0);
+    expect(readFileSync(at('two.left')).equals(content)).toBe(true);
+  });
+
+  it('is not repaired by half a command', async () => {
+    for (const word of ['--yes', '--drop-lost']) {
+      expect(await json('pool', 'check', damaged, word)).toMatchObject({ code: 2 });
+    }
+  });
+});
+
 describe('what cannot be', () => {
   it.each([
     [['pool', 'info', `file:${at('plain')}`], 3, 'NOT_A_POOL'],

@@ -32,6 +32,8 @@ export class VolumeModel {
   /** Newest content that a flush covered, and newest acknowledged one. */
   readonly durable: Uint32Array;
   readonly newest: Uint32Array;
+  /** It need not be there. */
+  isGone = false;
   /** By block: what was tried since the flush, acknowledged or not. */
   private readonly tried = new Map<number, number[]>();
 
@@ -48,6 +50,20 @@ export class VolumeModel {
     copy.durable.set(this.newest);
     copy.newest.set(this.newest);
     return copy;
+  }
+
+  /** One that may hold whatever this one may now. */
+  twin(name: string): VolumeModel {
+    const twin = this.copy(name);
+    twin.durable.set(this.durable);
+    for (const [block, list] of this.tried) twin.tried.set(block, [...list]);
+    twin.isGone = this.isGone;
+    return twin;
+  }
+
+  /** It was tried to delete it, or to make it. */
+  mayBeGone(): void {
+    this.isGone = true;
   }
 
   /** A write of `content` begins. */
