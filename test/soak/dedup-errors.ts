@@ -18,7 +18,7 @@ const BLOCKS = 1000;
 const RUN_MAX = 48;
 const OPEN = { cacheBytes: 2 ** 20, indexBytes: 2 ** 20, depth: 64 };
 const CREATE = { thn: 4, sampling: 1, force: true };
-const TYPED = ['MEDIA_ERROR', 'DEVICE_ERROR', 'POOL_FAILED', 'POOL_CORRUPT', 'DEVICE_CLOSED'];
+const TYPED = ['MEDIA_ERROR', 'DEVICE_ERROR', 'POOL_FAILED'];
 const OPERATIONS = ['read', 'write', 'flush'];
 const LIMIT_MS = 20_000;
 
