@@ -55,6 +55,21 @@ export function configure(command: Command, finish: Finish): void {
         finish(Exit.OK);
       });
   }
+  subcommand(command, 'resize', 'give a volume another size; what it gains are zeros')
+    .argument('<name>', 'the volume')
+    .argument('<size>', 'a multiple of 4 KiB: 16MiB, 1TiB')
+    .option('--shrink', 'less than it has: what is beyond the new end is lost')
+    .action(async (uri: string, name: string, size: string, _: object, self: Command) => {
+      const { shrink = false } = self.opts<{ shrink?: boolean }>();
+      const bytes = parseSize(size);
+      await withPool(uri, async (pool) => {
+        await pool.resizeVolume(name, bytes, { shrink });
+        await pool.settle();
+      });
+      if (wantsJson(self)) printJson('volume-resize', { name, size_bytes: bytes });
+      else printText(`volume ${name} has ${formatSize(bytes)}`);
+      finish(Exit.OK);
+    });
   subcommand(command, 'delete', 'delete a volume or snapshot; what others share stays')
     .argument('<name>', 'the volume')
     .action(async (uri: string, name: string, _: object, self: Command) => {

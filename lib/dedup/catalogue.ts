@@ -54,10 +54,18 @@ export class Catalogue {
   readonly deleting: VolumeRecord[] = [];
   /** Copies that were not taken yet: nobody can open them. */
   readonly copying = new Set<VolumeRecord>();
+  /** Volumes whose size is being changed: nobody opens, copies or deletes them meanwhile. */
+  readonly resizing = new Set<VolumeRecord>();
 
-  /** Throws NO_SUCH_VOLUME. */
+  /** Throws NO_SUCH_VOLUME, VOLUME_BUSY. */
   get(name: string): VolumeRecord {
     const volume = this.byName.get(name);
+    if (volume !== undefined && this.resizing.has(volume)) {
+      throw new PenstockError('VOLUME_BUSY', `the size of '${name}' is being changed`, {
+        hint: 'try again in a moment',
+        exitCode: 3,
+      });
+    }
     if (volume !== undefined && !this.copying.has(volume)) return volume;
     throw new PenstockError('NO_SUCH_VOLUME', `the pool has no volume '${name}'`, {
       hint: '`penstock volume list` shows its volumes; `penstock volume create` makes one',
@@ -74,13 +82,28 @@ export class Catalogue {
         hint: 'choose another name, or delete that one first',
       });
     }
+    const volume = this.enter(name, bytes, VolumeState.volume, nowMs);
+    this.byName.set(name, volume);
+    return volume;
+  }
+
+  /**
+   * A record for what is to be cut off a volume, as one that is deleted: a crash frees it. It is
+   * taken apart once it is in `deleting`.
+   */
+  addTail(volume: VolumeRecord, nowMs: number): VolumeRecord {
+    const tail = this.enter('', volume.bytes, VolumeState.deleting, nowMs);
+    tail.level = volume.level;
+    return tail;
+  }
+
+  private enter(name: string, bytes: number, state: VolumeState, nowMs: number): VolumeRecord {
     const free = this.volumes.indexOf(null);
-    const index = free < 0 ? this.volumes.length : free;
     const volume: VolumeRecord = {
-      index,
+      index: free < 0 ? this.volumes.length : free,
       serial: this.nextSerial++,
       name,
-      state: VolumeState.volume,
+      state,
       bytes,
       level: levelOf(Math.ceil(bytes / LEAF_BYTES)),
       root: 0,
@@ -91,8 +114,7 @@ export class Catalogue {
       changed: true,
       users: 0,
     };
-    this.volumes[index] = volume;
-    this.byName.set(name, volume);
+    this.volumes[volume.index] = volume;
     return volume;
   }
 
@@ -214,7 +236,7 @@ function assertName(name: string): void {
   });
 }
 
-function assertBytes(bytes: number): void {
+export function assertBytes(bytes: number): void {
   if (bytes >= 4096 && bytes <= VOLUME_BYTES_MAX && bytes % 4096 === 0) return;
   throw new PenstockError('BAD_SIZE', `a volume cannot have ${bytes} bytes`, {
     hint: 'give a multiple of 4 KiB up to 64 TiB',

@@ -30,6 +30,7 @@ import {
 } from './pool-open.js';
 import { rebuildIndex } from './rebuild.js';
 import type { RecoveryReport } from './recovery.js';
+import { resizeVolume } from './resize.js';
 import { poolStats, type PoolStats } from './stats.js';
 import { uuidText, writeSuperblock, type SuperblockFacts } from './superblock.js';
 import { VolumeBackend } from './volume.js';
@@ -206,6 +207,20 @@ export class Pool {
     catalogue.remove(catalogue.get(name));
     await this.checkpoint();
     this.engine.kick();
+  }
+
+  /**
+   * Gives a volume another size: more of zeros, or, with `shrink`, less; durable when it resolves.
+   * Who has it open sees it grow by `refresh`. What is cut off comes free in the background.
+   * Errors: NO_SUCH_VOLUME, VOLUME_BUSY, BAD_SIZE, READ_ONLY, WOULD_SHRINK, NO_SPACE.
+   */
+  async resizeVolume(
+    name: string,
+    bytes: number,
+    options: { shrink?: boolean } = {},
+  ): Promise<void> {
+    this.assertOpen();
+    await resizeVolume(this.engine, name, bytes, options.shrink === true);
   }
 
   /** A volume as a device, to be closed before the pool. Errors: NO_SUCH_VOLUME. */

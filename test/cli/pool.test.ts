@@ -90,6 +90,15 @@ describe('a pool', () => {
     expect(readFileSync(at('empty')).equals(Buffer.alloc(MIB))).toBe(true);
   });
 
+  it('gives them another size', async () => {
+    await penstock(['volume', 'create', uri, 'sized', '4MiB']);
+    const grown = await json('volume', 'resize', uri, 'sized', '3GiB');
+    expect(grown).toMatchObject({ code: 0, body: { name: 'sized', size_bytes: 3072 * MIB } });
+    const less = ['volume', 'resize', uri, 'sized', '1MiB'];
+    expect(await json(...less)).toMatchObject({ code: 2, body: { code: 'WOULD_SHRINK' } });
+    expect((await penstock([...less, '--shrink'])).stdout).toBe('volume sized has 1 MiB\n');
+  });
+
   it('copies and deletes them, and the check finds nothing', async () => {
     for (const args of [
       ['volume', 'snapshot', uri, 'empty', 'frozen'],
