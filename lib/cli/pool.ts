@@ -12,6 +12,7 @@ import {
 import { PenstockError } from '../errors.js';
 import { formatSize } from '../units.js';
 import { Exit, printJson, printNote, printText, table } from './output.js';
+import { configureGrow } from './pool-space.js';
 import { closing, throwIfInterrupted, withDevice, withPool } from './pool-session.js';
 import type { Finish } from './program.js';
 
@@ -99,6 +100,7 @@ export function configure(command: Command, finish: Finish): void {
       else printText(formatReport(report));
       finish(report.clean ? Exit.OK : Exit.FAILED);
     });
+  configureGrow(command.command('grow'), finish);
 }
 
 function formatReport(report: CheckReport): string {

@@ -14,6 +14,7 @@ import { PenstockError } from '../errors.js';
 import { BlockDevice } from '../hpdi/index.js';
 import type { VolumeRecord } from './catalogue.js';
 import type { Engine } from './engine.js';
+import { growPool } from './grow.js';
 import { Page, Place, ROOT_SLOT_WORDS, SetMax, VolumeState } from './layout.js';
 import { layoutOf } from './pool-layout.js';
 import {
@@ -221,6 +222,15 @@ export class Pool {
   ): Promise<void> {
     this.assertOpen();
     await resizeVolume(this.engine, name, bytes, options.shrink === true);
+  }
+
+  /**
+   * Uses what the device has gained since; resolves with how many bytes that are, durable. A pool
+   * can be in use meanwhile. Errors: POOL_TRUNCATED, POOL_TOO_LARGE, the device's.
+   */
+  async grow(): Promise<number> {
+    this.assertOpen();
+    return growPool(this.engine, this.device, this.facts);
   }
 
   /** A volume as a device, to be closed before the pool. Errors: NO_SUCH_VOLUME. */

@@ -42,7 +42,7 @@ export class Trees {
   private readonly allocator: Allocator;
 
   /** Whether a pbn may need more than 32 bits. */
-  private readonly wide: boolean;
+  private wide = false;
   /** Leaves of maps by where they hash to: volume's serial, leaf, frame, and the frame's serial. */
   private readonly knownTrees = new Float64Array(REMEMBERED).fill(-1);
   private readonly knownLeaves = new Int32Array(REMEMBERED);
@@ -50,10 +50,15 @@ export class Trees {
   private readonly knownSerials = new Uint32Array(REMEMBERED);
 
   constructor(pages: PageCache, space: Space, allocator: Allocator) {
-    this.wide = space.endGroup > 2 ** 32 / Group.pages;
     this.pages = pages;
     this.space = space;
     this.allocator = allocator;
+    this.spans(space.endGroup);
+  }
+
+  /** Blocks lie below this group. */
+  spans(endGroup: number): void {
+    this.wide = endGroup > 2 ** 32 / Group.pages;
   }
 
   // hot:begin

@@ -67,6 +67,18 @@ describe('a pool', () => {
     expect(info).toMatchObject({ clean: true, recovery: null, volumes: 2, durable: true });
   });
 
+  it('grows with its file', async () => {
+    expect((await penstock(['pool', 'grow', uri])).stdout).toBe(
+      'the pool has 64 MiB, as its device\n',
+    );
+    truncateSync(at('pool.img'), 80 * MIB);
+    const { code, body } = await json('pool', 'grow', uri);
+    expect({ code, body }).toMatchObject({
+      code: 0,
+      body: { schema: 'penstock.pool-grow/1', size_bytes: 80 * MIB, gained_bytes: 16 * MIB },
+    });
+  });
+
   it('keeps zeros as holes, in the pool and in the file', async () => {
     truncateSync(at('image'), 0);
     writeFileSync(at('sparse'), Buffer.concat([Buffer.alloc(5 * MIB), content.subarray(0, 5000)]));

@@ -57,10 +57,20 @@ class CrashRun implements SoakRun {
     console.log(`dedup-crash: ${this.replayed} recoveries had entries, ${this.lost} lost blocks`);
   }
 
+  /** A part of the memory, which grows whenever somebody looks. */
   private device(gone: number): BlockDevice {
-    const inner = Object.create(this.ram) as Backend;
+    const { random, ram } = this;
+    const sized = (bytes: number): Backend['info'] => {
+      return { ...ram.info, blocks: Math.min(DEVICE_BYTES, bytes) / ram.info.blockSize };
+    };
+    let bytes = random.pick([28, 34, 40]) * 2 ** 20;
+    let info = sized(bytes);
+    const inner = Object.create(ram, { info: { get: () => info } }) as Backend;
     inner.close = async () => {};
-    const { random } = this;
+    inner.refresh = async () => {
+      bytes += random.pick([1, 4, 9]) * 2 ** 20;
+      info = sized(bytes);
+    };
     const options = new Map([
       ['seed', String(random.u32() % 2 ** 31)],
       ['cache', '64MiB'],
@@ -180,6 +190,7 @@ class CrashRun implements SoakRun {
   private async step(pool: Pool, models: VolumeModel[]): Promise<void> {
     const { random } = this;
     if (random.chance(0.05)) await pool.checkpoint();
+    if (random.chance(0.03)) await pool.grow();
     if (random.chance(0.06)) await this.copy(pool, models);
     if (models.length > VOLUMES && random.chance(0.08)) {
       const at = random.between(VOLUMES, models.length - 1);
