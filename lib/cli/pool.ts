@@ -12,7 +12,7 @@ import {
 import { PenstockError } from '../errors.js';
 import { formatSize } from '../units.js';
 import { Exit, printJson, printNote, printText, table } from './output.js';
-import { configureGrow } from './pool-space.js';
+import { configureGrow, configureTrim } from './pool-space.js';
 import { closing, throwIfInterrupted, withDevice, withPool } from './pool-session.js';
 import type { Finish } from './program.js';
 
@@ -101,6 +101,7 @@ export function configure(command: Command, finish: Finish): void {
       finish(report.clean ? Exit.OK : Exit.FAILED);
     });
   configureGrow(command.command('grow'), finish);
+  configureTrim(command.command('trim'), finish);
 }
 
 function formatReport(report: CheckReport): string {

@@ -108,7 +108,7 @@ export class Allocator {
   }
 
   /** Whether an extent is open. */
-  private isOpen(extent: number): boolean {
+  isOpen(extent: number): boolean {
     return this.open[0]!.extent === extent || this.open[1]!.extent === extent;
   }
 
@@ -141,7 +141,9 @@ export class Allocator {
       if (!space.openGroup()) return Miss.wait;
       this.opened = 0;
     }
-    return (space.highWater - 1) * Group.extents + this.opened;
+    const extent = (space.highWater - 1) * Group.extents + this.opened;
+    const isDiscarded = space.discards.has(extent * Group.extentPages + Group.metaPages);
+    return isDiscarded ? Miss.wait : extent;
   }
 
   /**

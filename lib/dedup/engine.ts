@@ -197,7 +197,7 @@ export class Engine {
   }
 
   private takeAnswers(): void {
-    const { io, pages, journal, checkpoint, planner } = this.parts;
+    const { io, pages, space, journal, checkpoint, planner } = this.parts;
     while (io.take()) {
       const { owner, status } = io;
       switch (io.kind) {
@@ -217,6 +217,9 @@ export class Engine {
           break;
         case Io.journal:
           journal.answered(owner, status);
+          break;
+        case Io.discard:
+          space.discards.answered(owner, status);
           break;
         case Io.checkpoint:
           checkpoint.answered(owner, status);
@@ -249,11 +252,12 @@ export class Engine {
 
   /** Sets that have nothing at the device: those that were compared may have new blocks. */
   private mend(): void {
-    const { sets, planner } = this.parts;
+    const { sets, planner, space } = this.parts;
     for (let left = this.toMend.length; left > 0; left--) {
       const set = this.toMend.head;
       if (sets.statuses[set] === 0 && this.failed === null) {
-        const plan = planner.again(set);
+        let plan = planner.again(set);
+        if (plan === Plan.noSpace && space.discards.inFlight > 0) plan = Plan.wait;
         if (plan === Plan.wait && sets.atDevice[set] === 0) return;
         if (plan === Plan.noSpace) sets.statuses[set] = Status.NO_SPACE;
       }
@@ -265,7 +269,7 @@ export class Engine {
   }
 
   private plan(): void {
-    const { sets, planner, checkpoint, pages } = this.parts;
+    const { sets, planner, checkpoint, pages, space } = this.parts;
     while (this.toPlan.length > 0) {
       const set = this.toPlan.head;
       if (this.failed !== null) {
@@ -283,11 +287,12 @@ export class Engine {
       this.begin(set);
       const plan = planner.plan(set);
       if (plan === Plan.wait) return;
-      if (plan === Plan.checkpoint || (plan === Plan.noSpace && checkpoint.phase !== Phase.idle)) {
+      const isFreeing = checkpoint.phase !== Phase.idle || space.discards.inFlight > 0;
+      if (plan === Plan.checkpoint || (plan === Plan.noSpace && isFreeing)) {
         // The checkpoint frees what nobody looks at.
         planner.forget(set);
         this.leave(set);
-        if (checkpoint.phase === Phase.idle) this.wanted = true;
+        if (checkpoint.phase === Phase.idle && plan === Plan.checkpoint) this.wanted = true;
         return;
       }
       this.toPlan.shift();
@@ -341,7 +346,7 @@ export class Engine {
   /** No place is left for a node of a map, and no checkpoint would free one. */
   isFull(): boolean {
     const { allocator, space, checkpoint } = this.parts;
-    if (!allocator.full) return false;
+    if (!allocator.full || space.discards.inFlight > 0) return false;
     if (checkpoint.phase !== Phase.idle || this.wanted) return false;
     if (space.pending[0]! + space.pending[1]! === 0) return true;
     this.wanted = true;

@@ -19,6 +19,7 @@ export const enum Io {
   checkpoint = 5,
   read = 6,
   flush = 7,
+  discard = 8,
 }
 
 /** Words of a request that waits. */

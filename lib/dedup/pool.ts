@@ -33,6 +33,7 @@ import { rebuildIndex } from './rebuild.js';
 import type { RecoveryReport } from './recovery.js';
 import { resizeVolume } from './resize.js';
 import { poolStats, type PoolStats } from './stats.js';
+import { trimPool, type TrimOptions } from './trim.js';
 import { uuidText, writeSuperblock, type SuperblockFacts } from './superblock.js';
 import { VolumeBackend } from './volume.js';
 
@@ -65,6 +66,7 @@ export class Pool {
   private readonly facts: SuperblockFacts;
   private readonly closers: Closer[];
   private stopIndexing = false;
+  private trimming: Promise<number> | null = null;
   private closing: Promise<void> | null = null;
 
   private constructor(made: Opened) {
@@ -233,6 +235,18 @@ export class Pool {
     return growPool(this.engine, this.device, this.facts);
   }
 
+  /**
+   * Gives free space back to the device, in pieces beside other work; resolves with how many bytes.
+   * It ends early when the pool is closed. Errors: UNSUPPORTED, the device's.
+   */
+  trim(options: TrimOptions = {}): Promise<number> {
+    this.assertOpen();
+    this.trimming ??= trimPool(this.engine, this.device, options).finally(() => {
+      this.trimming = null;
+    });
+    return this.trimming;
+  }
+
   /** A volume as a device, to be closed before the pool. Errors: NO_SUCH_VOLUME. */
   openVolume(name: string): BlockDevice {
     this.assertOpen();
@@ -266,6 +280,7 @@ export class Pool {
     this.stopIndexing = true;
     this.engine.closing = true;
     await this.indexed;
+    await this.trimming?.catch(() => undefined); // told to who began it
     const { engine } = this;
     try {
       await engine.settle();

@@ -10,15 +10,17 @@
 //    the write has failed.
 // 3. Changing a page changes its parents: they are in memory, and dirty, when it is.
 
+import { Discards } from './discards.js';
 import { FrameBits, Side } from './frame-bits.js';
 import { Frame, Miss, type PageCache } from './pages.js';
 import { Group, GroupShift, Head, Magic, Page, Span, SpanShift, SpanWord } from './layout.js';
+
+export { pair, setPair } from './pairs.js';
 
 const DELTAS = 4096;
 // A pbn is a number above 2^32 now and then; `%` of such is slow, and its low bits are enough.
 const GROUP_MASK = Group.pages - 1;
 const EXTENT_MASK = Group.extentPages - 1;
-const TWO_32 = 4294967296;
 
 export function groupOf(pbn: number): number {
   return Math.floor(pbn / Group.pages);
@@ -57,6 +59,8 @@ export class Space {
   /** A count went below 0, or a page of space cannot be read: nothing may be changed any more. */
   broken: string | null = null;
   readonly pages: PageCache;
+  /** What is being given back to the device is given to nobody. */
+  readonly discards = new Discards();
   private readonly bits: FrameBits;
   /** pbn: one more; -pbn: one less. */
   private deltas = new Float64Array(DELTAS);
@@ -164,9 +168,10 @@ export class Space {
     return true;
   }
 
-  /** Whether a block may be given out: no count, not reserved, not freed a moment ago. */
+  /** Whether a block may be given out: no count, not reserved, freed or discarded a moment ago. */
   isFree(count: number, pbn: number): boolean {
     if (this.countIn(count, pbn) !== 0) return false;
+    if (this.discards.inFlight > 0 && this.discards.has(pbn)) return false;
     const index = countIndex(pbn);
     return !this.bits.any(count, index);
   }
@@ -203,10 +208,12 @@ export class Space {
   }
 
   /**
-   * The group at the high-water mark is used from now on. False: no frame is free for its pages.
+   * The group at the high-water mark is used from now on. False: no frame is free for its pages,
+   * or it is being discarded.
    */
   openGroup(): boolean {
     const group = this.highWater;
+    if (this.discards.has(group * Group.pages)) return false;
     const span = group >>> Span.shift;
     const at = this.spanAt(span);
     const isNew = group === Math.max(span * Span.groups, this.firstGroup);
@@ -436,14 +443,4 @@ export class Space {
       this.extentsUsed -= (word >>> SpanShift.empty) & SpanWord.emptyMask;
     }
   }
-}
-
-/** The pair of words at `at` as a number. */
-export function pair(words: Uint32Array, at: number): number {
-  return words[at + 1]! * TWO_32 + words[at]!;
-}
-
-export function setPair(words: Uint32Array, at: number, value: number): void {
-  words[at] = value >>> 0;
-  words[at + 1] = (value / TWO_32) >>> 0;
 }

@@ -171,6 +171,15 @@ describe('what cannot be', () => {
     expect(readdirSync(folder).filter((name) => name.startsWith('wide'))).toEqual([]);
   });
 
+  it('gives free space back to the file', async () => {
+    const before = statSync(at('pool.img')).blocks;
+    const { code, body } = await json('pool', 'trim', uri);
+    expect({ code, body }).toMatchObject({ code: 0, body: { schema: 'penstock.pool-trim/1' } });
+    expect(body['trimmed_bytes']).toBeGreaterThan(16 * MIB);
+    expect(statSync(at('pool.img')).blocks).toBeLessThan(before);
+    expect((await json('pool', 'check', uri, '--data')).body).toMatchObject({ clean: true });
+  });
+
   it('says that a pool is full, and closes it in order', async () => {
     const small = `file:${at('small.img')}`;
     await penstock(['pool', 'create', `${small}?create=24MiB`]);

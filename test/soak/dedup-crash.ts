@@ -67,6 +67,7 @@ class CrashRun implements SoakRun {
     let info = sized(bytes);
     const inner = Object.create(ram, { info: { get: () => info } }) as Backend;
     inner.close = async () => {};
+    inner.openQueue = (options) => ram.openQueue(options); // of all of it
     inner.refresh = async () => {
       bytes += random.pick([1, 4, 9]) * 2 ** 20;
       info = sized(bytes);
@@ -191,6 +192,8 @@ class CrashRun implements SoakRun {
     const { random } = this;
     if (random.chance(0.05)) await pool.checkpoint();
     if (random.chance(0.03)) await pool.grow();
+    const trimmed = random.chance(0.06) ? pool.trim() : null;
+    trimmed?.catch(() => undefined); // awaited below
     if (random.chance(0.06)) await this.copy(pool, models);
     if (models.length > VOLUMES && random.chance(0.08)) {
       const at = random.between(VOLUMES, models.length - 1);
@@ -219,6 +222,7 @@ class CrashRun implements SoakRun {
         await disk.flush();
         for (const [i, each] of models.entries()) each.flushed(snapshots[i]!);
       }
+      await trimmed;
     } finally {
       await disk.close();
     }
