@@ -8,6 +8,7 @@ import {
   type CheckReport,
   type CreateOptions,
   type PoolStats,
+  type SpaceState,
 } from '../dedup/index.js';
 import { PenstockError } from '../errors.js';
 import { formatSize } from '../units.js';
@@ -33,6 +34,8 @@ interface PoolFacts {
   readonly block_bytes: number;
   readonly usable_blocks: number;
   readonly free_blocks: number;
+  readonly space: SpaceState;
+  readonly used_percent: number;
   readonly journal_bytes: number;
   readonly thn: number;
   readonly llrrm_threshold: number;
@@ -171,6 +174,8 @@ function factsOf(pool: Pool): PoolFacts {
     block_bytes: stats.block_size,
     usable_blocks: stats.physical_blocks - stats.overhead_blocks_used,
     free_blocks: stats.free_blocks,
+    space: stats.space,
+    used_percent: stats.used_percent,
     journal_bytes: info.journalPages * stats.block_size,
     thn: info.thn,
     llrrm_threshold: info.llrrmThreshold,
@@ -208,6 +213,7 @@ export function formatFacts(facts: PoolFacts): string {
       ['size', formatSize(facts.size_bytes)],
       ['usable', sizeOf(facts.usable_blocks)],
       ['free', sizeOf(facts.free_blocks)],
+      ['space', `${facts.space}: ${facts.used_percent.toFixed(1)} % in use or promised`],
       ['journal', formatSize(facts.journal_bytes)],
       ['thn', facts.thn === 0 ? '0 (nothing is deduplicated)' : `${facts.thn} blocks`],
       ['sampling', `1 fingerprint in ${facts.sampling}`],
@@ -234,10 +240,12 @@ export function formatStats(stats: PoolStats): string {
       row('usable', usable),
       row('in use', stats.data_blocks_used),
       row('free', stats.free_blocks),
+      row('promised', stats.reserved_blocks),
       row('mapped by volumes', stats.logical_blocks_used),
     ],
   );
   const rest = [`saving   ${stats.saving_percent.toFixed(1)} %`, `volumes  ${stats.volumes}`];
+  rest.push(`space    ${stats.space}`);
   return `${space}\n${rest.join('\n')}\n`;
 }
 

@@ -4,7 +4,7 @@
 // before a checkpoint begins (`write`); so does a volume's new root, at every checkpoint.
 
 import { PenstockError } from '../errors.js';
-import { Head, Magic, Page, Volume, VolumeState } from './layout.js';
+import { Group, Head, Magic, Page, Volume, VolumeState } from './layout.js';
 import { pair, setPair } from './space.js';
 import { Miss } from './pages.js';
 import { levelOf, type Tree, type Trees } from './trees.js';
@@ -32,6 +32,10 @@ const NAME = /^[A-Za-z0-9_][A-Za-z0-9._:@+-]*$/;
 /** Leaves of a map: 512 blocks each. */
 export const LEAF_BYTES = 2 ** 21;
 const LEVEL_MAX = 3;
+/** Blocks that stay promised to a volume that has all it was promised: it may write them anew. */
+const REWRITE_BLOCKS = 1024;
+/** A node of its map for so many blocks; with them, an extent for nodes is promised. */
+const NODES_PART = 256;
 export const VOLUME_BYTES_MAX = 64 * 2 ** 40;
 
 export class Catalogue {
@@ -54,6 +58,8 @@ export class Catalogue {
   readonly deleting: VolumeRecord[] = [];
   /** Copies that were not taken yet: nobody can open them. */
   readonly copying = new Set<VolumeRecord>();
+  /** Volumes that blocks are promised to. */
+  private readonly reserving: VolumeRecord[] = [];
   /** Volumes whose size is being changed: nobody opens, copies or deletes them meanwhile. */
   readonly resizing = new Set<VolumeRecord>();
 
@@ -74,7 +80,16 @@ export class Catalogue {
   }
 
   /** Throws VOLUME_EXISTS, BAD_VOLUME_NAME, BAD_SIZE. */
-  add(name: string, bytes: number, nowMs: number): VolumeRecord {
+  add(name: string, bytes: number, nowMs: number, reserved = 0): VolumeRecord {
+    this.assertNew(name, bytes);
+    const volume = this.enter(name, bytes, VolumeState.volume, nowMs);
+    this.byName.set(name, volume);
+    this.reserve(volume, reserved);
+    return volume;
+  }
+
+  /** Throws as `add` would. */
+  assertNew(name: string, bytes: number): void {
     assertName(name);
     assertBytes(bytes);
     if (this.byName.has(name)) {
@@ -82,9 +97,28 @@ export class Catalogue {
         hint: 'choose another name, or delete that one first',
       });
     }
-    const volume = this.enter(name, bytes, VolumeState.volume, nowMs);
-    this.byName.set(name, volume);
-    return volume;
+  }
+
+  /** Promises a volume so many blocks, whatever it was before. */
+  reserve(volume: VolumeRecord, blocks: number): void {
+    const at = this.reserving.indexOf(volume);
+    if (blocks > 0 && at < 0) this.reserving.push(volume);
+    if (blocks === 0 && at >= 0) this.reserving.splice(at, 1);
+    if (volume.reserved !== blocks) volume.changed = true;
+    volume.reserved = blocks;
+  }
+
+  /** Blocks that are promised to volumes other than one, and that they do not have yet. */
+  promised(except: VolumeRecord | null): number {
+    const { reserving } = this;
+    let blocks = 0;
+    for (let i = 0; i < reserving.length; i++) {
+      const { reserved, mapped } = reserving[i]!;
+      if (reserving[i] === except) continue;
+      blocks += Math.max(reserved - mapped, Math.min(reserved, REWRITE_BLOCKS));
+      blocks += Math.ceil(reserved / NODES_PART);
+    }
+    return blocks === 0 ? 0 : blocks + Group.blocks;
   }
 
   /**
@@ -137,6 +171,7 @@ export class Catalogue {
       });
     }
     this.byName.delete(volume.name);
+    this.reserve(volume, 0);
     volume.state = VolumeState.deleting;
     volume.name = '';
     volume.mapped = 0;
@@ -189,6 +224,7 @@ export class Catalogue {
         });
       }
       this.volumes[volume.index] = volume;
+      if (volume.reserved > 0) this.reserving.push(volume);
       if (state === VolumeState.deleting) this.deleting.push(volume);
       else this.byName.set(volume.name, volume);
     }

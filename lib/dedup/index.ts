@@ -7,3 +7,4 @@ export type { RecoveryReport } from './recovery.js';
 export { DEDUP_KEYS, openVolume } from './shared.js';
 export type { PoolStats } from './stats.js';
 export type { TrimOptions } from './trim.js';
+export type { SpaceState } from './space-watch.js';

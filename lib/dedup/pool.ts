@@ -32,6 +32,7 @@ import {
 import { rebuildIndex } from './rebuild.js';
 import type { RecoveryReport } from './recovery.js';
 import { resizeVolume } from './resize.js';
+import { SpaceWatch, type SpaceState } from './space-watch.js';
 import { poolStats, type PoolStats } from './stats.js';
 import { trimPool, type TrimOptions } from './trim.js';
 import { uuidText, writeSuperblock, type SuperblockFacts } from './superblock.js';
@@ -69,12 +70,15 @@ export class Pool {
   private trimming: Promise<number> | null = null;
   private closing: Promise<void> | null = null;
 
-  private constructor(made: Opened) {
+  private readonly watch: SpaceWatch;
+
+  private constructor(made: Opened, options: OpenOptions) {
     this.device = made.device;
     this.engine = made.engine;
     this.facts = made.facts;
     this.recovery = made.recovery;
     this.closers = made.closers;
+    this.watch = new SpaceWatch(made.engine, options.lowSpace, options.criticalSpace);
     this.indexed = rebuildIndex(this.engine, () => this.stopIndexing);
   }
 
@@ -148,7 +152,7 @@ export class Pool {
     const closers: Closer[] = [];
     try {
       await claim(device);
-      return new Pool(await openParts(device, options, closers));
+      return new Pool(await openParts(device, options, closers), options);
     } catch (error) {
       await closeAll(closers);
       opened.delete(device);
@@ -169,13 +173,45 @@ export class Pool {
   }
 
   stats(): PoolStats {
-    return poolStats(this.engine, this.facts);
+    return poolStats(this.engine, this.facts, this.watch);
   }
 
-  /** Makes a volume of so many bytes, all zeros; durable when it resolves. */
-  async createVolume(name: string, bytes: number): Promise<void> {
+  /** How near the pool is to being full. */
+  get space(): SpaceState {
+    return this.watch.state;
+  }
+
+  /** Calls `listener` when that changes; the function that it gives ends that. */
+  onSpace(listener: (state: SpaceState) => void): () => void {
+    return this.watch.subscribe(listener);
+  }
+
+  /**
+   * Makes a volume of so many bytes, all zeros; durable when it resolves. With `reserve` so many
+   * bytes of the pool are promised to it: others' writes get NO_SPACE before they take them.
+   * Errors: VOLUME_EXISTS, BAD_VOLUME_NAME, BAD_SIZE; NO_SPACE when that cannot be promised.
+   */
+  async createVolume(
+    name: string,
+    bytes: number,
+    options: { reserve?: number } = {},
+  ): Promise<void> {
     this.assertOpen();
-    this.engine.parts.catalogue.add(name, bytes, Date.now());
+    const { catalogue, allocator } = this.engine.parts;
+    const { reserve = 0 } = options;
+    catalogue.assertNew(name, bytes);
+    if (reserve !== 0) assertReserve(reserve, bytes);
+    const blocks = reserve / Page.bytes;
+    const isFree = (): boolean => allocator.room - catalogue.promised(null) >= blocks;
+    // What was freed so far may be promised.
+    if (blocks > 0 && !isFree()) await this.checkpoint();
+    if (blocks > 0 && !isFree()) {
+      const free = Math.max(0, allocator.room - catalogue.promised(null)) * Page.bytes;
+      throw new PenstockError('NO_SPACE', `${free} bytes of the pool can be promised, no more`, {
+        hint: 'reserve less, delete what is not needed, or let the pool grow',
+      });
+    }
+    catalogue.add(name, bytes, Date.now(), blocks);
     await this.checkpoint();
   }
 
@@ -277,6 +313,7 @@ export class Pool {
   }
 
   private async closeOnce(): Promise<void> {
+    this.watch.close();
     this.stopIndexing = true;
     this.engine.closing = true;
     await this.indexed;
@@ -298,6 +335,15 @@ export class Pool {
     }
     if (this.engine.failed !== null) throw failure(this.engine);
   }
+}
+
+/** Throws BAD_SIZE. */
+function assertReserve(reserve: number, bytes: number): void {
+  if (reserve > 0 && reserve <= bytes && reserve % Page.bytes === 0) return;
+  throw new PenstockError('BAD_SIZE', `${reserve} bytes cannot be reserved`, {
+    hint: 'give a multiple of 4 KiB, not more than the volume has',
+    exitCode: 2,
+  });
 }
 
 /** Throws BAD_OPTION. */

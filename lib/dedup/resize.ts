@@ -96,6 +96,7 @@ async function cut(
       trees.lower(volume, level);
       volume.bytes = bytes;
       volume.mapped -= lost;
+      catalogue.reserve(volume, Math.min(volume.reserved, block));
       return 0;
     });
   } finally {

@@ -12,25 +12,16 @@
 
 import { Discards } from './discards.js';
 import { FrameBits, Side } from './frame-bits.js';
+import { countIndex, groupOf } from './numbers.js';
 import { Frame, Miss, type PageCache } from './pages.js';
 import { Group, GroupShift, Head, Magic, Page, Span, SpanShift, SpanWord } from './layout.js';
 
-export { pair, setPair } from './pairs.js';
+export { countIndex, groupOf, pair, setPair } from './numbers.js';
 
 const DELTAS = 4096;
 // A pbn is a number above 2^32 now and then; `%` of such is slow, and its low bits are enough.
 const GROUP_MASK = Group.pages - 1;
 const EXTENT_MASK = Group.extentPages - 1;
-
-export function groupOf(pbn: number): number {
-  return Math.floor(pbn / Group.pages);
-}
-
-/** A block's count in its group's count page. */
-export function countIndex(pbn: number): number {
-  const page = (pbn >>> 0) & GROUP_MASK;
-  return (page >>> Group.extentShift) * Group.blocks + (page & 255) - Group.metaPages;
-}
 
 export interface SpaceFacts {
   readonly firstGroup: number;
@@ -50,12 +41,18 @@ export class Space {
   readonly rootDirty: Uint8Array;
   /** The checkpoint that is being built: changes belong to it. */
   generation = 1;
+  /** Extents with a block in use. */
+  extentsUsed = 0;
+  /** Blocks without a count in extents that hold nodes: no place for data. */
+  nodesFree = 0;
+  /** Extent with the most of them when the pool was opened; -1: none. */
+  nodesBest = -1;
   /** Blocks with a count; given out and not counted yet; freed and not free yet. */
   used = 0;
   reserved = 0;
-  /** Extents with a block in use. */
-  extentsUsed = 0;
   readonly pending = new Float64Array(2);
+  /** Of those, where blocks may be put, not only nodes. */
+  readonly reusable = new Float64Array(2);
   /** A count went below 0, or a page of space cannot be read: nothing may be changed any more. */
   broken: string | null = null;
   readonly pages: PageCache;
@@ -205,6 +202,7 @@ export class Space {
       }
     }
     this.freedCount[parity] = 0;
+    this.reusable[parity] = 0;
   }
 
   /**
@@ -375,6 +373,9 @@ export class Space {
     this.bits.set(frame, Side.pending + parity * 32, index);
     this.pending[parity] = this.pending[parity]! + 1;
     this.change(summary, pbn, -1);
+    const extent = Math.floor(pbn / Group.extentPages);
+    const isReusable = !this.holdsNodes(summary, extent) || this.usedIn(summary, extent) === 0;
+    if (isReusable) this.reusable[parity] = this.reusable[parity]! + 1;
     let list = this.freed[parity]!;
     const count = this.freedCount[parity]!;
     if (count === list.length) {
@@ -397,6 +398,10 @@ export class Space {
     words[at] = (words[at]! + by * 2 ** shift) >>> 0;
     const root = this.spanAt(group >>> Span.shift);
     let word = this.roots[root]! - by * (1 << SpanShift.free);
+    if (this.holdsNodes(summary, Math.floor(pbn / Group.extentPages))) {
+      this.nodesFree +=
+        before === 0 ? Group.blocks - 1 : before + by === 0 ? 1 - Group.blocks : -by;
+    }
     if (before === 0) {
       word -= 1 << SpanShift.empty;
       this.extentsUsed++;
@@ -414,9 +419,7 @@ export class Space {
   }
 
   private make(pbn: number, magic: number, own: number): number {
-    const known = this.pages.frameOf(pbn);
-    // Of a pool that was here before, read by mistake of nobody: the high-water mark says so.
-    if (known >= 0) this.pages.drop(known);
+    // (One of a pool that was here before goes: the high-water mark says that nobody needs it.)
     const frame = this.pages.make(pbn, magic, 0, this.generation);
     if (frame >= 0) this.pages.words[(frame << Page.shift) + Head.own] = own >>> 0;
     return frame;

@@ -102,6 +102,20 @@ describe('a pool', () => {
     expect(readFileSync(at('empty')).equals(Buffer.alloc(MIB))).toBe(true);
   });
 
+  it('promises them room, or says that it cannot', async () => {
+    const args = ['volume', 'create', uri];
+    const refused = await json(...args, 'much', '1GiB', '--reserve', '1GiB');
+    expect(refused).toMatchObject({ code: 1, body: { code: 'NO_SPACE' } });
+    await penstock([...args, 'safe', '1GiB', '--reserve', '4MiB']);
+    const { body } = await json('volume', 'list', uri);
+    expect(body['volumes']).toContainEqual(
+      expect.objectContaining({ name: 'safe', reserved_bytes: 4 * MIB }),
+    );
+    const { body: stats } = await json('pool', 'stats', uri);
+    expect(stats).toMatchObject({ reserved_blocks: 1024 + 4 + 253, space: 'ok' });
+    expect((await penstock(['volume', 'delete', uri, 'safe'])).exitCode).toBe(0);
+  });
+
   it('gives them another size', async () => {
     await penstock(['volume', 'create', uri, 'sized', '4MiB']);
     const grown = await json('volume', 'resize', uri, 'sized', '3GiB');
