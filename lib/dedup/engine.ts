@@ -80,6 +80,7 @@ export class Engine {
   private readonly toEnd = new Fifo(SETS);
   private running = false;
   private pumping = false;
+  private next: Promise<boolean> | null = null;
 
   constructor(parts: EngineParts) {
     this.parts = parts;
@@ -139,25 +140,22 @@ export class Engine {
 
   /** Resolves when nothing is under way any more. */
   async settle(): Promise<void> {
-    while (this.busy) {
-      this.run();
-      await this.breathe();
-    }
+    while (this.busy) await this.round();
   }
 
-  /** Makes the state durable as a checkpoint; resolves when it is. Throws POOL_FAILED's cause. */
-  async checkpoint(): Promise<boolean> {
+  /** Makes the state durable as a checkpoint: one for all who ask before it begins. False: not. */
+  checkpoint(): Promise<boolean> {
+    return (this.next ??= this.checkpointOnce());
+  }
+
+  private async checkpointOnce(): Promise<boolean> {
     const { checkpoint } = this.parts;
-    while (checkpoint.phase !== Phase.idle && this.failed === null) {
-      this.run();
-      await this.breathe();
-    }
+    await Promise.resolve(); // it begins after it is known as the next one
+    while (checkpoint.phase !== Phase.idle && this.failed === null) await this.round();
     const done = checkpoint.done;
     this.wanted = true;
-    while ((checkpoint.done === done || checkpoint.phase !== Phase.idle) && this.failed === null) {
-      this.run();
-      await this.breathe();
-    }
+    while ((checkpoint.done === done || checkpoint.phase !== Phase.idle) && this.failed === null)
+      await this.round();
     return this.failed === null;
   }
 
@@ -173,13 +171,17 @@ export class Engine {
 
   /** Nothing is changed any more. */
   fail(why: string): void {
-    if (this.failed !== null) return;
-    this.failed = why;
+    this.failed ??= why;
   }
 
   private stepQueues(): void {
     const { numbered } = this;
     for (let i = 0; i < numbered.length; i++) numbered[i]?.step();
+  }
+
+  private async round(): Promise<void> {
+    this.run();
+    await this.breathe();
   }
 
   private async breathe(): Promise<void> {
@@ -415,6 +417,7 @@ export class Engine {
     }
     if (this.wanted && this.prepare()) {
       this.wanted = false;
+      this.next = null;
       // From here on their common root is of a checkpoint that is past, and nobody's alone.
       this.copies.length = 0;
       checkpoint.begin();
