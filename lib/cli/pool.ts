@@ -1,13 +1,20 @@
 // `penstock pool …`: makes a pool on a device, and says what one is and what it saves.
 
 import type { Command } from 'commander';
-import { FORMAT_VERSION, Pool, type CreateOptions, type PoolStats } from '../dedup/index.js';
+import {
+  FORMAT_VERSION,
+  Pool,
+  type CreateOptions,
+  type PoolStats,
+  type SpaceState,
+} from '../dedup/index.js';
 import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import { open } from '../open.js';
 import { formatSize } from '../units.js';
 import { Exit, printJson, printNote, printText, table } from './output.js';
 import { configureCheck } from './pool-check.js';
+import { configureGrow, configureTrim } from './pool-space.js';
 import { closing, throwIfInterrupted, withDevice, withPool } from './pool-session.js';
 import type { Finish } from './program.js';
 
@@ -33,6 +40,8 @@ export interface PoolFacts {
   readonly block_bytes: number;
   readonly usable_blocks: number;
   readonly free_blocks: number;
+  readonly space: SpaceState;
+  readonly used_percent: number;
   readonly journal_bytes: number;
   readonly thn: number;
   readonly llrrm_threshold: number;
@@ -110,6 +119,8 @@ export function configure(command: Command, finish: Finish): void {
       finish(Exit.OK);
     });
   configureCheck(command, finish);
+  configureGrow(command.command('grow'), finish);
+  configureTrim(command.command('trim'), finish);
 }
 
 async function create(uri: string, words: CreateWords): Promise<void> {
@@ -193,6 +204,8 @@ export function factsOf(pool: Pool): PoolFacts {
     block_bytes: stats.block_size,
     usable_blocks: stats.physical_blocks - stats.overhead_blocks_used,
     free_blocks: stats.free_blocks,
+    space: stats.space,
+    used_percent: stats.used_percent,
     journal_bytes: info.journalPages * stats.block_size,
     thn: info.thn,
     llrrm_threshold: info.llrrmThreshold,
@@ -234,6 +247,7 @@ export function formatFacts(facts: PoolFacts): string {
       ['size', formatSize(facts.size_bytes)],
       ['usable', sizeOf(facts.usable_blocks)],
       ['free', sizeOf(facts.free_blocks)],
+      ['space', `${facts.space}: ${facts.used_percent.toFixed(1)} % in use or promised`],
       ['journal', formatSize(facts.journal_bytes)],
       ['thn', facts.thn === 0 ? '0 (nothing is deduplicated)' : `${facts.thn} blocks`],
       ['llrrm', llrrm],
@@ -267,12 +281,14 @@ export function formatStats(stats: Stats): string {
       row('usable', usable),
       row('in use', stats.data_blocks_used),
       row('free', stats.free_blocks),
+      row('promised', stats.reserved_blocks),
       row('mapped by volumes', stats.logical_blocks_used),
     ],
   );
   const rest = [
     `saving        ${stats.saving_percent.toFixed(1)} %`,
     `volumes       ${stats.volumes}`,
+    `space         ${stats.space}`,
     `read extents  ${stats.read_extents}`,
   ];
   return `${space}\n${rest.join('\n')}\n`;

@@ -16,7 +16,8 @@ import { busyError, checkWhile, type CheckOptions } from './check.js';
 import type { CheckReport } from './check-report.js';
 import type { Engine } from './engine.js';
 import { readExtents, type ReadExtents } from './extents.js';
-import { VolumeState } from './layout.js';
+import { growPool } from './grow.js';
+import { Page, VolumeState } from './layout.js';
 import { LlrrmSession, type LlrrmState } from './llrrm-session.js';
 import {
   assertOptions,
@@ -36,7 +37,10 @@ import {
 } from './pool-open.js';
 import { rebuildIndex } from './rebuild.js';
 import type { RecoveryReport } from './recovery.js';
+import { resizeVolume } from './resize.js';
+import { SpaceWatch, type SpaceState } from './space-watch.js';
 import { poolStats, type PoolStats } from './stats.js';
+import { trimPool, type TrimOptions } from './trim.js';
 import { uuidText, type SuperblockFacts } from './superblock.js';
 import { VolumeBackend } from './volume.js';
 
@@ -59,15 +63,19 @@ export class Pool {
   private stopIndexing = false;
   /** Walks through maps that are under way. */
   private walks: Promise<unknown> = Promise.resolve();
+  private trimming: Promise<number> | null = null;
   private closing: Promise<void> | null = null;
 
-  private constructor(made: Opened) {
+  private readonly watch: SpaceWatch;
+
+  private constructor(made: Opened, options: OpenOptions) {
     this.device = made.device;
     this.engine = made.engine;
     this.facts = made.facts;
     this.recovery = made.recovery;
     this.llrrmSession = made.llrrm;
     this.closers = made.closers;
+    this.watch = new SpaceWatch(made.engine, options.lowSpace, options.criticalSpace);
     this.indexed = rebuildIndex(this.engine, () => this.stopIndexing);
   }
 
@@ -86,7 +94,7 @@ export class Pool {
     const closers: Closer[] = [];
     try {
       await claim(device);
-      return new Pool(await openParts(device, options, closers));
+      return new Pool(await openParts(device, options, closers), options);
     } catch (error) {
       await closeAll(closers);
       opened.delete(device);
@@ -123,7 +131,7 @@ export class Pool {
   }
 
   stats(): PoolStats {
-    return poolStats(this.engine, this.facts);
+    return poolStats(this.engine, this.facts, this.watch);
   }
 
   /**
@@ -159,10 +167,42 @@ export class Pool {
     return walk;
   }
 
-  /** Makes a volume of so many bytes, all zeros; durable when it resolves. */
-  async createVolume(name: string, bytes: number): Promise<void> {
+  /** How near the pool is to being full. */
+  get space(): SpaceState {
+    return this.watch.state;
+  }
+
+  /** Calls `listener` when that changes; the function that it gives ends that. */
+  onSpace(listener: (state: SpaceState) => void): () => void {
+    return this.watch.subscribe(listener);
+  }
+
+  /**
+   * Makes a volume of so many bytes, all zeros; durable when it resolves. With `reserve` so many
+   * bytes of the pool are promised to it: others' writes get NO_SPACE before they take them.
+   * Errors: VOLUME_EXISTS, BAD_VOLUME_NAME, BAD_SIZE; NO_SPACE when that cannot be promised.
+   */
+  async createVolume(
+    name: string,
+    bytes: number,
+    options: { reserve?: number } = {},
+  ): Promise<void> {
     this.assertOpen();
-    this.engine.parts.catalogue.add(name, bytes, Date.now());
+    const { catalogue, allocator } = this.engine.parts;
+    const { reserve = 0 } = options;
+    catalogue.assertNew(name, bytes);
+    if (reserve !== 0) assertReserve(reserve, bytes);
+    const blocks = reserve / Page.bytes;
+    const isFree = (): boolean => allocator.room - catalogue.promised(null) >= blocks;
+    // What was freed so far may be promised.
+    if (blocks > 0 && !isFree()) await this.checkpoint();
+    if (blocks > 0 && !isFree()) {
+      const free = Math.max(0, allocator.room - catalogue.promised(null)) * Page.bytes;
+      throw new PenstockError('NO_SPACE', `${free} bytes of the pool can be promised, no more`, {
+        hint: 'reserve less, delete what is not needed, or let the pool grow',
+      });
+    }
+    catalogue.add(name, bytes, Date.now(), blocks);
     await this.checkpoint();
   }
 
@@ -197,6 +237,41 @@ export class Pool {
     catalogue.remove(catalogue.get(name));
     await this.checkpoint();
     this.engine.kick();
+  }
+
+  /**
+   * Gives a volume another size: more of zeros, or, with `shrink`, less; durable when it resolves.
+   * Who has it open sees it grow by `refresh`. What is cut off comes free in the background.
+   * Errors: NO_SUCH_VOLUME, VOLUME_BUSY, BAD_SIZE, READ_ONLY, WOULD_SHRINK, NO_SPACE.
+   */
+  async resizeVolume(
+    name: string,
+    bytes: number,
+    options: { shrink?: boolean } = {},
+  ): Promise<void> {
+    this.assertOpen();
+    await resizeVolume(this.engine, name, bytes, options.shrink === true);
+  }
+
+  /**
+   * Uses what the device has gained since; resolves with how many bytes that are, durable. A pool
+   * can be in use meanwhile. Errors: POOL_TRUNCATED, POOL_TOO_LARGE, the device's.
+   */
+  async grow(): Promise<number> {
+    this.assertOpen();
+    return growPool(this.engine, this.device, this.facts);
+  }
+
+  /**
+   * Gives free space back to the device, in pieces beside other work; resolves with how many bytes.
+   * It ends early when the pool is closed. Errors: UNSUPPORTED, the device's.
+   */
+  trim(options: TrimOptions = {}): Promise<number> {
+    this.assertOpen();
+    this.trimming ??= trimPool(this.engine, this.device, options).finally(() => {
+      this.trimming = null;
+    });
+    return this.trimming;
   }
 
   /** A volume as a device, to be closed before the pool. Errors: NO_SUCH_VOLUME. */
@@ -251,10 +326,12 @@ export class Pool {
   }
 
   private async closeOnce(): Promise<void> {
+    this.watch.close();
     this.stopIndexing = true;
     this.engine.closing = true;
     await this.indexed;
     await this.walks;
+    await this.trimming?.catch(() => undefined); // told to who began it
     const { engine } = this;
     try {
       engine.llrrm?.copier.stop();
@@ -274,4 +351,13 @@ export class Pool {
     }
     if (this.engine.failed !== null) throw failure(this.engine);
   }
+}
+
+/** Throws BAD_SIZE. */
+function assertReserve(reserve: number, bytes: number): void {
+  if (reserve > 0 && reserve <= bytes && reserve % Page.bytes === 0) return;
+  throw new PenstockError('BAD_SIZE', `${reserve} bytes cannot be reserved`, {
+    hint: 'give a multiple of 4 KiB, not more than the volume has',
+    exitCode: 2,
+  });
 }

@@ -15,6 +15,7 @@ import {
   Req,
   RequestCheck,
   Status,
+  type DeviceInfo,
   type QueueDriver,
 } from '../hpdi/index.js';
 import { native } from '../native.js';
@@ -38,8 +39,8 @@ export class VolumeQueue implements QueueDriver {
   readonly counters = { doorbells: 0, polls: 0 };
   readonly number: number;
   private readonly engine: Engine;
-  private readonly volume: VolumeRecord;
-  private readonly check: RequestCheck;
+  readonly volume: VolumeRecord;
+  readonly check: RequestCheck;
   private readonly readOnly: boolean;
   private readonly done: CompletionRing;
   private readonly slots: RequestSlots;
@@ -53,16 +54,11 @@ export class VolumeQueue implements QueueDriver {
   private readonly fd: number;
   private closed = false;
 
-  constructor(engine: Engine, volume: VolumeRecord, depth: number, readOnly: boolean) {
+  constructor(engine: Engine, volume: VolumeRecord, depth: number, info: DeviceInfo) {
     this.engine = engine;
     this.volume = volume;
-    this.readOnly = readOnly;
-    const blocks = volume.bytes / Page.bytes;
-    this.check = new RequestCheck({
-      blocks,
-      blockSize: Page.bytes,
-      maxTransferBlocks: TRANSFER_BLOCKS_MAX,
-    });
+    this.readOnly = info.readOnly;
+    this.check = new RequestCheck(info);
     this.done = new CompletionRing(depth);
     this.slots = new RequestSlots(depth);
     this.unmaps = new Fifo(depth);

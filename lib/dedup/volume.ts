@@ -22,7 +22,8 @@ const READ_OPERATIONS = (1 << Op.READ) | (1 << Op.FLUSH);
 export class VolumeBackend implements Backend {
   readonly uri: string;
   readonly scheme = 'dedup';
-  readonly info: DeviceInfo;
+  info: DeviceInfo;
+  onChange: ((info: DeviceInfo) => void) | null = null;
   private readonly engine: Engine;
   private readonly volume: VolumeRecord;
   private readonly onClose: () => Promise<void>;
@@ -46,7 +47,20 @@ export class VolumeBackend implements Backend {
   }
 
   openQueue(options: QueueOptions): QueueDriver {
-    return new VolumeQueue(this.engine, this.volume, options.depth, this.info.readOnly);
+    return new VolumeQueue(this.engine, this.volume, options.depth, this.info);
+  }
+
+  /** Looks whether the volume has grown. */
+  async refresh(): Promise<void> {
+    const { engine, volume } = this;
+    const blocks = volume.bytes / Page.bytes;
+    // A size counts once it is durable.
+    if (engine.parts.catalogue.resizing.has(volume) || blocks === this.info.blocks) return;
+    this.info = { ...this.info, blocks };
+    for (const queue of engine.numbered) {
+      if (queue?.volume === volume) queue.check.blocks = blocks;
+    }
+    this.onChange?.(this.info);
   }
 
   share(): unknown {

@@ -70,6 +70,18 @@ describe('a pool', () => {
     expect(info).toMatchObject({ clean: true, recovery: null, volumes: 2, durable: true });
   });
 
+  it('grows with its file', async () => {
+    expect((await penstock(['pool', 'grow', uri])).stdout).toBe(
+      'the pool has 64 MiB, as its device\n',
+    );
+    truncateSync(at('pool.img'), 80 * MIB);
+    const { code, body } = await json('pool', 'grow', uri);
+    expect({ code, body }).toMatchObject({
+      code: 0,
+      body: { schema: 'penstock.pool-grow/1', size_bytes: 80 * MIB, gained_bytes: 16 * MIB },
+    });
+  });
+
   it('keeps zeros as holes, in the pool and in the file', async () => {
     truncateSync(at('image'), 0);
     writeFileSync(at('sparse'), Buffer.concat([Buffer.alloc(5 * MIB), content.subarray(0, 5000)]));
@@ -91,6 +103,29 @@ describe('a pool', () => {
     expect((await penstock(['volume', 'list', uri])).stdout).toMatch(/^VOLUME +KIND +SIZE +MAPPED/);
     await penstock(['volume', 'export', uri, 'empty', at('empty')]);
     expect(readFileSync(at('empty')).equals(Buffer.alloc(MIB))).toBe(true);
+  });
+
+  it('promises them room, or says that it cannot', async () => {
+    const args = ['volume', 'create', uri];
+    const refused = await json(...args, 'much', '1GiB', '--reserve', '1GiB');
+    expect(refused).toMatchObject({ code: 1, body: { code: 'NO_SPACE' } });
+    await penstock([...args, 'safe', '1GiB', '--reserve', '4MiB']);
+    const { body } = await json('volume', 'list', uri);
+    expect(body['volumes']).toContainEqual(
+      expect.objectContaining({ name: 'safe', reserved_bytes: 4 * MIB }),
+    );
+    const { body: stats } = await json('pool', 'stats', uri);
+    expect(stats).toMatchObject({ reserved_blocks: 1024 + 4 + 253, space: 'ok' });
+    expect((await penstock(['volume', 'delete', uri, 'safe'])).exitCode).toBe(0);
+  });
+
+  it('gives them another size', async () => {
+    await penstock(['volume', 'create', uri, 'sized', '4MiB']);
+    const grown = await json('volume', 'resize', uri, 'sized', '3GiB');
+    expect(grown).toMatchObject({ code: 0, body: { name: 'sized', size_bytes: 3072 * MIB } });
+    const less = ['volume', 'resize', uri, 'sized', '1MiB'];
+    expect(await json(...less)).toMatchObject({ code: 2, body: { code: 'WOULD_SHRINK' } });
+    expect((await penstock([...less, '--shrink'])).stdout).toBe('volume sized has 1 MiB\n');
   });
 
   it('copies and deletes them, and the check finds nothing', async () => {
@@ -203,6 +238,15 @@ describe('what cannot be', () => {
     const { error } = JSON.parse(stdout) as { error: { code: string } };
     expect({ exitCode, code: error.code }).toEqual({ exitCode: 1, code: 'NO_SPACE' });
     expect(readdirSync(folder).filter((name) => name.startsWith('wide'))).toEqual([]);
+  });
+
+  it('gives free space back to the file', async () => {
+    const before = statSync(at('pool.img')).blocks;
+    const { code, body } = await json('pool', 'trim', uri);
+    expect({ code, body }).toMatchObject({ code: 0, body: { schema: 'penstock.pool-trim/1' } });
+    expect(body['trimmed_bytes']).toBeGreaterThan(16 * MIB);
+    expect(statSync(at('pool.img')).blocks).toBeLessThan(before);
+    expect((await json('pool', 'check', uri, '--data')).body).toMatchObject({ clean: true });
   });
 
   it('says that a pool is full, and closes it in order', async () => {

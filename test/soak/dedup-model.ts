@@ -28,7 +28,11 @@ export function contentOf(words: Uint32Array, at: number): number {
 
 export class VolumeModel {
   readonly name: string;
+  /** Places that are watched; the volume may have fewer blocks, `size`. */
   readonly blocks: number;
+  size: number;
+  /** The size that it is about to have. */
+  next: number;
   /** Newest content that a flush covered, and newest acknowledged one. */
   readonly durable: Uint32Array;
   readonly newest: Uint32Array;
@@ -40,6 +44,8 @@ export class VolumeModel {
   constructor(name: string, blocks: number) {
     this.name = name;
     this.blocks = blocks;
+    this.size = blocks;
+    this.next = blocks;
     this.durable = new Uint32Array(blocks);
     this.newest = new Uint32Array(blocks);
   }
@@ -49,6 +55,8 @@ export class VolumeModel {
     const copy = new VolumeModel(name, this.blocks);
     copy.durable.set(this.newest);
     copy.newest.set(this.newest);
+    copy.size = this.size;
+    copy.next = this.size;
     return copy;
   }
 
@@ -64,6 +72,17 @@ export class VolumeModel {
   /** It was tried to delete it, or to make it. */
   mayBeGone(): void {
     this.isGone = true;
+  }
+
+  /** The volume has another size, and that is durable: what it gains are zeros. */
+  resized(size: number): void {
+    for (let block = size; block < this.blocks; block++) {
+      this.durable[block] = 0;
+      this.newest[block] = 0;
+      this.tried.delete(block);
+    }
+    this.size = size;
+    this.next = size;
   }
 
   /** A write of `content` begins. */
