@@ -24,6 +24,7 @@ export interface CreateWords {
   readonly llrrmThreshold?: string;
   readonly llrrmPolicy?: string;
   readonly sampling?: string;
+  readonly dataChecksum?: boolean;
   readonly force?: boolean;
   readonly json?: boolean;
 }
@@ -49,6 +50,7 @@ export interface PoolFacts {
   /** `degraded`: it has fast memory, and cannot use it; `why` says why not. */
   readonly llrrm: { readonly state: string; readonly uri: string; readonly why: string };
   readonly sampling: number;
+  readonly data_checksum: boolean;
   readonly epoch: number;
   readonly volumes: number;
   readonly durable: boolean;
@@ -73,6 +75,7 @@ export function configure(command: Command, finish: Finish): void {
     .option('--llrrm-threshold <count>', 'references that make a block worth fast memory (4)')
     .option('--llrrm-policy <which>', 'of those: shared (all), or random (read in short runs)')
     .option('--sampling <count>', 'one fingerprint in so many is kept in memory (8)')
+    .option('--data-checksum', 'copy what is written, and check blocks when they are read')
     .option('--force', 'make it where there is a pool already, which is lost')
     .option('--json', 'print JSON alone on stdout')
     .action(async (uri: string, _: object, self: Command) => {
@@ -167,7 +170,7 @@ async function withLlrrm(
 
 export function createOptions(words: CreateWords): CreateOptions {
   const { thn, llrrmThreshold, llrrmPolicy, sampling, force = false } = words;
-  const options: CreateOptions = { force };
+  const options: CreateOptions = { force, dataChecksum: words.dataChecksum === true };
   if (llrrmPolicy === 'shared' || llrrmPolicy === 'random') options.llrrmPolicy = llrrmPolicy;
   else if (llrrmPolicy !== undefined) {
     throw badOption(`--llrrm-policy is shared or random, not ${llrrmPolicy}`);
@@ -212,6 +215,7 @@ export function factsOf(pool: Pool): PoolFacts {
     llrrm_policy: info.llrrmPolicy === 0 ? 'shared' : 'random',
     llrrm: pool.llrrm,
     sampling: info.sampling,
+    data_checksum: info.dataChecksum,
     epoch: info.epoch,
     volumes: stats.volumes,
     durable: device.info.durable,
@@ -253,6 +257,7 @@ export function formatFacts(facts: PoolFacts): string {
       ['llrrm', llrrm],
       ['llrrm blocks', `${facts.llrrm_threshold} references, ${facts.llrrm_policy}`],
       ['sampling', `1 fingerprint in ${facts.sampling}`],
+      ['checksums', facts.data_checksum ? 'metadata and data' : 'metadata'],
       ['epoch', String(facts.epoch)],
       ['volumes', String(facts.volumes)],
       ['durable', facts.durable ? 'yes' : 'no'],

@@ -11,7 +11,7 @@
 // 2. After a failure of metadata (`failed`) nothing is changed any more: writes complete with it,
 //    and reads go on.
 
-import { Status } from '../hpdi/index.js';
+import { Op, Status } from '../hpdi/index.js';
 import type { Allocator } from './allocator.js';
 import type { Catalogue, VolumeRecord } from './catalogue.js';
 import { Phase, type Checkpoint } from './checkpoint.js';
@@ -20,10 +20,12 @@ import { Entering } from './entering.js';
 import type { FingerprintIndex } from './fingerprint-index.js';
 import type { Hasher } from './hasher.js';
 import { Io, type PoolIo } from './io.js';
+import type { Intake } from './intake.js';
 import type { Journal } from './journal.js';
 import type { Llrrm, LlrrmEvents } from './llrrm.js';
 import { Miss, PageFailure, type PageCache } from './pages.js';
 import { Plan, type Planner } from './planner.js';
+import type { ReadChecks } from './read-checks.js';
 import { Fifo, SETS, type SetTable } from './sets.js';
 import type { Space } from './space.js';
 import type { Thn } from './thn.js';
@@ -40,6 +42,7 @@ const UNSETTLED_MOST = 4096;
 const SWEEP_BUCKETS = 4096;
 /** Of what a read or flush is known by: the slot; the rest is the queue's number. */
 export const SLOT_BITS = 15;
+const TWO_32 = 4294967296;
 const SLOT_MASK = 2 ** SLOT_BITS - 1;
 
 export interface EngineParts {
@@ -56,6 +59,9 @@ export interface EngineParts {
   readonly planner: Planner;
   readonly thn: Thn;
   readonly index: FingerprintIndex;
+  /** Of pools with data checksums. */
+  readonly intake: Intake | null;
+  readonly checks: ReadChecks | null;
 }
 
 export class Engine implements LlrrmEvents {
@@ -80,6 +86,7 @@ export class Engine implements LlrrmEvents {
   /** The checkpoint that was asked for and has not begun. */
   next: Promise<boolean> | null = null;
   rounds = 0;
+  private readonly toCopy = new Fifo(SETS);
   private readonly toHash = new Fifo(SETS);
   private readonly toPlan = new Fifo(SETS);
   private readonly toMend = new Fifo(SETS);
@@ -113,7 +120,8 @@ export class Engine implements LlrrmEvents {
 
   /** A set was filled: it is to be written. */
   add(set: number): void {
-    this.toHash.push(set);
+    if (this.parts.intake === null) this.toHash.push(set);
+    else this.toCopy.push(set);
   }
 
   /** Whatever can be done now is done. */
@@ -122,9 +130,11 @@ export class Engine implements LlrrmEvents {
     this.running = true;
     this.rounds++;
     const { numbered } = this;
-    const { io, space, journal, checkpoint, hasher, planner, index } = this.parts;
+    const { io, space, journal, checkpoint, hasher, planner, index, intake, checks } = this.parts;
+    intake?.take(this.toCopy, this.toHash);
     hasher.hash(this.toHash, this.toPlan);
     this.takeAnswers();
+    checks?.step();
     this.llrrm?.step();
     space.settle();
     if (space.broken !== null) this.fail(space.broken);
@@ -205,7 +215,7 @@ export class Engine implements LlrrmEvents {
   }
 
   private takeAnswers(): void {
-    const { io, pages, space, journal, checkpoint, planner } = this.parts;
+    const { io, pages, space, journal, checkpoint, planner, checks } = this.parts;
     while (io.take()) {
       const { owner, status } = io;
       switch (io.kind) {
@@ -226,6 +236,9 @@ export class Engine implements LlrrmEvents {
           break;
         case Io.journal:
           journal.answered(owner, status);
+          break;
+        case Io.checked:
+          checks!.answered(owner, status);
           break;
         case Io.discard:
           space.discards.answered(owner, status);
@@ -249,6 +262,13 @@ export class Engine implements LlrrmEvents {
     const { planner } = this.parts;
     if ((loanLo | loanHi) === 0) planner.readRun(run);
     else this.setAnswered(planner.comparedWith(run, loanLo, loanHi), Status.OK);
+  }
+
+  /** The tier has not what it was asked for: the data device has. */
+  elsewhere(owner: number, pbn: number, count: number, to: number): void {
+    const { io, checks } = this.parts;
+    if (checks === null) io.ask(Op.READ, pbn, count, to, Io.read, owner);
+    else checks.read(pbn | 0, (pbn / TWO_32) | 0, count, to | 0, (to / TWO_32) | 0, owner);
   }
 
   private setAnswered(set: number, status: number): void {
@@ -280,9 +300,9 @@ export class Engine implements LlrrmEvents {
     const { sets, planner, checkpoint, pages, space } = this.parts;
     while (this.toPlan.length > 0) {
       const set = this.toPlan.head;
-      if (this.failed !== null) {
+      if (this.failed !== null || sets.statuses[set] !== 0) {
         this.toPlan.shift();
-        sets.statuses[set] = Status.DEVICE_ERROR;
+        if (sets.statuses[set] === 0) sets.statuses[set] = Status.DEVICE_ERROR;
         this.begin(set);
         this.setFailed(set);
         continue;
@@ -394,16 +414,20 @@ export class Engine implements LlrrmEvents {
       }
       this.toEnd.shift();
       this.leave(set);
-      sets.queues[set]!.setEnded(set);
-      sets.give(set);
+      this.give(set);
     }
   }
 
   private setFailed(set: number): void {
-    const { sets, planner } = this.parts;
-    planner.undo(set);
+    this.parts.planner.undo(set);
     this.leave(set);
+    this.give(set);
+  }
+
+  private give(set: number): void {
+    const { sets, intake } = this.parts;
     sets.queues[set]!.setEnded(set);
+    intake?.give(set);
     sets.give(set);
   }
 }

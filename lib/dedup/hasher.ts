@@ -1,6 +1,7 @@
 // Hasher: the fingerprints of the blocks of new sets, of many sets in one native call, and which of
 // them are all zeros.
 
+import { Status } from '../hpdi/index.js';
 import { native } from '../native.js';
 import { Fingerprint, Page, SetMax } from './layout.js';
 import { Fate, type Fifo, type SetTable } from './sets.js';
@@ -8,6 +9,8 @@ import { Fate, type Fifo, type SetTable } from './sets.js';
 /** Blocks of one call. */
 const BLOCKS = 4096;
 const RANGE_WORDS = 4;
+/** Of a block's place: its set. */
+const SET_SHIFT = 8;
 /** An entry of compareList: word 5 is its result, word 6 free for who asks. */
 export const enum Compare {
   result = 5,
@@ -82,11 +85,12 @@ export class Hasher {
     const { count, prints, zeroPrint, places, compares, sets } = this;
     this.count = 0;
     if (count === 0) return;
-    native.xxh3List(this.ranges, count, prints);
+    this.print(count);
     const { fingerprints, fates, pbns } = sets;
     let zeros = 0;
     for (let i = 0; i < count; i++) {
       const place = places[i]!;
+      if (sets.statuses[place >>> SET_SHIFT] !== 0) continue;
       const from = i * Fingerprint.words;
       const to = place * Fingerprint.words;
       fingerprints[to] = prints[from]!;
@@ -113,4 +117,27 @@ export class Hasher {
   }
 
   // hot:end
+
+  /** Fingerprints of what was added. A buffer that is closed meanwhile fails its set. */
+  private print(count: number): void {
+    const { ranges, prints } = this;
+    try {
+      native.xxh3List(ranges, count, prints);
+      return;
+    } catch {
+      // One of them is no memory any more: which?
+    }
+    for (let i = 0; i < count; i++) {
+      const set = this.places[i]! >>> SET_SHIFT;
+      try {
+        native.xxh3List(
+          ranges.subarray(i * RANGE_WORDS, (i + 1) * RANGE_WORDS),
+          1,
+          prints.subarray(i * Fingerprint.words, (i + 1) * Fingerprint.words),
+        );
+      } catch {
+        this.sets.statuses[set] = Status.BAD_ADDRESS;
+      }
+    }
+  }
 }

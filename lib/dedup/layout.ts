@@ -11,6 +11,13 @@ export const enum Page {
 
 export const FORMAT_VERSION = 1;
 
+/** Incompatible features: bits of the superblock's word. */
+export const enum Feature {
+  dataChecksum = 1,
+}
+
+export const FEATURES_KNOWN = Feature.dataChecksum;
+
 /** Magic words: four ASCII characters, the first in the lowest byte. */
 export const enum Magic {
   superblock = 0x4b545350,

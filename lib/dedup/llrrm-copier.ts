@@ -15,6 +15,7 @@ import { Io, type PoolIo } from './io.js';
 import { Page } from './layout.js';
 import { LLRRM_RUN, SlotState, type LlrrmTable } from './llrrm-table.js';
 import { Miss } from './pages.js';
+import type { ReadChecks } from './read-checks.js';
 import { groupOf } from './numbers.js';
 import type { Space } from './space.js';
 import type { Trees } from './trees.js';
@@ -35,6 +36,8 @@ export interface CopierParts {
   readonly volumes: readonly (VolumeRecord | null)[];
   /** The data device's. */
   readonly io: PoolIo;
+  /** Holds blocks against their fingerprints, of pools with data checksums. */
+  readonly checks: ReadChecks | null;
 }
 
 /** Where copies go. */
@@ -146,6 +149,12 @@ export class LlrrmCopier {
       return;
     }
     const address = this.bufferOf(job);
+    const pbn = this.target.table.pbnOf(this.jobSlots[job * LLRRM_RUN]!);
+    const { checks } = this.parts;
+    if (checks !== null && checks.compare(pbn, count, address) !== (Status.OK as number)) {
+      this.end(job, false);
+      return;
+    }
     const { ranges } = this;
     for (let b = 0; b < count; b++) {
       ranges[b * 4] = (address + b * Page.bytes) >>> 0;

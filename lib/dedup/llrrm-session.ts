@@ -116,14 +116,14 @@ export class LlrrmSession {
     owner: { pool: Uint32Array; uuid: Uint32Array; stamp: number },
   ): Promise<void> {
     const { engine, facts } = this;
-    const { space, trees, io, catalogue } = engine.parts;
+    const { space, trees, io, catalogue, checks } = engine.parts;
     device.claim();
     const place = await takeLlrrm(device, owner);
     const options = {
       threshold: facts.llrrmThreshold,
       policy: facts.llrrmPolicy as LlrrmPolicy,
     };
-    const parts = { space, trees, io, volumes: catalogue.volumes };
+    const parts = { space, trees, io, checks, volumes: catalogue.volumes };
     const llrrm = new Llrrm(device, place, options, parts, engine);
     this.llrrm = llrrm;
     this.device = device;

@@ -12,7 +12,7 @@
 
 import { Op, Status, type BlockDevice } from '../hpdi/index.js';
 import { native } from '../native.js';
-import { Io, PoolIo } from './io.js';
+import { PoolIo } from './io.js';
 import { Page } from './layout.js';
 import { LlrrmCopier, type CopierParts, type CopierTarget } from './llrrm-copier.js';
 import { LLRRM_RUN, LlrrmTable, SlotState } from './llrrm-table.js';
@@ -31,7 +31,9 @@ const enum Ask {
   compare = 3,
 }
 
-const DEPTH = 256;
+/** Requests at the device at a time. */
+export const LLRRM_DEPTH = 256;
+const DEPTH = LLRRM_DEPTH;
 /** Errors of the device, and copies that were not what they should be, after which it is left. */
 const ERRORS_MOST = 16;
 const DAMAGED_MOST = 1024;
@@ -40,6 +42,8 @@ const TWO_32 = 4294967296;
 export interface LlrrmEvents {
   /** A read for this owner has ended. */
   ended(owner: number, status: number): void;
+  /** A read for this owner is to be done by the data device. */
+  elsewhere(owner: number, pbn: number, count: number, address: number): void;
   /** A comparison's bytes are at this address until it returns; 0: to be read elsewhere. */
   compared(run: number, loanLo: number, loanHi: number): void;
 }
@@ -252,8 +256,7 @@ export class Llrrm implements CopierTarget {
   private elsewhere(id: number): void {
     const owner = this.owners[id]!;
     this.giveBack(id);
-    const { io } = this.parts;
-    io.ask(Op.READ, this.pbns[id]!, this.counts[id]!, this.addresses[id]!, Io.read, owner);
+    this.events.elsewhere(owner, this.pbns[id]!, this.counts[id]!, this.addresses[id]!);
   }
 
   /** Asks for a run's bytes, to be compared; false: it is not here, or not in a series of slots. */

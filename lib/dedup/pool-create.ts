@@ -2,7 +2,7 @@
 
 import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
-import { Page, Place, ROOT_SLOT_WORDS, SetMax } from './layout.js';
+import { Feature, Page, Place, ROOT_SLOT_WORDS, SetMax } from './layout.js';
 import { LlrrmPolicy } from './llrrm.js';
 import { LlrrmSession } from './llrrm-session.js';
 import { newUuid } from './llrrm-store.js';
@@ -19,6 +19,8 @@ export interface CreateOptions {
   llrrmPolicy?: 'shared' | 'random';
   /** Low-latency memory; what the device holds is lost. The pool remembers its URI. */
   llrrm?: BlockDevice | null;
+  /** Blocks are copied to the pool's memory when they are written, and checked when read. */
+  dataChecksum?: boolean;
   /** One fingerprint in so many is in the index (8), a power of two. */
   sampling?: number;
   /** Makes a pool where there is one already; that one's data is lost. */
@@ -33,7 +35,7 @@ const SAMPLING_MAX = 2 ** 16;
 /** As Pool.create. */
 export async function createPool(device: BlockDevice, options: CreateOptions): Promise<void> {
   const { thn = THN, llrrmThreshold = LLRRM_THRESHOLD, sampling = SAMPLING } = options;
-  const { llrrmPolicy = 'shared', llrrm = null } = options;
+  const { llrrmPolicy = 'shared', llrrm = null, dataChecksum = false } = options;
   assertDevice(device);
   assertOptions(thn, llrrmThreshold, sampling);
   assertOther(device, llrrm);
@@ -53,7 +55,7 @@ export async function createPool(device: BlockDevice, options: CreateOptions): P
   const facts: SuperblockFacts = {
     ...layout,
     uuid: newUuid(),
-    incompatible: 0,
+    incompatible: dataChecksum ? Feature.dataChecksum : 0,
     readCompatible: 0,
     epoch: 0,
     checkpoint: 0,
@@ -63,7 +65,7 @@ export async function createPool(device: BlockDevice, options: CreateOptions): P
     highWater: layout.firstGroup,
     thn,
     llrrmThreshold,
-    dataChecksum: false,
+    dataChecksum,
     sampling,
     catalogueLevel: 0,
     catalogueRoot: 0,

@@ -9,12 +9,14 @@ import { Checkpoint } from './checkpoint.js';
 import { Engine } from './engine.js';
 import { FingerprintIndex } from './fingerprint-index.js';
 import { Hasher } from './hasher.js';
+import { Intake } from './intake.js';
 import { Io, PoolIo } from './io.js';
 import { Journal } from './journal.js';
 import { Group, Magic, Page, Place, ROOT_SLOT_WORDS, SetMax, Span, Volume } from './layout.js';
 import { LlrrmSession, type LlrrmOptions } from './llrrm-session.js';
 import { Miss, PageCache } from './pages.js';
 import { Planner } from './planner.js';
+import { ReadChecks } from './read-checks.js';
 import {
   corruptError,
   JournalReader,
@@ -194,10 +196,16 @@ export async function openParts(
     Io.compare,
   );
   const hasher = new Hasher(sets, zeros.address);
+  const intake = facts.dataChecksum ? new Intake(sets) : null;
+  closers.push(() => intake?.close());
+  const checks = facts.dataChecksum ? new ReadChecks(io, space, ended) : null;
   const engine = new Engine({
     ...{ io, pages, space, allocator, trees, journal, checkpoint, catalogue, sets, planner },
-    ...{ hasher, thn, index },
+    ...{ hasher, thn, index, intake, checks },
   });
+  function ended(owner: number, status: number): void {
+    engine.ended(owner, status);
+  }
   await loadCatalogue(engine, device, facts.volumes);
   await countNodes(engine);
   let recovery: RecoveryReport | null = null;

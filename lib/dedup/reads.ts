@@ -11,6 +11,7 @@ import type { VolumeRecord } from './catalogue.js';
 import { SLOT_BITS, type Engine } from './engine.js';
 import { Io } from './io.js';
 import { Node, Page } from './layout.js';
+import { LLRRM_DEPTH } from './llrrm.js';
 import { LLRRM_RUN } from './llrrm-table.js';
 import { Miss } from './pages.js';
 import type { RequestSlots } from './request-slots.js';
@@ -75,7 +76,7 @@ export class Reads {
     checkpoint.readers[parity] = checkpoint.readers[parity]! + addedCount;
     const number = this.number << SLOT_BITS;
     trees.lookUp(volume, lbns, added, addedCount, pbns);
-    const isPlain = this.engine.llrrm === null;
+    const isPlain = this.engine.llrrm === null && this.engine.parts.checks === null;
     for (let i = 0; i < addedCount; i++) {
       const slot = added[i]!;
       const pbn = pbns[i]!;
@@ -96,7 +97,7 @@ export class Reads {
 
   /** Goes on with a read; false: pages of the map are on their way. */
   private read(slot: number): boolean {
-    const { trees, space } = this.engine.parts;
+    const { trees, space, checks } = this.engine.parts;
     const { volume, slots } = this;
     const lbn = slots.lbns[slot]!;
     const count = slots.counts[slot]!;
@@ -104,7 +105,7 @@ export class Reads {
     for (let b = slots.progress[slot]!; b < count;) {
       const leaf = Math.floor((lbn + b) / Node.entries);
       const frame = trees.mapLeaf(volume, leaf);
-      if (frame === Miss.wait) {
+      if (frame === Miss.wait || (checks !== null && checks.free <= LLRRM_DEPTH)) {
         slots.progress[slot] = b;
         return false;
       }
@@ -155,7 +156,8 @@ export class Reads {
     }
     if (asked === 0) {
       asked = 1;
-      parts.io.askWords(Op.READ, pbnLo, pbnHi, count, toLo, toHi, Io.read, owner);
+      if (parts.checks !== null) parts.checks.read(pbnLo, pbnHi, count, toLo, toHi, owner);
+      else parts.io.askWords(Op.READ, pbnLo, pbnHi, count, toLo, toHi, Io.read, owner);
     }
     this.slots.parts[slot] = this.slots.parts[slot]! + asked;
   }

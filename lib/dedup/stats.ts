@@ -53,6 +53,8 @@ export interface PoolStats {
     errors: number;
     damaged: number;
   } | null;
+  /** Of pools with data checksums: blocks that were checked, and that were not what was written. */
+  readonly checksums: { blocks: number; damaged: number } | null;
   readonly index: { entries: number; probes: number; hits: number; stale: number; rate: number };
   readonly checkpoints: { done: number; pages_written: number; begin_ms_max: number };
   readonly journal: { entries: number; fill: number };
@@ -61,7 +63,8 @@ export interface PoolStats {
 }
 
 export function poolStats(engine: Engine, facts: SuperblockFacts, watch: SpaceWatch): PoolStats {
-  const { space, catalogue, planner, index, thn, checkpoint, journal, pages, io } = engine.parts;
+  const { space, catalogue, planner, index, thn, checkpoint, journal, pages, io, checks } =
+    engine.parts;
   const logical = catalogue.list.reduce((sum, { mapped }) => sum + mapped, 0);
   const groups = facts.pages / Group.pages;
   return {
@@ -85,6 +88,7 @@ export function poolStats(engine: Engine, facts: SuperblockFacts, watch: SpaceWa
       unequal: planner.unequal,
       run_lengths: [...planner.runLengths],
     },
+    checksums: checks === null ? null : { blocks: checks.blocks, damaged: checks.damaged },
     llrrm: engine.llrrm === null ? null : llrrmStats(engine.llrrm),
     index: {
       entries: index.entries,

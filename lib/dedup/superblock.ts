@@ -2,7 +2,15 @@
 
 import { PenstockError } from '../errors.js';
 import { native } from '../native.js';
-import { FORMAT_VERSION, Head, Magic, Page, ROOT_SLOT_WORDS, Super } from './layout.js';
+import {
+  FEATURES_KNOWN,
+  FORMAT_VERSION,
+  Head,
+  Magic,
+  Page,
+  ROOT_SLOT_WORDS,
+  Super,
+} from './layout.js';
 import { pair, setPair } from './numbers.js';
 
 export interface SuperblockFacts {
@@ -83,12 +91,13 @@ export function readSuperblock(words: Uint32Array, slot: number): SuperblockFact
   if (words[Head.pbnLo] !== slot || words[Head.pbnHi] !== 0) return null;
   if (checksum(words, seed) !== words[Head.crc]) return null;
   const version = words[Head.own]!;
-  if (version !== FORMAT_VERSION || words[Super.incompatible] !== 0) {
+  const isKnown = (words[Super.incompatible]! & ~FEATURES_KNOWN) === 0;
+  if (version !== FORMAT_VERSION || !isKnown) {
     const features = words[Super.incompatible]!.toString(16);
     throw new PenstockError(
       'NEWER_FORMAT',
       `the pool has format ${version} with features 0x${features}; this version knows ` +
-        `${FORMAT_VERSION} with 0x0`,
+        `${FORMAT_VERSION} with 0x${FEATURES_KNOWN.toString(16)}`,
       { hint: 'open it with the version of Penstock that made it, or a newer one', exitCode: 3 },
     );
   }

@@ -13,9 +13,14 @@ const KEEPS = { data: true, discardZeroes: true };
 const OPEN = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
 
 /** A volume that closes its pool and its device. */
-async function onDevice(uri: string, thn: number, remove?: () => void): Promise<Opened> {
+async function onDevice(
+  uri: string,
+  thn: number,
+  remove?: () => void,
+  dataChecksum = false,
+): Promise<Opened> {
   const data = await open(uri);
-  await Pool.create(data, { thn, sampling: 1 });
+  await Pool.create(data, { thn, sampling: 1, dataChecksum });
   const pool = await Pool.open(data, OPEN);
   await pool.createVolume('one', BYTES);
   const backend: Backend = pool.openVolume('one').backend;
@@ -34,6 +39,7 @@ contractSuite(
   () => onDevice('ram:64MiB?bs=4096', 1),
   KEEPS,
 );
+contractSuite('dedup: with data checksums', () => onDevice('ram:64MiB', 8, undefined, true), KEEPS);
 contractSuite(
   'dedup: on file:',
   () => {

@@ -96,6 +96,7 @@ class CrashRun implements SoakRun {
         thn,
         sampling: random.pick([1, 8]),
         llrrmThreshold: random.pick([1, 2, 4]),
+        dataChecksum: random.chance(0.3),
         force: true,
       });
       const pool = await Pool.open(device, { ...OPEN, llrrm: this.llrrm });

@@ -1,0 +1,209 @@
+// Pools with data checksums: a block that is not what was written is found when it is read.
+
+import { describe, expect, it } from 'vitest';
+import { checkPool, Pool } from '../../lib/dedup/index.js';
+import { Feature, Super } from '../../lib/dedup/layout.js';
+import { checksum } from '../../lib/dedup/superblock.js';
+import type { BlockDevice } from '../../lib/hpdi/index.js';
+import { addressSpace } from '../../lib/memory/index.js';
+import { open } from '../../lib/open.js';
+import { contentOf, fillBlock } from '../soak/dedup-model.js';
+import { Random } from '../soak/harness.js';
+
+const PAGE = 4096;
+const BLOCKS = 2048;
+const SMALL = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
+
+const range = (from: number, count: number): number[] =>
+  Array.from({ length: count }, (_, i) => from + i);
+
+async function write(disk: BlockDevice, first: number, contents: readonly number[]): Promise<void> {
+  const buffer = disk.memory.alloc(contents.length * PAGE);
+  for (const [i, content] of contents.entries()) fillBlock(buffer.u32, i * 1024, content);
+  await disk.write(first, buffer).finally(() => buffer.free());
+}
+
+async function read(disk: BlockDevice, first: number, count: number): Promise<number[]> {
+  const buffer = disk.memory.alloc(count * PAGE);
+  try {
+    await disk.read(first, buffer);
+    return Array.from({ length: count }, (_, i) => contentOf(buffer.u32, i * 1024));
+  } finally {
+    buffer.free();
+  }
+}
+
+async function stand(
+  dataChecksum = true,
+  llrrm: BlockDevice | null = null,
+): Promise<[Pool, BlockDevice, BlockDevice]> {
+  const device = await open('ram:64MiB');
+  await Pool.create(device, { thn: 4, sampling: 1, dataChecksum, llrrmThreshold: 1 });
+  const pool = await Pool.open(device, { ...SMALL, llrrm });
+  await pool.createVolume('a', BLOCKS * PAGE);
+  return [pool, device, pool.openVolume('a')];
+}
+
+/** Changes a bit of every block of the device that has a content. */
+async function flip(device: BlockDevice, content: number): Promise<number> {
+  const page = device.memory.alloc(PAGE);
+  const per = PAGE / device.info.blockSize;
+  let flipped = 0;
+  for (let at = 0; at < device.info.blocks; at += per) {
+    await device.read(at, page);
+    if (contentOf(page.u32, 0) !== content) continue;
+    page.u8[1000] = page.u8[1000]! ^ 16;
+    await device.write(at, page);
+    flipped++;
+  }
+  page.free();
+  return flipped;
+}
+
+describe('a block whose bytes have changed on the device', () => {
+  it('is a MEDIA_ERROR to who reads it, and its neighbours are read', async () => {
+    const [pool, device, disk] = await stand();
+    await write(disk, 0, range(100, 64));
+    expect(await flip(device, 130)).toBe(1);
+    expect(await read(disk, 0, 30)).toEqual(range(100, 30));
+    await expect(read(disk, 30, 1)).rejects.toMatchObject({ code: 'MEDIA_ERROR' });
+    await expect(read(disk, 0, 64)).rejects.toMatchObject({ code: 'MEDIA_ERROR' });
+    expect(await read(disk, 31, 33)).toEqual(range(131, 33));
+    expect(pool.stats().checksums).toMatchObject({ damaged: 2 });
+    // What is written again is whole.
+    await write(disk, 28, range(128, 8));
+    expect(await read(disk, 0, 64)).toEqual(range(100, 64));
+    await disk.close();
+    await pool.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
+  });
+
+  it('is not shared with what is written, nor copied to low-latency memory', async () => {
+    const fast = await open('ram:1MiB');
+    const [pool, device, disk] = await stand(true, fast);
+    await write(disk, 0, range(100, 16));
+    await pool.settle();
+    expect(pool.stats().llrrm).toMatchObject({ used: 16 });
+    // The copies are whole: they are read.
+    expect(await flip(device, 105)).toBe(1);
+    expect(await read(disk, 0, 16)).toEqual(range(100, 16));
+    await write(disk, 100, range(100, 16));
+    expect(await read(disk, 100, 16)).toEqual(range(100, 16));
+    // Those of the copies, too: the data device is asked then, and says that it is damaged.
+    const noise = fast.memory.alloc(fast.info.blocks * fast.info.blockSize);
+    noise.u8.fill(9);
+    await fast.write(0, noise);
+    noise.free();
+    await expect(read(disk, 4, 4)).rejects.toMatchObject({ code: 'MEDIA_ERROR' });
+    expect(await read(disk, 100, 16)).toEqual(range(100, 16));
+    await disk.close();
+    await pool.close();
+    await device.close();
+    await fast.close();
+  });
+
+  it('is given out as it is without them', async () => {
+    const [pool, device, disk] = await stand(false);
+    await write(disk, 0, range(100, 8));
+    expect(await flip(device, 103)).toBe(1);
+    expect(await read(disk, 0, 8)).toEqual([100, 101, 102, -1, 104, 105, 106, 107]);
+    expect(pool.stats().checksums).toBeNull();
+    await disk.close();
+    await pool.close();
+    await device.close();
+  });
+});
+
+it('keeps what was in the buffer when it was taken, whatever becomes of it', async () => {
+  const [pool, device, disk] = await stand();
+  const buffer = disk.memory.alloc(64 * PAGE);
+  for (let round = 0; round < 50; round++) {
+    for (let b = 0; b < 64; b++) fillBlock(buffer.u32, b * 1024, 1000 * round + b + 1);
+    const writing = disk.write(0, buffer);
+    // It is taken with the microtask; from then on the buffer is nobody's.
+    await Promise.resolve().then(() => undefined);
+    await new Promise((resolve) => process.nextTick(resolve));
+    buffer.u8.fill(round);
+    await writing;
+    expect(await read(disk, 0, 64)).toEqual(range(1000 * round + 1, 64));
+  }
+  buffer.free();
+  await disk.close();
+  await pool.close();
+  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});
+
+it('everything at random is as its model, through reopening', async () => {
+  const random = new Random(5);
+  const device = await open('ram:64MiB');
+  await Pool.create(device, { thn: 4, sampling: 1, dataChecksum: true });
+  let pool = await Pool.open(device, SMALL);
+  await pool.createVolume('a', BLOCKS * PAGE);
+  const model = new Array<number>(BLOCKS).fill(0);
+  let content = 1;
+  for (let round = 0; round < 6; round++) {
+    const disk = pool.openVolume('a');
+    for (let step = 0; step < 40; step++) {
+      const works = Array.from({ length: 20 }, async (_, lane) => {
+        // Each in a part of its own.
+        const first = lane * 100 + random.below(60);
+        const count = random.between(1, 40);
+        const contents = random.chance(0.5)
+          ? Array.from({ length: count }, () => content++)
+          : range(7, count);
+        model.splice(first, count, ...contents);
+        await write(disk, first, contents);
+      });
+      await Promise.all(works);
+      const first = random.below(BLOCKS - 300);
+      expect(await read(disk, first, 300)).toEqual(model.slice(first, first + 300));
+    }
+    await disk.close();
+    await pool.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    pool = await Pool.open(device, SMALL);
+  }
+  await pool.close();
+  await device.close();
+});
+
+it('memory that is closed under a write fails that write alone', async () => {
+  const [pool, device, disk] = await stand();
+  const queue = disk.queue({ depth: 4, split: false });
+  const segment = addressSpace().create(2 ** 21);
+  const { address } = segment;
+  segment.close();
+  expect(await read(disk, 0, 4)).toEqual([0, 0, 0, 0]);
+  const at = (queue.tail & queue.mask) * 8;
+  expect(queue.reserve(1)).toBe(1);
+  queue.sq.set([3, 0, 1, 0, 0, 0, address >>> 0, address / 2 ** 32], at);
+  queue.submit();
+  expect(queue.poll(4)).toBe(1);
+  expect(queue.cq[1]! & 0xff).toBe(1);
+  await queue.close();
+  await write(disk, 0, range(1, 8));
+  expect(await read(disk, 0, 8)).toEqual(range(1, 8));
+  await disk.close();
+  await pool.close();
+  await device.close();
+});
+
+it('is an incompatible feature: who does not know it leaves the pool alone', async () => {
+  const [pool, device, disk] = await stand();
+  await disk.close();
+  await pool.close();
+  const page = device.memory.alloc(PAGE);
+  const per = PAGE / device.info.blockSize;
+  for (const slot of [0, 1]) {
+    await device.read(slot * per, page);
+    expect(page.u32[Super.incompatible]).toBe(Feature.dataChecksum);
+    page.u32[Super.incompatible] = Feature.dataChecksum | 2;
+    page.u32[1] = checksum(page.u32, page.u32[Super.uuid]!);
+    await device.write(slot * per, page);
+  }
+  await expect(Pool.open(device, SMALL)).rejects.toMatchObject({ code: 'NEWER_FORMAT' });
+  page.free();
+  await device.close();
+});
