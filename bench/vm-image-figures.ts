@@ -243,6 +243,7 @@ export function chart(figures: readonly Figures[]): string {
       parts.push(`<text x="${round(x(i))}" y="${height + 18}" text-anchor="middle">${thn}</text>`);
     }
     parts.push(`<text x="${width / 2}" y="${height + 38}" text-anchor="middle">THN</text>`);
+    let legend = 0;
     for (const [s, { words, of }] of series.entries()) {
       const points = thns.flatMap((thn, i) => {
         const one = of.find((f) => f.thn === thn);
@@ -255,7 +256,8 @@ export function chart(figures: readonly Figures[]): string {
         const [cx, cy] = point.split(',');
         parts.push(`<circle cx="${cx}" cy="${cy}" r="3" fill="${colour}"/>`);
       }
-      parts.push(`<text x="${s * 118}" y="-8" fill="${colour}">${words}</text>`);
+      parts.push(`<text x="${legend}" y="-8" fill="${colour}">${words}</text>`);
+      legend += words.length * 6 + 20;
     }
     parts.push('</g>');
   }
