@@ -88,10 +88,45 @@ function ranksOf(images: readonly Places[]): Map<number, number> {
   return ranks;
 }
 
+/** Blocks with several references that lie in a run shorter than THN: what LLRRM is to have. */
+export function shortBlocks(images: readonly Places[], thn: number): Set<number> {
+  const references = new Map<number, number>();
+  const short = new Set<number>();
+  for (const places of images) {
+    for (let at = 0; at < places.length;) {
+      const first = places[at]!;
+      let length = 1;
+      while (places[at + length] === (first === 0 ? 0 : first + length)) length++;
+      for (let place = first; place !== 0 && place < first + length; place++) {
+        references.set(place, (references.get(place) ?? 0) + 1);
+        if (length < thn) short.add(place);
+      }
+      at += length;
+    }
+  }
+  for (const place of short) if (references.get(place) === 1) short.delete(place);
+  return short;
+}
+
+/** What reading a pool's volumes came to. */
+export interface Readings {
+  /** Reads of the data device for each MiB, all read in sequence, in requests of 128 KiB. */
+  readonly perMiB: number;
+  /** Of random reads of one block that several images have, those that LLRRM served. */
+  readonly served: number;
+  /** References to blocks in short runs, that LLRRM was the reason for. */
+  readonly short: number;
+  /** Blocks that LLRRM has: all, and of those in short runs. */
+  readonly held: number;
+  readonly heldShort: number;
+}
+
 /** What one import of all images came to. */
 export interface Figures {
   readonly thn: number;
   readonly sampling: number;
+  /** References that make a block worth being in LLRRM; 0: there is none. */
+  readonly threshold: number;
   readonly stored: number;
   /** Of what exact deduplication saves. */
   readonly share: number;
@@ -101,10 +136,16 @@ export interface Figures {
   readonly seams: number;
   /** Blocks that LLRRM needs to hold for all that exact deduplication saves, of logical blocks. */
   readonly llrrmNeed: number;
+  /** Blocks with several references in runs shorter than THN, of logical blocks. */
+  readonly shortNeed: number;
   readonly seconds: number;
+  /** null: they were not read. */
+  readonly readings: Readings | null;
 }
 
-export function markdownTable(figures: readonly Figures[]): string {
+/** Without LLRRM. */
+export function markdownTable(all: readonly Figures[]): string {
+  const figures = all.filter(({ threshold }) => threshold === 0);
   const thns = [...new Set(figures.map(({ thn }) => thn))];
   const samplings = [...new Set(figures.map(({ sampling }) => sampling))];
   const columns = samplings.flatMap((sampling) => [
@@ -124,6 +165,33 @@ export function markdownTable(figures: readonly Figures[]): string {
   return lines.join('\n');
 }
 
+/** What LLRRM changes: those that were read. */
+export function llrrmTable(figures: readonly Figures[], logical: number): string {
+  const columns = ['savings', 'read extents', 'reads per MiB', 'by short runs', 'need', 'held'];
+  const lines = [
+    `| THN | threshold | ${columns.join(' | ')} | served |`,
+    `|---|---|${'--:|'.repeat(columns.length + 1)}`,
+  ];
+  for (const { thn, threshold, share, extents, shortNeed, readings } of figures) {
+    if (readings === null) continue;
+    const { perMiB, served, short, heldShort } = readings;
+    const need = shortNeed * logical;
+    const tier = [
+      short.toLocaleString('en-US'),
+      percent(shortNeed),
+      need === 0 ? '' : percent(heldShort / need),
+      percent(served),
+    ];
+    const cells = [
+      ...[thn, threshold === 0 ? 'no LLRRM' : threshold, percent(share)],
+      ...[extents.toLocaleString('en-US'), perMiB.toFixed(2)],
+      ...(threshold === 0 ? ['', '', '', ''] : tier),
+    ];
+    lines.push(`| ${cells.join(' | ')} |`);
+  }
+  return lines.join('\n');
+}
+
 function percent(share: number): string {
   return `${(share * 100).toFixed(1)} %`;
 }
@@ -139,10 +207,13 @@ interface Panel {
   readonly value: (figures: Figures) => number;
 }
 
-/** Savings and read extents by THN, a line for each sampling, as the text of an SVG. */
+/**
+ * Savings and read extents by THN, a line for each sampling, and one with LLRRM of the lowest
+ * threshold, as the text of an SVG.
+ */
 export function chart(figures: readonly Figures[]): string {
   const thns = [...new Set(figures.map(({ thn }) => thn))].sort((a, b) => a - b);
-  const samplings = [...new Set(figures.map(({ sampling }) => sampling))].sort((a, b) => a - b);
+  const series = seriesOf(figures);
   const shares = figures.map(({ share }) => share * 100);
   const extents = figures.map((f) => f.extents / 1000);
   const low = Math.floor(Math.min(...shares) / 5) * 5;
@@ -172,9 +243,10 @@ export function chart(figures: readonly Figures[]): string {
       parts.push(`<text x="${round(x(i))}" y="${height + 18}" text-anchor="middle">${thn}</text>`);
     }
     parts.push(`<text x="${width / 2}" y="${height + 38}" text-anchor="middle">THN</text>`);
-    for (const [s, sampling] of samplings.entries()) {
+    let legend = 0;
+    for (const [s, { words, of }] of series.entries()) {
       const points = thns.flatMap((thn, i) => {
-        const one = figures.find((f) => f.thn === thn && f.sampling === sampling);
+        const one = of.find((f) => f.thn === thn);
         return one === undefined ? [] : [`${round(x(i))},${y(value(one))}`];
       });
       const colour = COLOURS[s % COLOURS.length]!;
@@ -184,8 +256,8 @@ export function chart(figures: readonly Figures[]): string {
         const [cx, cy] = point.split(',');
         parts.push(`<circle cx="${cx}" cy="${cy}" r="3" fill="${colour}"/>`);
       }
-      const words = sampling === 1 ? 'all fingerprints' : `one fingerprint in ${sampling}`;
-      parts.push(`<text x="${s * 130}" y="-8" fill="${colour}">${words}</text>`);
+      parts.push(`<text x="${legend}" y="-8" fill="${colour}">${words}</text>`);
+      legend += words.length * 6 + 20;
     }
     parts.push('</g>');
   }
@@ -197,6 +269,26 @@ export function chart(figures: readonly Figures[]): string {
     ...parts,
     '</svg>\n',
   ].join('\n');
+}
+
+interface Series {
+  readonly words: string;
+  readonly of: readonly Figures[];
+}
+
+function seriesOf(figures: readonly Figures[]): Series[] {
+  const plain = figures.filter(({ threshold }) => threshold === 0);
+  const samplings = [...new Set(plain.map(({ sampling }) => sampling))].sort((a, b) => a - b);
+  const series = samplings.map((rate) => ({
+    words: rate === 1 ? 'all fingerprints' : `one in ${rate}`,
+    of: plain.filter(({ sampling }) => sampling === rate),
+  }));
+  const tiers = figures.filter(({ threshold }) => threshold !== 0);
+  if (tiers.length === 0) return series;
+  const least = Math.min(...tiers.map(({ threshold }) => threshold));
+  const [{ sampling }] = tiers as [Figures];
+  const words = `one in ${sampling}, LLRRM`;
+  return [...series, { words, of: tiers.filter(({ threshold }) => threshold === least) }];
 }
 
 /** Four to eight round figures from one end to the other. */

@@ -4,24 +4,13 @@
 // The images are made from Debian's packages (vm-image-packages.ts), or are those of `--images`.
 
 import { hash } from 'node:crypto';
-import {
-  closeSync,
-  existsSync,
-  fstatSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-} from 'node:fs';
-import { readFileSync, readSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { BLOCK_BYTES, isZeros, PIECE_BYTES } from '../lib/cli/volume-pieces.js';
-import { eachBlock } from '../lib/dedup/extents.js';
-import { Pool } from '../lib/dedup/index.js';
 import { PenstockError } from '../lib/errors.js';
-import type { BlockDevice } from '../lib/hpdi/index.js';
 import { open } from '../lib/open.js';
 import { Oracle } from '../test/dedup/oracle.js';
 import { packageRoot } from './baseline.js';
@@ -34,7 +23,9 @@ import {
   countExtents,
   countKept,
   countLogical,
+  llrrmTable,
   markdownTable,
+  shortBlocks,
   type Contents,
   type Figures,
   type Places,
@@ -48,17 +39,21 @@ import {
   runTool,
   type Package,
 } from './vm-image-packages.js';
+import { ImageFile, PIECE_BLOCKS, readBack, withPool, type Image } from './vm-image-pool.js';
 
 const THNS = [1, 2, 4, 8, 16, 32];
 const SAMPLINGS = [1, 8];
+/** References that make a block worth being in LLRRM: without it, the default, and the least. */
+const THRESHOLDS = [0, 4, 2];
+/** LLRRM, of what the images hold. */
+const LLRRM_PART = 0.05;
 /** What of the oracle's savings a pool keeps that knows one fingerprint in eight, at THN 8. */
 const SAMPLED_BAR = 0.97;
-const PIECE_BLOCKS = PIECE_BYTES / BLOCK_BYTES;
-const PIECES_IN_FLIGHT = 8;
 /** Of the pool's device, beside what the images hold. */
 const ROOM_BYTES = 2 ** 28;
 const MANIFEST = 'packages.json';
 const FIGURES = /(?<=<!-- figures -->\n)[\s\S]*(?=<!-- \/figures -->)/;
+const LLRRM_FIGURES = /(?<=<!-- llrrm -->\n)[\s\S]*(?=<!-- \/llrrm -->)/;
 
 interface Options {
   json: boolean;
@@ -68,12 +63,6 @@ interface Options {
   docs: boolean;
   images: string;
   folder: string;
-}
-
-interface Image {
-  readonly path: string;
-  readonly name: string;
-  readonly contents: Contents;
 }
 
 function parse(): Options {
@@ -145,32 +134,6 @@ function contentsOf(path: string, numbers: ContentNumbers): Contents {
   }
 }
 
-/** An image in pieces of 256 blocks, as an import writes them. */
-class ImageFile {
-  readonly pieces: number;
-  private readonly fd: number;
-
-  constructor(path: string) {
-    this.fd = openSync(path, 'r');
-    this.pieces = Math.ceil(fstatSync(this.fd).size / PIECE_BYTES);
-  }
-
-  /** Zeros follow its end. False: the piece is all zeros. */
-  read(piece: number, into: Uint8Array): boolean {
-    for (let done = 0; done < PIECE_BYTES;) {
-      const at = piece * PIECE_BYTES + done;
-      const got = readSync(this.fd, into, done, PIECE_BYTES - done, at);
-      if (got === 0) into.fill(0, done);
-      done = got === 0 ? PIECE_BYTES : done + got;
-    }
-    return !isZeros(into);
-  }
-
-  close(): void {
-    closeSync(this.fd);
-  }
-}
-
 /** Where the oracle keeps each block. */
 function runOracle(images: readonly Image[], thn: number): Places[] {
   const oracle = new Oracle(thn);
@@ -184,99 +147,52 @@ function runOracle(images: readonly Image[], thn: number): Places[] {
   });
 }
 
-interface Imported {
-  readonly places: Places[];
-  readonly seconds: number;
-}
-
-/** Imports all images to a new pool; where each block is kept then. */
-async function runPool(
-  device: BlockDevice,
-  images: readonly Image[],
-  thn: number,
-  sampling: number,
-): Promise<Imported> {
-  await Pool.create(device, { thn, sampling, force: true });
-  const pool = await Pool.open(device);
-  try {
-    const begun = performance.now();
-    for (const { name, path, contents } of images) {
-      await pool.createVolume(name, contents.length * BLOCK_BYTES);
-      const disk = pool.openVolume(name);
-      await importImage(disk, path).finally(() => disk.close());
-    }
-    const seconds = (performance.now() - begun) / 1000;
-    const places: Places[] = [];
-    for (const { name, contents } of images) {
-      const kept = new Float64Array(contents.length);
-      const volume = pool.engine.parts.catalogue.get(name);
-      await eachBlock(pool.engine, device, volume, (lbn, pbn) => (kept[lbn] = pbn));
-      places.push(kept);
-    }
-    assertSame(await pool.readExtents(), countExtents(places));
-    return { places, seconds };
-  } finally {
-    await pool.close();
-  }
-}
-
-/** As `penstock volume import`, but always in one order: the same images, the same places. */
-async function importImage(disk: BlockDevice, path: string): Promise<void> {
-  const file = new ImageFile(path);
-  const buffers = Array.from({ length: PIECES_IN_FLIGHT }, () => disk.memory.alloc(PIECE_BYTES));
-  const writes: Promise<void>[] = buffers.map(() => Promise.resolve());
-  try {
-    for (let piece = 0, lane = 0; piece < file.pieces; piece++) {
-      await writes[lane];
-      const buffer = buffers[lane]!;
-      if (!file.read(piece, buffer.u8)) continue;
-      writes[lane] = disk.write(piece * PIECE_BLOCKS, buffer);
-      lane = (lane + 1) % PIECES_IN_FLIGHT;
-    }
-    await Promise.all(writes);
-    await disk.flush();
-  } finally {
-    await Promise.allSettled(writes);
-    for (const buffer of buffers) buffer.free();
-    file.close();
-  }
-}
-
-function assertSame(pool: object, counted: object): void {
-  if (JSON.stringify(pool) === JSON.stringify(counted)) return;
-  throw new Error(`the pool says ${JSON.stringify(pool)}, not ${JSON.stringify(counted)}`);
-}
-
 async function measure(images: readonly Image[], distinct: number, report: Report): Promise<void> {
   const contents = images.map((image) => image.contents);
   const logical = countLogical(contents);
   const device = await open(`ram:${roundUp(logical * BLOCK_BYTES + ROOM_BYTES)}`);
+  const llrrm = await open(`ram:${roundUp(logical * BLOCK_BYTES * LLRRM_PART)}`);
+  const measureOne = async (thn: number, sampling: number, threshold: number): Promise<One> => {
+    progress(`THN ${thn}, one fingerprint in ${sampling}, LLRRM from ${threshold} references`);
+    const tier = threshold === 0 ? null : { device: llrrm, threshold };
+    return withPool(device, images, { thn, sampling, tier }, async (imported) => {
+      const { pool, places, seconds } = imported;
+      const { stored, repeated } = countKept(contents, places);
+      const { extents, seams } = countExtents(places);
+      const short = shortBlocks(places, thn);
+      const figures = {
+        ...{ thn, sampling, threshold, stored, extents, seams, seconds },
+        share: (logical - stored) / (logical - distinct),
+        llrrmNeed: repeated / logical,
+        shortNeed: short.size / logical,
+        readings: sampling === 1 ? null : await readBack(pool, images, short),
+      };
+      return { places, figures };
+    });
+  };
   try {
-    progress('nothing shared');
-    const { places: alone } = await runPool(device, images, 0, 1);
-    report.extentsAlone = countExtents(alone).extents;
+    report.extentsAlone = (await measureOne(0, 1, 0)).figures.extents;
     for (const thn of THNS) {
       progress(`oracle, THN ${thn}`);
       const wanted = runOracle(images, thn);
       const saved = logical - countKept(contents, wanted).stored;
       for (const sampling of SAMPLINGS) {
-        progress(`THN ${thn}, one fingerprint in ${sampling}`);
-        const { places, seconds } = await runPool(device, images, thn, sampling);
-        const { stored, repeated } = countKept(contents, places);
-        const { extents, seams } = countExtents(places);
-        report.figures.push({
-          ...{ thn, sampling, stored, extents, seams, seconds },
-          share: (logical - stored) / (logical - distinct),
-          ofOracle: (logical - stored) / saved,
-          // What the pool's own LLRRM then holds is to be measured beside what it needs.
-          llrrmNeed: repeated / logical,
-        });
-        if (sampling === 1) report.different += countDifferent(places, wanted);
+        for (const threshold of sampling === 1 ? [0] : THRESHOLDS) {
+          const { places, figures } = await measureOne(thn, sampling, threshold);
+          report.figures.push({ ...figures, ofOracle: (logical - figures.stored) / saved });
+          if (sampling === 1) report.different += countDifferent(places, wanted);
+        }
       }
     }
   } finally {
+    await llrrm.close();
     await device.close();
   }
+}
+
+interface One {
+  readonly places: Places[];
+  readonly figures: Omit<Figures, 'ofOracle'>;
 }
 
 interface Report {
@@ -295,22 +211,26 @@ function rowOf(f: Figures): Record<string, Cell> {
   return {
     THN: String(f.thn),
     sampling: String(f.sampling),
+    LLRRM: f.threshold === 0 ? '' : `from ${f.threshold}`,
     'savings, % of maximum': (f.share * 100).toFixed(1),
     '% of oracle': (f.ofOracle * 100).toFixed(1),
     'stored, MiB': ((f.stored * BLOCK_BYTES) / 2 ** 20).toFixed(0),
     'read extents': String(f.extents),
     'at seams': String(f.seams),
     'LLRRM need, %': (f.llrrmNeed * 100).toFixed(2),
+    'by short runs': String(f.readings?.short ?? ''),
+    'reads per MiB': f.readings?.perMiB.toFixed(2) ?? '',
+    'served, %': ((f.readings?.served ?? 0) * 100).toFixed(1),
     seconds: f.seconds.toFixed(1),
   };
 }
 
-function writeDocs(figures: readonly Figures[]): void {
+function writeDocs(figures: readonly Figures[], logical: number): void {
   const docs = join(packageRoot(), 'docs');
   writeFileSync(join(docs, 'dedup-savings.svg'), chart(figures));
   const page = join(docs, 'dedup-savings.md');
-  const text = readFileSync(page, 'utf8');
-  writeFileSync(page, text.replace(FIGURES, `\n${markdownTable(figures)}\n\n`));
+  const text = readFileSync(page, 'utf8').replace(FIGURES, `\n${markdownTable(figures)}\n\n`);
+  writeFileSync(page, text.replace(LLRRM_FIGURES, `\n${llrrmTable(figures, logical)}\n\n`));
 }
 
 await program(async () => {
@@ -330,9 +250,10 @@ await program(async () => {
   progressEnd();
   if (options.keep) console.error(`the images are in ${folder}`);
   const { figures } = report;
-  if (options.docs) writeDocs(figures);
-  const sampled = figures.find(({ thn, sampling }) => thn === 8 && sampling === 8)!;
   const logical = countLogical(images.map(({ contents }) => contents));
+  if (options.docs) writeDocs(figures, logical);
+  const plain = figures.filter(({ threshold }) => threshold === 0);
+  const sampled = plain.find(({ thn, sampling }) => thn === 8 && sampling === 8)!;
   if (!options.json) {
     const bytes = `${((logical * BLOCK_BYTES) / 2 ** 30).toFixed(2)} GiB`;
     const factor = (logical / numbers.count).toFixed(2);

@@ -5,7 +5,8 @@
 //    the last while it is copied has left the table, and its copy counts for nothing.
 // 2. What is not copied for want of room or of buffers is left out: it is copied when it is read.
 // 3. Where there is no room, what is read for the second time within a while takes the place of
-//    what is cold: one that is read once would only cost the data device another read.
+//    what is cold: one that is read once would only cost the data device another read. Blocks of
+//    short runs that were shared take it at once: where they are, the data device would seek.
 
 import { Op, Status } from '../hpdi/index.js';
 import { addressSpace, type Segment } from '../memory/index.js';
@@ -59,6 +60,7 @@ export class LlrrmCopier {
   overflowed = 0;
   private readonly parts: CopierParts;
   private readonly target: CopierTarget;
+  /** Blocks; below 0 those that are read, or will be at random: others make room for them. */
   private readonly wanted = new Float64Array(WANTED);
   private wantedFirst = 0;
   private wantedCount = 0;
@@ -100,7 +102,7 @@ export class LlrrmCopier {
 
   /** A run was read from the data device: it is copied if it has references enough. */
   noticed(volume: number, leaf: number, pbnLo: number, pbnHi: number, count: number): void {
-    if (this.seenCount === SEEN) return;
+    if (this.seenCount === SEEN || this.target.failed !== null) return;
     const at = ((this.seenFirst + this.seenCount) & (SEEN - 1)) * 4;
     this.seenCount++;
     this.seen[at] = volume;
@@ -116,7 +118,16 @@ export class LlrrmCopier {
     if (this.target.table.room > 0) this.want(pbn);
   }
 
+  /** A block is shared in a run shorter than THN. */
+  joined(pbn: number): void {
+    const { table } = this.target;
+    const slot = table.slotOf(pbn | 0, (pbn / TWO_32) | 0);
+    if (slot < 0) this.want(-pbn);
+    else table.warm(slot);
+  }
+
   private want(pbn: number): void {
+    if (this.target.failed !== null) return;
     if (this.wantedCount === WANTED) {
       this.overflowed++;
       return;
@@ -222,7 +233,7 @@ export class LlrrmCopier {
         if (counts >= 0 && sharers > 0 && this.isAdmitted(pbn)) {
           for (let b = 0; b < seen[at + 3]!; b++) {
             const references = parts.space.countIn(counts, pbn + b) * sharers;
-            if (references >= this.target.threshold) this.want(pbn + b);
+            if (references >= this.target.threshold) this.want(-pbn - b);
           }
         }
       }
@@ -245,18 +256,19 @@ export class LlrrmCopier {
   private copy(): boolean {
     const { parts } = this;
     const { table } = this.target;
-    const first = this.wanted[this.wantedFirst]!;
+    const first = Math.abs(this.wanted[this.wantedFirst]!);
     const counts = parts.space.count(groupOf(first));
     if (counts === Miss.wait) return false;
     const job = this.freeJobs[this.freeJobCount - 1]!;
     const base = job * LLRRM_RUN;
     let count = 0;
     while (this.wantedCount > 0 && count < LLRRM_RUN) {
-      const pbn = this.wanted[this.wantedFirst]!;
+      const wanted = this.wanted[this.wantedFirst]!;
+      const pbn = Math.abs(wanted);
       if (pbn !== first + count || groupOf(pbn) !== groupOf(first)) break;
       const isWanted = counts >= 0 && parts.space.countIn(counts, pbn) !== 0;
       const isHere = table.slotOf(pbn | 0, (pbn / TWO_32) | 0) >= 0;
-      const slot = isWanted && !isHere ? table.claim(pbn) : -1;
+      const slot = isWanted && !isHere ? table.claim(pbn, wanted < 0 ? 1 : 0) : -1;
       if (slot < 0 && count > 0) break;
       this.wantedFirst = (this.wantedFirst + 1) & (WANTED - 1);
       this.wantedCount--;

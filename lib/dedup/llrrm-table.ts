@@ -91,11 +91,11 @@ export class LlrrmTable {
   }
 
   /** A slot for a block that has none, filling; -1: all are warmer, or in use. */
-  claim(pbn: number): number {
+  claim(pbn: number, heat: number): number {
     if (this.freeCount === 0) this.evict();
     if (this.freeCount === 0) return -1;
     const slot = this.free[--this.freeCount]!;
-    this.enter(slot, pbn);
+    this.enter(slot, pbn, heat);
     this.states[slot] = SlotState.filling;
     return slot;
   }
@@ -111,7 +111,7 @@ export class LlrrmTable {
   restore(slot: number, pbn: number, crc: number): void {
     if (this.states[slot] !== SlotState.free || this.slotOf(pbn | 0, (pbn / TWO_32) | 0) >= 0)
       return;
-    this.enter(slot, pbn);
+    this.enter(slot, pbn, 1);
     this.filled(slot, crc);
   }
 
@@ -142,10 +142,10 @@ export class LlrrmTable {
     this.free[this.freeCount++] = slot;
   }
 
-  private enter(slot: number, pbn: number): void {
+  private enter(slot: number, pbn: number, heat: number): void {
     this.pbnLo[slot] = pbn >>> 0;
     this.pbnHi[slot] = pbn / TWO_32;
-    this.heat[slot] = 1;
+    this.heat[slot] = heat;
     const { hash, mask } = this;
     let at = this.place(pbn | 0, (pbn / TWO_32) | 0);
     while (hash[at]! >= 0) at = (at + 1) & mask;

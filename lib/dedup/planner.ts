@@ -159,6 +159,7 @@ export class Planner {
     const base = set * SetMax.blocks + this.runs[run * 3 + 1]!;
     const loan = (loanHi & 0xfff) * TWO_32 + loanLo;
     const { compares } = this;
+    const isShort = length < this.parts.thn.thn;
     for (let b = 0; b < length; b++) {
       compareBlocks(compares, b, sets.addresses[base + b]!, loan + b * Page.bytes);
     }
@@ -167,6 +168,7 @@ export class Planner {
     for (let b = 0; b < length; b++) {
       if (b < done && compares[b * Compare.words + Compare.result] === EQUAL) {
         equal++;
+        if (isShort) this.llrrm?.copier.joined(sets.pbns[base + b]!);
         continue;
       }
       sets.fates[base + b] = Fate.fresh;
@@ -174,7 +176,7 @@ export class Planner {
     }
     this.same += equal;
     this.unequal += length - equal;
-    if (length < this.parts.thn.thn) this.short += equal;
+    if (isShort) this.short += equal;
     const lengths = this.runLengths;
     lengths[31 - Math.clz32(length)] = lengths[31 - Math.clz32(length)]! + 1;
     return set;

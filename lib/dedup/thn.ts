@@ -74,12 +74,24 @@ export class Thn {
     if (!this.looksAt(count)) return true;
     const view = sets.views[set]!;
     if (this.index.probe(view, count, found) === 0) return true;
-    const base = set * SetMax.blocks;
     this.missing = false;
     this.underWay = false;
+    this.look(set, false);
+    // Only then: a short run would take the first blocks of a long one that begins within it.
+    if (this.llrrm !== null) this.look(set, true);
+    if (!this.missing && !this.underWay) return true;
+    this.forget(set); // nothing of this look counts
+    return false;
+  }
+
+  /** Shares runs of at least THN blocks, or `short` ones that are worth it. */
+  private look(set: number, short: boolean): void {
+    const { sets, found } = this;
+    const count = sets.counts[set]!;
+    const base = set * SetMax.blocks;
     let floor = 0;
     for (let i = 0; i < count;) {
-      if (sets.fates[base + i] === Fate.zero) {
+      if (sets.fates[base + i] !== Fate.fresh) {
         i++;
         floor = i;
         continue;
@@ -90,7 +102,7 @@ export class Thn {
         const at = i * CANDIDATE_WORDS + 1 + c * 2;
         this.follow(set, i, floor, found[at + 1]! * 4294967296 + found[at]!);
       }
-      if (this.bestLength < this.thn && !this.isWorth()) {
+      if (short ? !this.isWorth() : this.bestLength < this.thn) {
         i++;
         continue;
       }
@@ -101,9 +113,6 @@ export class Thn {
       i = this.bestFrom + this.bestLength;
       floor = i;
     }
-    if (!this.missing && !this.underWay) return true;
-    this.forget(set); // nothing of this look counts
-    return false;
   }
 
   /** What a set was found to equal is not what it refers to any more. */
@@ -153,7 +162,7 @@ export class Thn {
     const count = sets.counts[set]!;
     let length = 1;
     while (i + length < count && pbn + length < end) {
-      if (sets.fates[base + i + length] === Fate.zero) break;
+      if (sets.fates[base + i + length] !== Fate.fresh) break;
       if (!this.equals(set, i + length, prints, pbn + length)) break;
       if (!this.isStored(counts, pbn + length)) break;
       length++;

@@ -20,7 +20,9 @@ import {
   countExtents,
   countKept,
   countLogical,
+  llrrmTable,
   markdownTable,
+  shortBlocks,
   type Figures,
 } from '../../bench/vm-image-figures.js';
 import { fileCommands, makeImage } from '../../bench/vm-image-files.js';
@@ -40,6 +42,14 @@ describe('what images hold and a pool keeps', () => {
     expect(countExtents(places)).toEqual({ blocks: 7, extents: 3, seams: 0 });
   });
 
+  it('lies in short runs where several refer to it there', () => {
+    // 7, 8 is a run of two in both images; 10 and 11 are the second's alone, and follow nothing.
+    expect(shortBlocks(places, 3)).toEqual(new Set([7, 8]));
+    expect(shortBlocks(places, 2)).toEqual(new Set());
+    const apart = [Float64Array.of(1, 2, 3, 4), Float64Array.of(0, 2, 9, 3)];
+    expect(shortBlocks(apart, 4)).toEqual(new Set([2, 3]));
+  });
+
   it('is the same when only the numbers of the places differ', () => {
     const shifted = places.map((kept) => kept.map((place) => (place === 0 ? 0 : place * 3)));
     expect(countDifferent(places, shifted)).toBe(0);
@@ -51,7 +61,8 @@ describe('what images hold and a pool keeps', () => {
 describe('table and chart', () => {
   const figures: Figures[] = [1, 8].flatMap((thn) =>
     [1, 8].map((sampling) => ({
-      ...{ thn, sampling, stored: 100, seams: 3, seconds: 1, ofOracle: 1 },
+      ...{ thn, sampling, threshold: 0, stored: 100, seams: 3, seconds: 1, ofOracle: 1 },
+      ...{ shortNeed: 0, readings: null },
       share: thn === 1 ? 1 : 0.9123,
       extents: thn === 1 ? 25_551 : 7_666,
       llrrmNeed: 0.0239,
@@ -63,6 +74,24 @@ describe('table and chart', () => {
       '| 8 | 91.2 % | 7,666 | 2.4 % | 91.2 % | 7,666 | 2.4 % |',
     );
     expect(markdownTable(figures).split('\n')).toHaveLength(4);
+  });
+
+  const readings = { perMiB: 11.5, served: 0.312, short: 5359, held: 100, heldShort: 30 };
+  const tiers: Figures[] = figures
+    .filter(({ sampling }) => sampling === 8)
+    .map((one) => ({ ...one, threshold: 2, shortNeed: 0.004, readings }));
+
+  it('say beside each other what low-latency memory changes', () => {
+    const plain = { ...figures.at(-1)!, readings: { ...readings, short: 0, served: 0 } };
+    const lines = llrrmTable([figures[0]!, plain, tiers[1]!], 10_000).split('\n');
+    expect(lines.slice(2)).toEqual([
+      '| 8 | no LLRRM | 91.2 % | 7,666 | 11.50 |  |  |  |  |',
+      '| 8 | 2 | 91.2 % | 7,666 | 11.50 | 5,359 | 0.4 % | 75.0 % | 31.2 % |',
+    ]);
+    expect(markdownTable([...figures, ...tiers])).toBe(markdownTable(figures));
+    const svg = chart([...figures, ...tiers]);
+    expect(svg.match(/<polyline /g)).toHaveLength(6);
+    expect(svg).toContain('one in 8, LLRRM');
   });
 
   it('have a line for each sampling and figure, within the picture', () => {

@@ -146,6 +146,21 @@ describe('short runs of sets that are looked at', () => {
     await end(made);
   });
 
+  it('do not take blocks of a long run that begins within them', async () => {
+    const made = await stand();
+    const { disks, pool } = made;
+    await write(disks[0]!, 200, [4000, 4002, 4003, 4004, 4005, 4006]);
+    for (const disk of disks) await write(disk, 300, [4010, 4001, 4002, 4011]);
+    await pool.settle();
+    const { data_blocks_used: before } = pool.stats();
+    const contents = [5000, 4001, 4002, 4003, 4004, 4005, 5001, 5002];
+    await write(disks[0]!, 400, contents);
+    expect(pool.stats().data_blocks_used).toBe(before + 3);
+    expect(pool.stats().written).toMatchObject({ short: 1 });
+    expect(await read(disks[0]!, 400, 8)).toEqual(contents);
+    await end(made);
+  });
+
   it('are stored as new without it', async () => {
     const device = await open('ram:64MiB');
     await Pool.create(device, { thn: 4, sampling: 1 });
@@ -208,6 +223,22 @@ describe('when it is full', () => {
   });
 });
 
+describe('when it is full of blocks of long runs', () => {
+  it('those of a short run that was shared take their place', async () => {
+    const made = await stand('ram:160KiB');
+    const { disks, pool } = made;
+    const { slots, used } = tierOf(pool);
+    expect(used).toBe(slots);
+    await write(disks[0]!, 200, [5000, 5001, 160, 161, 5002, 5003]);
+    await pool.settle();
+    expect(tierOf(pool)).toMatchObject({ evicted: 2, used: slots });
+    const before = deviceReads(pool);
+    expect(await read(disks[0]!, 202, 2)).toEqual([160, 161]);
+    expect(deviceReads(pool)).toBe(before);
+    await end(made);
+  });
+});
+
 describe('a device that lets the pool down', () => {
   it('gives back other bytes: they are not used, and the copy is gone', async () => {
     const made = await stand();
@@ -238,6 +269,9 @@ describe('a device that lets the pool down', () => {
     for (const disk of made.disks) expect(await read(disk, 5, 8)).toEqual(range(105, 8));
     await write(made.disks[0]!, 200, range(7000, 16));
     expect(await read(made.disks[0]!, 200, 16)).toEqual(range(7000, 16));
+    // Nothing waits to be copied: neither what was read, nor what has references enough by now.
+    for (const disk of made.disks) await write(disk, 300, range(7000, 16));
+    await made.pool.settle();
     expect(made.pool.llrrm).toMatchObject({ state: 'degraded', why: 'the device is gone' });
     await end(made);
   });
