@@ -117,6 +117,8 @@ export class Engine implements LlrrmEvents {
     this.running = true;
     this.rounds++;
     const { io, space, journal, checkpoint, hasher, planner, index } = this.parts;
+    // First: what they ask for goes the whole way in this round.
+    for (let i = 0; i < this.numbered.length; i++) this.numbered[i]?.layer?.step();
     hasher.hash(this.toHash, this.toPlan);
     this.takeAnswers();
     this.llrrm?.step();

@@ -7,3 +7,4 @@ export type { OpenOptions } from './pool-open.js';
 export type { RecoveryReport } from './recovery.js';
 export { DEDUP_KEYS, openVolume } from './shared.js';
 export type { PoolStats } from './stats.js';
+export type { VolumeOptions } from './volume.js';

@@ -35,7 +35,7 @@ import { rebuildIndex } from './rebuild.js';
 import type { RecoveryReport } from './recovery.js';
 import { poolStats, type PoolStats } from './stats.js';
 import { uuidText, writeSuperblock, type SuperblockFacts } from './superblock.js';
-import { VolumeBackend } from './volume.js';
+import { VolumeBackend, type VolumeOptions } from './volume.js';
 
 export interface CreateOptions {
   /** Runs of at least this many blocks are deduplicated (8); 0: nothing is. */
@@ -267,12 +267,15 @@ export class Pool {
     this.engine.kick();
   }
 
-  /** A volume as a device, to be closed before the pool. Errors: NO_SUCH_VOLUME. */
-  openVolume(name: string): BlockDevice {
+  /**
+   * A volume as a device, to be closed before the pool. All who have it open have it with blocks of
+   * one size. Errors: NO_SUCH_VOLUME, BAD_OPTION, VOLUME_BUSY.
+   */
+  openVolume(name: string, options: VolumeOptions = {}): BlockDevice {
     this.assertOpen();
     const volume = this.engine.parts.catalogue.get(name);
     const uri = `dedup:${this.device.uri.replace(/#.*$/, '')}#${name}`;
-    return new BlockDevice(new VolumeBackend(uri, this.engine, volume, this.device));
+    return new BlockDevice(new VolumeBackend(uri, this.engine, volume, this.device, options));
   }
 
   /** Resolves when nothing is under way any more, deletions included. */

@@ -8,7 +8,6 @@
 // 2. Sets are made of writes of one `submit` that follow each other; a request may lie in several.
 
 import {
-  Access,
   CompletionRing,
   Flag,
   Op,
@@ -18,6 +17,7 @@ import {
   type QueueDriver,
 } from '../hpdi/index.js';
 import { native } from '../native.js';
+import { admit } from './admit.js';
 import type { VolumeRecord } from './catalogue.js';
 import { SLOT_BITS, type Engine } from './engine.js';
 import { Io } from './io.js';
@@ -25,6 +25,7 @@ import { Page, SetMax } from './layout.js';
 import { Miss } from './pages.js';
 import { Reads } from './reads.js';
 import { RequestSlots } from './request-slots.js';
+import type { SectorQueue } from './sector-queue.js';
 import { Fifo } from './sets.js';
 import { park } from './waiting.js';
 
@@ -52,6 +53,8 @@ export class VolumeQueue implements QueueDriver {
   private signalled = false;
   private readonly fd: number;
   private closed = false;
+  /** What stands before this queue and goes on by its completions. */
+  layer: SectorQueue | null = null;
 
   constructor(engine: Engine, volume: VolumeRecord, depth: number, readOnly: boolean) {
     this.engine = engine;
@@ -100,6 +103,11 @@ export class VolumeQueue implements QueueDriver {
     return count;
   }
 
+  /** Takes completions that are there; unlike a poll it goes on with nothing. */
+  take(cq: Uint32Array, max: number): number {
+    return this.done.drain(cq, 0, max);
+  }
+
   /** A read of the device for a slot has ended. */
   readEnded(slot: number, status: number): void {
     if (status !== Status.OK) this.slots.fail(slot, status);
@@ -129,16 +137,7 @@ export class VolumeQueue implements QueueDriver {
     slots.tags[slot] = sq[at + Req.tag]!;
     slots.statuses[slot] = 0;
     slots.flushes[slot] = (sq[at]! & Flag.FUA) !== 0 && op !== Op.READ && op !== Op.FLUSH ? 1 : 0;
-    let status: number = Status.OK;
-    if ((sq[at]! & Flag.mask & ~Flag.FUA) !== 0) status = Status.BAD_REQUEST;
-    else if (op === Op.READ) status = this.check.transfer(sq, at, Access.write);
-    else if (op === Op.WRITE) status = this.check.transfer(sq, at, Access.read);
-    else if (op === Op.DISCARD || op === Op.WRITE_ZEROES) status = this.check.range(sq, at);
-    else if (op !== Op.FLUSH) status = Status.UNSUPPORTED;
-    if (status === Status.OK && op !== Op.READ && op !== Op.FLUSH) {
-      if (this.readOnly) status = Status.READ_ONLY;
-      else if (this.engine.failed !== null) status = Status.DEVICE_ERROR;
-    }
+    const status = admit(this.engine, this.check, this.readOnly, sq, at);
     if (status !== Status.OK) {
       this.done.push(sq[at + Req.tag]!, status, 0, 0);
       return true;
@@ -282,7 +281,7 @@ export class VolumeQueue implements QueueDriver {
 
   /** Requests were taken that are not complete. */
   get busy(): boolean {
-    return this.slots.free < this.slots.depth;
+    return this.slots.free < this.slots.depth || this.layer?.busy === true;
   }
 
   arm(): void {
