@@ -13,12 +13,17 @@ const KEEPS = { data: true, discardZeroes: true };
 const OPEN = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
 
 /** A volume that closes its pool and its device. */
-async function onDevice(uri: string, thn: number, remove?: () => void): Promise<Opened> {
+async function onDevice(
+  uri: string,
+  thn: number,
+  remove?: () => void,
+  blockSize = 4096,
+): Promise<Opened> {
   const data = await open(uri);
   await Pool.create(data, { thn, sampling: 1 });
   const pool = await Pool.open(data, OPEN);
   await pool.createVolume('one', BYTES);
-  const backend: Backend = pool.openVolume('one').backend;
+  const backend: Backend = pool.openVolume('one', { blockSize }).backend;
   const close = backend.close.bind(backend);
   backend.close = async () => {
     await close();
@@ -34,12 +39,20 @@ contractSuite(
   () => onDevice('ram:64MiB?bs=4096', 1),
   KEEPS,
 );
+
+function onFile(blockSize: number): Promise<Opened> {
+  const folder = mkdtempSync(join(tmpdir(), 'penstock-dedup-'));
+  const uri = `file:${join(folder, 'pool')}?create=64MiB`;
+  return onDevice(uri, 8, () => rmSync(folder, { recursive: true }), blockSize);
+}
+
+contractSuite('dedup: on file:', () => onFile(4096), KEEPS);
+// A discard of a part of a page does nothing.
+const SECTORS = { data: true, discardZeroes: false };
+contractSuite('dedup: 512, on ram:', () => onDevice('ram:64MiB', 8, undefined, 512), SECTORS);
 contractSuite(
-  'dedup: on file:',
-  () => {
-    const folder = mkdtempSync(join(tmpdir(), 'penstock-dedup-'));
-    const uri = `file:${join(folder, 'pool')}?create=64MiB`;
-    return onDevice(uri, 8, () => rmSync(folder, { recursive: true }));
-  },
-  KEEPS,
+  'dedup: 512, on blocks of 4096',
+  () => onDevice('ram:64MiB?bs=4096', 1, undefined, 512),
+  SECTORS,
 );
+contractSuite('dedup: 512, on file:', () => onFile(512), SECTORS);
