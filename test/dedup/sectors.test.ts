@@ -248,10 +248,11 @@ describe('a volume with blocks of 512 bytes', () => {
   });
 
   it('lets a write of a whole page through while its parts are written all the time', async () => {
-    const made = await poolOn('ram:48MiB?fault.delayUs=300', 2 ** 20);
+    const made = await poolOn('ram:48MiB?fault.delayUs=1000', 2 ** 20);
     const disk = made.pool.openVolume('one', SECTORS_512);
     const buffer = disk.memory.alloc(4096);
     const part = disk.memory.alloc(SECTOR);
+    fillSector(part.u32, 0, 1);
     let parts = 0;
     let isDone = false;
     const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
