@@ -19,7 +19,7 @@ import { addressSpace, type Segment } from '../memory/index.js';
 import { native } from '../native.js';
 import { Page } from './layout.js';
 import type { SectorQueue } from './sector-queue.js';
-import { Part } from './sector-slots.js';
+import { Part, type SectorSlots } from './sector-slots.js';
 
 /** Pages that are in memory at a time. */
 const PLACES = 512;
@@ -31,8 +31,19 @@ const PART_BITS = 17;
 const PART_MASK = 2 ** PART_BITS - 1;
 const TWO_32 = 4294967296;
 
+/** Words of an entry of native.copyList. */
+const enum CopyWord {
+  to = 0,
+  from = 2,
+  bytes = 4,
+  words = 8,
+}
+
 export class SectorPages {
   private readonly segment: Segment;
+  /** Words of its address; it is one granule, so the upper one is that of every place. */
+  private readonly baseLo: number;
+  private readonly addressHi: number;
   private readonly queues: (SectorQueue | null)[] = [];
   private readonly free = Int32Array.from({ length: PLACES }, (_, i) => PLACES - 1 - i);
   private freeCount = PLACES;
@@ -52,11 +63,12 @@ export class SectorPages {
   private last = NONE;
   /** Something came free that others may wait for. */
   private released = false;
-  /** An entry of native.copyList. */
-  private readonly entry = new Uint32Array(8);
+  private readonly entry = new Uint32Array(CopyWord.words);
 
   constructor() {
     this.segment = addressSpace().create(PLACES * Page.bytes);
+    this.baseLo = this.segment.address | 0;
+    this.addressHi = Math.floor(this.segment.address / TWO_32);
   }
 
   /** A queue's number here. */
@@ -117,15 +129,9 @@ export class SectorPages {
   /** The device has answered for a part that is to be read. Returns the part's status. */
   readAnswered(queue: SectorQueue, part: number, status: number): number {
     const { slots } = queue;
-    const place = slots.places[part]!;
-    const there = slots.addresses[part]!;
-    let result = status;
-    if (status === Status.OK) {
-      const here = this.addressOf(place) + slots.froms[part]!;
-      if (!this.copy(there, here, slots.bytes[part]!)) result = Status.BAD_ADDRESS;
-    }
-    this.give(place);
-    return result;
+    const isLost = status === Status.OK && !this.copy(slots, part, CopyWord.from, CopyWord.to);
+    this.give(slots.places[part]!);
+    return isLost ? Status.BAD_ADDRESS : status;
   }
 
   /** The device has answered for an open page: it is read, or written. */
@@ -165,7 +171,7 @@ export class SectorPages {
       if (this.freeCount === 0) return false;
       const place = this.take();
       slots.places[part] = place;
-      queue.ask(part, Op.READ, page, 1, this.addressOf(place));
+      queue.ask(part, Op.READ, 1, this.addressLo(place), this.addressHi);
       return true;
     }
     const c = page & CLASS_MASK;
@@ -189,7 +195,9 @@ export class SectorPages {
       if (isFree) covers[c] = covers[c]! + 1;
       else claims[c] = 1;
     }
-    if (isFree) queue.ask(part, slots.opOf(part), page, count, slots.addresses[part]!);
+    const address = slots.addresses[part]!;
+    const addressHi = (address / TWO_32) | 0;
+    if (isFree) queue.ask(part, slots.opOf(part), count, address | 0, addressHi);
     return isFree;
   }
 
@@ -221,8 +229,8 @@ export class SectorPages {
   /** Reads an open page, for the first part that waits for it. */
   private load(place: number): void {
     const id = this.firsts[place]!;
-    const page = this.pages[place]!;
-    this.queueOf(id).ask(id & PART_MASK, Op.READ, page, 1, this.addressOf(place));
+    const addressLo = this.addressLo(place);
+    this.queueOf(id).ask(id & PART_MASK, Op.READ, 1, addressLo, this.addressHi);
   }
 
   /** Puts in what waits for it, and writes the page. */
@@ -238,7 +246,7 @@ export class SectorPages {
       const part = id & PART_MASK;
       const next = slots.nexts[part]!;
       slots.nexts[part] = NONE;
-      if (this.putIn(queue, part, place)) {
+      if (this.putIn(slots, part)) {
         fua |= slots.opOf(part) & Flag.FUA;
         if (lead === NONE) lead = id;
         else this.queueOf(last).slots.nexts[last & PART_MASK] = id;
@@ -253,31 +261,29 @@ export class SectorPages {
       this.shut(place);
       return;
     }
-    const page = this.pages[place]!;
-    const op = Op.WRITE | fua;
-    this.queueOf(lead).ask(lead & PART_MASK, op, page, 1, this.addressOf(place));
+    const addressLo = this.addressLo(place);
+    this.queueOf(lead).ask(lead & PART_MASK, Op.WRITE | fua, 1, addressLo, this.addressHi);
   }
 
   /** False: the client's memory went away. */
-  private putIn(queue: SectorQueue, part: number, place: number): boolean {
-    const { slots } = queue;
-    const from = slots.froms[part]!;
-    const bytes = slots.bytes[part]!;
+  private putIn(slots: SectorSlots, part: number): boolean {
     if ((slots.opOf(part) & 0xff) === Op.WRITE) {
-      return this.copy(this.addressOf(place) + from, slots.addresses[part]!, bytes);
+      return this.copy(slots, part, CopyWord.to, CopyWord.from);
     }
-    const at = place * Page.bytes + from;
-    this.segment.u8.fill(0, at, at + bytes);
+    const at = slots.places[part]! * Page.bytes + slots.froms[part]!;
+    this.segment.u8.fill(0, at, at + slots.bytes[part]!);
     return true;
   }
 
-  private copy(to: number, from: number, bytes: number): boolean {
+  /** Copies a part between its page and its client; `here` and `there` say from which to which. */
+  private copy(slots: SectorSlots, part: number, here: number, there: number): boolean {
     const { entry } = this;
-    entry[0] = to >>> 0;
-    entry[1] = to / TWO_32;
-    entry[2] = from >>> 0;
-    entry[3] = from / TWO_32;
-    entry[4] = bytes;
+    const address = slots.addresses[part]!;
+    entry[here] = this.addressLo(slots.places[part]!) + slots.froms[part]!;
+    entry[here + 1] = this.addressHi;
+    entry[there] = address;
+    entry[there + 1] = address / TWO_32;
+    entry[CopyWord.bytes] = slots.bytes[part]!;
     return native.copyList(entry, 1) === 1;
   }
 
@@ -315,8 +321,9 @@ export class SectorPages {
     this.released = true;
   }
 
-  private addressOf(place: number): number {
-    return this.segment.address + place * Page.bytes;
+  /** With a sign. */
+  private addressLo(place: number): number {
+    return (this.baseLo + place * Page.bytes) | 0;
   }
 
   private queueOf(id: number): SectorQueue {

@@ -136,18 +136,22 @@ export class SectorQueue implements QueueDriver {
     else this.push();
   }
 
-  /** Asks the volume's queue for whole pages, for a part. */
-  ask(part: number, op: number, page: number, count: number, address: number): void {
+  /**
+   * Asks the volume's queue for whole pages from a part's page on. Addresses in words of 32 bits
+   * with a sign: a larger number would be an object of the heap.
+   */
+  ask(part: number, op: number, count: number, addressLo: number, addressHi: number): void {
     const at = (this.tail & this.sqMask) * Req.words;
     const { sq } = this;
+    const page = this.slots.pages[part]!;
     sq[at] = op;
     sq[at + Req.tag] = part;
     sq[at + Req.blocks] = count;
     sq[at + Req.aux] = 0;
     sq[at + Req.lbaLo] = page >>> 0;
     sq[at + Req.lbaHi] = page / TWO_32;
-    sq[at + Req.addressLo] = address >>> 0;
-    sq[at + Req.addressHi] = address / TWO_32;
+    sq[at + Req.addressLo] = addressLo;
+    sq[at + Req.addressHi] = addressHi;
     this.tail = (this.tail + 1) | 0;
   }
 
@@ -182,6 +186,7 @@ export class SectorQueue implements QueueDriver {
     slots.statuses[parts + Part.tail] = 0;
     if (op === Op.FLUSH) {
       slots.left[slot] = 1;
+      slots.pages[parts + Part.whole] = 0;
       this.ask(parts + Part.whole, Op.FLUSH, 0, 0, 0);
       return;
     }
@@ -203,36 +208,35 @@ export class SectorQueue implements QueueDriver {
       return;
     }
     if (first > 0) {
-      if (!isDiscard) this.edge(parts + Part.head, page, skipped, first, address);
+      const head = parts + Part.head;
+      slots.pages[head] = page;
+      slots.addresses[head] = address;
+      if (!isDiscard) this.edge(head, skipped, first);
       page++;
       address += first * SECTOR_BYTES;
     }
     if (count > 0) {
-      this.whole(parts + Part.whole, op, page, count, address);
+      const whole = parts + Part.whole;
+      slots.pages[whole] = page;
+      slots.counts[whole] = count;
+      slots.addresses[whole] = address;
+      if (op === Op.READ) this.ask(whole, op, count, address | 0, (address / TWO_32) | 0);
+      else this.pages.arrive(this.number, whole);
       page += count;
       address += count * Page.bytes;
     }
-    if (last > 0 && !isDiscard) this.edge(parts + Part.tail, page, 0, last, address);
-  }
-
-  private whole(part: number, op: number, page: number, count: number, address: number): void {
-    if (op === Op.READ) {
-      this.ask(part, op, page, count, address);
-      return;
+    if (last > 0 && !isDiscard) {
+      const tail = parts + Part.tail;
+      slots.pages[tail] = page;
+      slots.addresses[tail] = address;
+      this.edge(tail, 0, last);
     }
-    const { slots } = this;
-    slots.pages[part] = page;
-    slots.counts[part] = count;
-    slots.addresses[part] = address;
-    this.pages.arrive(this.number, part);
   }
 
-  private edge(part: number, page: number, from: number, sectors: number, address: number): void {
+  private edge(part: number, from: number, sectors: number): void {
     const { slots } = this;
-    slots.pages[part] = page;
     slots.froms[part] = from * SECTOR_BYTES;
     slots.bytes[part] = sectors * SECTOR_BYTES;
-    slots.addresses[part] = address;
     this.pages.arrive(this.number, part);
   }
 
