@@ -4,8 +4,10 @@
 import { describe, expect, it } from 'vitest';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
 import { FaultDevice } from '../../lib/drivers/fault/device.js';
+import { faultControl, wrapFault } from '../../lib/drivers/fault/index.js';
+import { driver as ramDriver } from '../../lib/drivers/ram/index.js';
 import { PenstockError } from '../../lib/errors.js';
-import { Op, Status, type BlockDevice } from '../../lib/hpdi/index.js';
+import { BlockDevice, Op, Status } from '../../lib/hpdi/index.js';
 import { addressSpace, type DmaBuffer } from '../../lib/memory/index.js';
 import { open } from '../../lib/open.js';
 import { Random } from '../soak/harness.js';
@@ -297,6 +299,48 @@ describe('a volume with blocks of 512 bytes', () => {
     disk.memory.trim();
     expect(addressSpace().list().length).toBeLessThanOrEqual(segments);
     await closeChecked(made);
+  });
+
+  it('has a part of a page with FUA, or flushed, after a power cut', async () => {
+    const ram = await ramDriver.open('48MiB', new Map(), 'ram:');
+    const device = new BlockDevice(wrapFault(ram, new Map([['cache', '48MiB']])));
+    await Pool.create(device);
+    const before = await Pool.open(device, OPEN);
+    await before.createVolume('one', 2 ** 20);
+    const disk = before.openVolume('one', SECTORS_512);
+    const buffer = disk.memory.alloc(32 * SECTOR);
+    for (let i = 0; i < 32; i++) fillSector(buffer.u32, i, i + 1);
+    await disk.write(0, buffer);
+    await disk.flush();
+    const part = disk.memory.alloc(SECTOR);
+    const write = (lba: number, fua: boolean): Promise<void> => {
+      fillSector(part.u32, 0, 100 + lba);
+      return disk.write(lba, part, { fua });
+    };
+    await write(3, true);
+    // With FUA and without, put into one page together.
+    await Promise.all([disk.writeZeroes(17, 2), disk.write(20, part, { fua: true })]);
+    await write(9, false);
+    await disk.flush();
+    await write(10, false);
+    const control = faultControl(device.backend)!;
+    await control.cut({ survive: 0 });
+    await disk.close().catch(() => undefined);
+    await before.close().catch(() => undefined);
+    control.heal();
+    const after = await Pool.open(device, OPEN);
+    const again = after.openVolume('one', SECTORS_512);
+    await again.read(0, buffer);
+    const contents = Array.from({ length: 32 }, (_, i) => contentOf(buffer.u32, i));
+    const wanted = Array.from({ length: 32 }, (_, i) => i + 1);
+    wanted[3] = 103;
+    wanted[9] = 109;
+    wanted[17] = wanted[18] = 0;
+    wanted[20] = 103;
+    expect(contents).toEqual(wanted);
+    for (const each of [buffer, part]) each.free();
+    await again.close();
+    await closeChecked({ device, pool: after });
   });
 
   it('fails a part of a page whose read fails, and nothing else', async () => {
