@@ -1,6 +1,9 @@
 // Volumes with blocks of 512 bytes: parts of pages are read and written, many at a time, and no
 // byte of anybody else is lost.
 
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
 import { FaultDevice } from '../../lib/drivers/fault/device.js';
@@ -317,11 +320,11 @@ describe('a volume with blocks of 512 bytes', () => {
       fillSector(part.u32, 0, 100 + lba);
       return disk.write(lba, part, { fua });
     };
-    await write(3, true);
-    // With FUA and without, put into one page together.
-    await Promise.all([disk.writeZeroes(17, 2), disk.write(20, part, { fua: true })]);
     await write(9, false);
     await disk.flush();
+    await write(3, true);
+    // With FUA and without, put into one page together.
+    await Promise.all([disk.write(20, part, { fua: true }), disk.writeZeroes(17, 2)]);
     await write(10, false);
     const control = faultControl(device.backend)!;
     await control.cut({ survive: 0 });
@@ -427,5 +430,22 @@ describe('a volume with blocks of 512 bytes', () => {
     );
     await whole.close();
     await closeChecked(made);
+    const folder = mkdtempSync(join(tmpdir(), 'penstock-sectors-'));
+    const file = `file:${join(folder, 'pool')}`;
+    await closeChecked(await poolOn(`${file}?create=48MiB`, 2 ** 20));
+    for (const [key, blockSize] of [
+      ['dedup.block=512', 512],
+      ['dedup.block=4k', 4096],
+    ] as const) {
+      const opened = await open(`dedup:${file}?${key}#one`);
+      expect(opened.info).toMatchObject({ blockSize, blocks: 2 ** 20 / blockSize });
+      await opened.close();
+    }
+    await expect(open(`dedup:${file}?dedup.block=1k#one`)).rejects.toMatchObject({
+      code: 'BAD_OPTION',
+    });
+    // Nothing is left open by that.
+    await (await open(`dedup:${file}?dedup.block=512#one`)).close();
+    rmSync(folder, { recursive: true });
   });
 });
