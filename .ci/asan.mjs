@@ -21,6 +21,7 @@ const TESTS = [
   'drivers/fault.test.ts',
   'drivers/trace.test.ts',
   'drivers/nvme/recovery.test.ts',
+  'dedup/fingerprint-index.test.ts',
   'soak.test.ts',
 ];
 // What breaks in is a program of its own, which no sanitizer sees, and processes that end by signals

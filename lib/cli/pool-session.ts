@@ -9,7 +9,7 @@ import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import { open } from '../open.js';
 import { catchInterrupts } from './interrupts.js';
-import { Exit } from './output.js';
+import { Exit, printNote } from './output.js';
 
 /** Opens a device, runs, closes it. */
 export async function withDevice<T>(
@@ -33,11 +33,18 @@ export function withPool<T>(
   return withDevice(uri, async (device, signal) => {
     throwIfInterrupted(signal);
     const pool = await Pool.open(device, { openLlrrm: open });
+    if (pool.space !== 'ok') warnOfSpace(uri, pool);
+    pool.onSpace(() => warnOfSpace(uri, pool));
     return closing(pool, () => {
       throwIfInterrupted(signal);
       return run(pool, signal);
     });
   });
+}
+
+function warnOfSpace(uri: string, pool: Pool): void {
+  const used = pool.stats().used_percent.toFixed(0);
+  printNote(`space of the pool of ${uri} is ${pool.space}: ${used} % in use or promised`);
 }
 
 /** Runs, then closes; of two failures the first is the one that explains the other. */

@@ -2,18 +2,19 @@
 
 import type { Command } from 'commander';
 import {
-  checkPool,
   FORMAT_VERSION,
   Pool,
-  type CheckReport,
   type CreateOptions,
   type PoolStats,
+  type SpaceState,
 } from '../dedup/index.js';
 import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import { open } from '../open.js';
 import { formatSize } from '../units.js';
 import { Exit, printJson, printNote, printText, table } from './output.js';
+import { configureCheck } from './pool-check.js';
+import { configureGrow, configureTrim } from './pool-space.js';
 import { closing, throwIfInterrupted, withDevice, withPool } from './pool-session.js';
 import type { Finish } from './program.js';
 
@@ -39,6 +40,8 @@ export interface PoolFacts {
   readonly block_bytes: number;
   readonly usable_blocks: number;
   readonly free_blocks: number;
+  readonly space: SpaceState;
+  readonly used_percent: number;
   readonly journal_bytes: number;
   readonly thn: number;
   readonly llrrm_threshold: number;
@@ -115,33 +118,9 @@ export function configure(command: Command, finish: Finish): void {
       else printText(formatStats(stats));
       finish(Exit.OK);
     });
-  command
-    .command('check')
-    .description('prove that maps, counts and free space of a pool agree; changes nothing')
-    .argument('<uri>', 'the device of the pool, which nobody writes to meanwhile')
-    .option('--data', 'read all blocks, and compare them with their fingerprints')
-    .option('--json', 'print JSON alone on stdout')
-    .action(async (uri: string, words: { data?: boolean }, self: Command) => {
-      const data = words.data === true;
-      const report = await withDevice(uri, (device) => checkPool(device, { data }));
-      if (wantsJson(self)) printJson('pool-check', report);
-      else printText(formatReport(report));
-      finish(report.clean ? Exit.OK : Exit.FAILED);
-    });
-}
-
-function formatReport(report: CheckReport): string {
-  const { findings, findingsTotal, pages, blocks, volumes, journalEntries } = report;
-  const lines = findings.map(
-    ({ kind, where, message }) => `${kind}: ${where.page} (page ${where.pbn}): ${message}`,
-  );
-  if (findingsTotal > findings.length) lines.push(`… and ${findingsTotal - findings.length} more`);
-  if (journalEntries > 0) {
-    lines.push(`${journalEntries} entries of the journal follow the state that was checked`);
-  }
-  const result = findingsTotal === 0 ? 'clean' : `${findingsTotal} findings`;
-  lines.push(`${result}: ${pages} pages of metadata, ${blocks} blocks, ${volumes} volumes`);
-  return lines.join('\n');
+  configureCheck(command, finish);
+  configureGrow(command.command('grow'), finish);
+  configureTrim(command.command('trim'), finish);
 }
 
 async function create(uri: string, words: CreateWords): Promise<void> {
@@ -225,6 +204,8 @@ export function factsOf(pool: Pool): PoolFacts {
     block_bytes: stats.block_size,
     usable_blocks: stats.physical_blocks - stats.overhead_blocks_used,
     free_blocks: stats.free_blocks,
+    space: stats.space,
+    used_percent: stats.used_percent,
     journal_bytes: info.journalPages * stats.block_size,
     thn: info.thn,
     llrrm_threshold: info.llrrmThreshold,
@@ -266,6 +247,7 @@ export function formatFacts(facts: PoolFacts): string {
       ['size', formatSize(facts.size_bytes)],
       ['usable', sizeOf(facts.usable_blocks)],
       ['free', sizeOf(facts.free_blocks)],
+      ['space', `${facts.space}: ${facts.used_percent.toFixed(1)} % in use or promised`],
       ['journal', formatSize(facts.journal_bytes)],
       ['thn', facts.thn === 0 ? '0 (nothing is deduplicated)' : `${facts.thn} blocks`],
       ['llrrm', llrrm],
@@ -299,12 +281,14 @@ export function formatStats(stats: Stats): string {
       row('usable', usable),
       row('in use', stats.data_blocks_used),
       row('free', stats.free_blocks),
+      row('promised', stats.reserved_blocks),
       row('mapped by volumes', stats.logical_blocks_used),
     ],
   );
   const rest = [
     `saving        ${stats.saving_percent.toFixed(1)} %`,
     `volumes       ${stats.volumes}`,
+    `space         ${stats.space}`,
     `read extents  ${stats.read_extents}`,
   ];
   return `${space}\n${rest.join('\n')}\n`;

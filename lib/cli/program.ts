@@ -70,7 +70,7 @@ export const COMMANDS: readonly CommandEntry[] = [
   },
   {
     name: 'volume',
-    summary: 'Volumes of a pool: create, list, import an image, export one',
+    summary: 'Volumes of a pool: create, list, resize, copy, import an image, export one',
     load: () => import('./volume.js'),
   },
   {

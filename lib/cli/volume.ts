@@ -16,6 +16,8 @@ interface VolumeFacts {
   readonly size_bytes: number;
   /** What is not a hole; blocks that are shared count in each volume. */
   readonly mapped_bytes: number;
+  /** Promised to it. */
+  readonly reserved_bytes: number;
   /** ISO 8601, UTC. */
   readonly made: string;
   readonly kind: 'volume' | 'snapshot';
@@ -28,10 +30,14 @@ export function configure(command: Command, finish: Finish): void {
   subcommand(command, 'create', 'make a volume of a size, all zeros')
     .argument('<name>', 'its name in the pool')
     .argument('<size>', 'a multiple of 4 KiB: 16MiB, 1TiB; may be more than the pool has')
+    .option('--reserve <size>', 'so much of the pool is promised to it')
     .action(async (uri: string, name: string, size: string, _: object, self: Command) => {
       const bytes = parseSize(size);
-      await withPool(uri, (pool) => pool.createVolume(name, bytes));
-      if (wantsJson(self)) printJson('volume-create', { name, size_bytes: bytes });
+      const { reserve: text = '0' } = self.opts<{ reserve?: string }>();
+      const reserve = parseSize(text);
+      await withPool(uri, (pool) => pool.createVolume(name, bytes, { reserve }));
+      const made = { name, size_bytes: bytes, reserved_bytes: reserve };
+      if (wantsJson(self)) printJson('volume-create', made);
       else printText(`volume ${name} made: ${formatSize(bytes)}, at dedup:${uri}#${name}`);
       finish(Exit.OK);
     });
@@ -55,6 +61,21 @@ export function configure(command: Command, finish: Finish): void {
         finish(Exit.OK);
       });
   }
+  subcommand(command, 'resize', 'give a volume another size; what it gains are zeros')
+    .argument('<name>', 'the volume')
+    .argument('<size>', 'a multiple of 4 KiB: 16MiB, 1TiB')
+    .option('--shrink', 'less than it has: what is beyond the new end is lost')
+    .action(async (uri: string, name: string, size: string, _: object, self: Command) => {
+      const { shrink = false } = self.opts<{ shrink?: boolean }>();
+      const bytes = parseSize(size);
+      await withPool(uri, async (pool) => {
+        await pool.resizeVolume(name, bytes, { shrink });
+        await pool.settle();
+      });
+      if (wantsJson(self)) printJson('volume-resize', { name, size_bytes: bytes });
+      else printText(`volume ${name} has ${formatSize(bytes)}`);
+      finish(Exit.OK);
+    });
   subcommand(command, 'delete', 'delete a volume or snapshot; what others share stays')
     .argument('<name>', 'the volume')
     .action(async (uri: string, name: string, _: object, self: Command) => {
@@ -109,25 +130,27 @@ function wantsJson(command: Command): boolean {
 }
 
 function listOf(pool: Pool): VolumeFacts[] {
-  return pool.volumes.map(({ name, bytes, mapped, madeMs, state }) => ({
+  return pool.volumes.map(({ name, bytes, mapped, reserved, madeMs, state }) => ({
     name,
     kind: state === SNAPSHOT ? 'snapshot' : 'volume',
     size_bytes: bytes,
     mapped_bytes: mapped * BLOCK_BYTES,
+    reserved_bytes: reserved * BLOCK_BYTES,
     made: new Date(madeMs).toISOString(),
   }));
 }
 
 function formatList(volumes: readonly VolumeFacts[]): string {
   if (volumes.length === 0) return 'No volumes.';
-  const rows = volumes.map(({ name, kind, size_bytes: size, mapped_bytes: mapped, made }) => [
-    name,
-    kind,
-    formatSize(size),
-    formatSize(mapped),
-    made,
+  const rows = volumes.map((volume) => [
+    volume.name,
+    volume.kind,
+    formatSize(volume.size_bytes),
+    formatSize(volume.mapped_bytes),
+    volume.reserved_bytes === 0 ? '-' : formatSize(volume.reserved_bytes),
+    volume.made,
   ]);
-  return table(['VOLUME', 'KIND', 'SIZE', 'MAPPED', 'MADE'], rows);
+  return table(['VOLUME', 'KIND', 'SIZE', 'MAPPED', 'RESERVED', 'MADE'], rows);
 }
 
 function formatImported(done: Imported): string {

@@ -15,9 +15,8 @@ export const enum Stream {
   nodes = 1,
 }
 
-/** Blocks that are kept for nodes: writes of data find no space before (a part, and at least). */
+/** Empty extents kept for nodes: writes of data find no space before (a part, and at least). */
 const NODES_PART = 256;
-const NODES_MIN = 256;
 const EXTENTS_KEPT = 2;
 /** Blocks that are kept for nodes of the catalogue. */
 const NODES_RESERVE = 32;
@@ -67,8 +66,13 @@ export class Allocator {
   /** Blocks that a write may take now. */
   get room(): number {
     const { space } = this;
-    const kept = Math.max(NODES_MIN, Math.floor(space.blocksTotal / NODES_PART));
-    return space.available - kept;
+    const kept = Math.min(this.extentsKept, space.extentsEmpty) * Group.blocks;
+    return space.available - space.nodesFree - kept;
+  }
+
+  /** Nodes need extents of their own: blocks leave some empty ones. */
+  private get extentsKept(): number {
+    return Math.max(EXTENTS_KEPT, Math.floor(this.space.blocksTotal / Group.blocks / NODES_PART));
   }
 
   /** Frame of the fingerprint page of the extent that blocks go to; `take` has just succeeded. */
@@ -108,7 +112,7 @@ export class Allocator {
   }
 
   /** Whether an extent is open. */
-  private isOpen(extent: number): boolean {
+  isOpen(extent: number): boolean {
     return this.open[0]!.extent === extent || this.open[1]!.extent === extent;
   }
 
@@ -119,10 +123,9 @@ export class Allocator {
 
   private openExtent(stream: Stream, open: OpenExtent): boolean {
     const nodes = stream === Stream.nodes;
-    // Nodes need extents of their own: blocks leave some empty ones.
-    const { blocksTotal, extentsEmpty } = this.space;
-    const kept = Math.max(EXTENTS_KEPT, blocksTotal / Group.blocks / NODES_PART);
-    this.sparing = !nodes && extentsEmpty <= kept;
+    const { space } = this;
+    this.sparing = !nodes && space.extentsEmpty <= this.extentsKept;
+    if (nodes && space.nodesBest >= 0) return this.goOn(open);
     const fresh: number = this.sparing ? Miss.bad : this.neverUsed();
     if (fresh === Miss.wait) return false;
     if (fresh >= 0) {
@@ -133,6 +136,16 @@ export class Allocator {
     return this.reuse(open, nodes);
   }
 
+  /** Nodes go on where there was most room for them when the pool was opened. */
+  private goOn(open: OpenExtent): boolean {
+    const { space } = this;
+    const used = this.usable(space.nodesBest, true, Group.blocks);
+    if (used === Miss.wait) return false;
+    const isOpen = used > 0 && this.enter(open, space.nodesBest, true, false);
+    space.nodesBest = -1;
+    return isOpen;
+  }
+
   /** An extent that was never used; Miss.wait: ask again; Miss.bad: there is none. */
   private neverUsed(): number {
     const { space } = this;
@@ -141,7 +154,9 @@ export class Allocator {
       if (!space.openGroup()) return Miss.wait;
       this.opened = 0;
     }
-    return (space.highWater - 1) * Group.extents + this.opened;
+    const extent = (space.highWater - 1) * Group.extents + this.opened;
+    const isDiscarded = space.discards.has(extent * Group.extentPages + Group.metaPages);
+    return isDiscarded ? Miss.wait : extent;
   }
 
   /**

@@ -4,7 +4,7 @@
 // before a checkpoint begins (`write`); so does a volume's new root, at every checkpoint.
 
 import { PenstockError } from '../errors.js';
-import { Head, Magic, Page, Volume, VolumeState } from './layout.js';
+import { Group, Head, Magic, Page, Volume, VolumeState } from './layout.js';
 import { pair, setPair } from './numbers.js';
 import { Miss } from './pages.js';
 import { levelOf, type Tree, type Trees } from './trees.js';
@@ -32,6 +32,10 @@ const NAME = /^[A-Za-z0-9_][A-Za-z0-9._:@+-]*$/;
 /** Leaves of a map: 512 blocks each. */
 export const LEAF_BYTES = 2 ** 21;
 const LEVEL_MAX = 3;
+/** Blocks that stay promised to a volume that has all it was promised: it may write them anew. */
+const REWRITE_BLOCKS = 1024;
+/** A node of its map for so many blocks; with them, an extent for nodes is promised. */
+const NODES_PART = 256;
 export const VOLUME_BYTES_MAX = 64 * 2 ** 40;
 
 export class Catalogue {
@@ -54,10 +58,20 @@ export class Catalogue {
   readonly deleting: VolumeRecord[] = [];
   /** Copies that were not taken yet: nobody can open them. */
   readonly copying = new Set<VolumeRecord>();
+  /** Volumes that blocks are promised to. */
+  private readonly reserving: VolumeRecord[] = [];
+  /** Volumes whose size is being changed: nobody opens, copies or deletes them meanwhile. */
+  readonly resizing = new Set<VolumeRecord>();
 
-  /** Throws NO_SUCH_VOLUME. */
+  /** Throws NO_SUCH_VOLUME, VOLUME_BUSY. */
   get(name: string): VolumeRecord {
     const volume = this.byName.get(name);
+    if (volume !== undefined && this.resizing.has(volume)) {
+      throw new PenstockError('VOLUME_BUSY', `the size of '${name}' is being changed`, {
+        hint: 'try again in a moment',
+        exitCode: 3,
+      });
+    }
     if (volume !== undefined && !this.copying.has(volume)) return volume;
     throw new PenstockError('NO_SUCH_VOLUME', `the pool has no volume '${name}'`, {
       hint: '`penstock volume list` shows its volumes; `penstock volume create` makes one',
@@ -66,7 +80,16 @@ export class Catalogue {
   }
 
   /** Throws VOLUME_EXISTS, BAD_VOLUME_NAME, BAD_SIZE. */
-  add(name: string, bytes: number, nowMs: number): VolumeRecord {
+  add(name: string, bytes: number, nowMs: number, reserved = 0): VolumeRecord {
+    this.assertNew(name, bytes);
+    const volume = this.enter(name, bytes, VolumeState.volume, nowMs);
+    this.byName.set(name, volume);
+    this.reserve(volume, reserved);
+    return volume;
+  }
+
+  /** Throws as `add` would. */
+  assertNew(name: string, bytes: number): void {
     assertName(name);
     assertBytes(bytes);
     if (this.byName.has(name)) {
@@ -74,13 +97,47 @@ export class Catalogue {
         hint: 'choose another name, or delete that one first',
       });
     }
+  }
+
+  /** Promises a volume so many blocks, whatever it was before. */
+  reserve(volume: VolumeRecord, blocks: number): void {
+    const at = this.reserving.indexOf(volume);
+    if (blocks > 0 && at < 0) this.reserving.push(volume);
+    if (blocks === 0 && at >= 0) this.reserving.splice(at, 1);
+    if (volume.reserved !== blocks) volume.changed = true;
+    volume.reserved = blocks;
+  }
+
+  /** Blocks that are promised to volumes other than one, and that they do not have yet. */
+  promised(except: VolumeRecord | null): number {
+    const { reserving } = this;
+    let blocks = 0;
+    for (let i = 0; i < reserving.length; i++) {
+      const { reserved, mapped } = reserving[i]!;
+      if (reserving[i] === except) continue;
+      blocks += Math.max(reserved - mapped, Math.min(reserved, REWRITE_BLOCKS));
+      blocks += Math.ceil(reserved / NODES_PART);
+    }
+    return blocks === 0 ? 0 : blocks + Group.blocks;
+  }
+
+  /**
+   * A record for what is to be cut off a volume, as one that is deleted: a crash frees it. It is
+   * taken apart once it is in `deleting`.
+   */
+  addTail(volume: VolumeRecord, nowMs: number): VolumeRecord {
+    const tail = this.enter('', volume.bytes, VolumeState.deleting, nowMs);
+    tail.level = volume.level;
+    return tail;
+  }
+
+  private enter(name: string, bytes: number, state: VolumeState, nowMs: number): VolumeRecord {
     const free = this.volumes.indexOf(null);
-    const index = free < 0 ? this.volumes.length : free;
     const volume: VolumeRecord = {
-      index,
+      index: free < 0 ? this.volumes.length : free,
       serial: this.nextSerial++,
       name,
-      state: VolumeState.volume,
+      state,
       bytes,
       level: levelOf(Math.ceil(bytes / LEAF_BYTES)),
       root: 0,
@@ -91,8 +148,7 @@ export class Catalogue {
       changed: true,
       users: 0,
     };
-    this.volumes[index] = volume;
-    this.byName.set(name, volume);
+    this.volumes[volume.index] = volume;
     return volume;
   }
 
@@ -115,6 +171,7 @@ export class Catalogue {
       });
     }
     this.byName.delete(volume.name);
+    this.reserve(volume, 0);
     volume.state = VolumeState.deleting;
     volume.name = '';
     volume.mapped = 0;
@@ -167,6 +224,7 @@ export class Catalogue {
         });
       }
       this.volumes[volume.index] = volume;
+      if (volume.reserved > 0) this.reserving.push(volume);
       if (state === VolumeState.deleting) this.deleting.push(volume);
       else this.byName.set(volume.name, volume);
     }
@@ -214,7 +272,7 @@ function assertName(name: string): void {
   });
 }
 
-function assertBytes(bytes: number): void {
+export function assertBytes(bytes: number): void {
   if (bytes >= 4096 && bytes <= VOLUME_BYTES_MAX && bytes % 4096 === 0) return;
   throw new PenstockError('BAD_SIZE', `a volume cannot have ${bytes} bytes`, {
     hint: 'give a multiple of 4 KiB up to 64 TiB',

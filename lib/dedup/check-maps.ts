@@ -11,9 +11,11 @@ import { Head, Magic, Node, Page, Volume, VolumeState } from './layout.js';
 import type { SuperblockFacts } from './superblock.js';
 
 /** Levels that a map can have: 512 ^ 4 blocks are all that a pbn can name. */
-const MAP_LEVELS = 4;
+export const MAP_LEVELS = 4;
 /** What is mapped below a node cannot be known: a page there is damaged. */
-const UNKNOWN = -1;
+export const UNKNOWN = -1;
+/** A node itself cannot be used. */
+const LOST = -2;
 /** What a page was read as: its level as a node of a map; this and its level, of the catalogue. */
 const OF_CATALOGUE = 8;
 const ROLES = 16;
@@ -22,6 +24,16 @@ export class MapsCheck {
   /** Nodes and pages of the catalogue. */
   nodes = 0;
   volumes = 0;
+  /** Entries that lead to nothing that can be used: pbn of who names it * Node.entries + entry. */
+  readonly lost = new Set<number>();
+  /** Entries of leaves that name blocks in extents of nodes, in the same way. */
+  readonly suspects = new Set<number>();
+  /** Volumes whose root cannot be used. */
+  readonly lostRoots = new Set<number>();
+  /** Pages of the catalogue that were read, by number; and where they and their parents are. */
+  readonly records = new Map<number, { pbn: number; words: Uint32Array }>();
+  readonly cataloguePbns: number[] = [];
+  isCatalogueWhole = true;
   private readonly reader: PageReader;
   private readonly findings: Findings;
   private readonly space: SpaceCheck;
@@ -32,9 +44,8 @@ export class MapsCheck {
   private readonly seen = new Map<number, number>();
   private readonly names = new Map<string, number>();
   private readonly serials = new Map<number, number>();
-  /** Pages of the catalogue that were there, by number. */
-  private readonly leaves = new Set<number>();
-  private isCatalogueWhole = true;
+  /** Nodes that were named, and are none. */
+  private readonly unsound = new Set<number>();
   /** One page for each level: who reads a node is not done with those above it. */
   private readonly buffers: DmaBuffer[] = [];
 
@@ -79,6 +90,7 @@ export class MapsCheck {
     onVolume: (done: number, total: number) => Promise<void>,
   ): Promise<void> {
     const times = this.space.refer(pbn, true, by);
+    if (times > 0) this.cataloguePbns.push(pbn);
     if (times > 1) {
       const text = `the ${by.page} names page ${pbn} of the catalogue, which is named already`;
       this.findings.add('entry', by.page, by.pbn, text);
@@ -94,9 +106,10 @@ export class MapsCheck {
       return;
     }
     this.nodes++;
+    this.space.holdsNode(pbn);
     if (level === 0) {
-      this.leaves.add(first);
       const words = page.u32.slice();
+      this.records.set(first, { pbn, words });
       for (let i = 0; i < Volume.perPage; i++) {
         const at = Head.words + i * Volume.words;
         const index = first * Volume.perPage + i;
@@ -122,7 +135,7 @@ export class MapsCheck {
     const { facts } = this;
     if (!this.isCatalogueWhole) return;
     for (let leaf = 0; leaf * Volume.perPage < facts.volumes; leaf++) {
-      if (this.leaves.has(leaf)) continue;
+      if (this.records.has(leaf)) continue;
       const text = `page ${leaf} of the catalogue is missing: there are ${facts.volumes} volumes`;
       this.findings.add('volume', this.top.page, this.top.pbn, text);
     }
@@ -144,11 +157,13 @@ export class MapsCheck {
     }
     if (level >= MAP_LEVELS) {
       say(`has level ${level}, which no map has`);
+      this.lostRoots.add(index);
       return;
     }
     const known = root === 0 ? 0 : await this.node(root, level, by);
+    if (known === LOST) this.lostRoots.add(index);
     const says = pairOf(words, Volume.mappedLo);
-    if (known !== UNKNOWN && known !== says && !isDeleted)
+    if (known >= 0 && known !== says && !isDeleted)
       say(`has ${known} blocks mapped, and says ${says}`);
   }
 
@@ -180,28 +195,44 @@ export class MapsCheck {
     this.names.set(name, index);
   }
 
+  /** Blocks that are mapped below a node that was read; UNKNOWN where something is lost. */
+  mappedBelow(pbn: number): number {
+    return Math.floor((this.seen.get(pbn) ?? 0) / ROLES) + UNKNOWN;
+  }
+
   /** Reads a node and what it names, once; returns how many blocks are mapped below it. */
   private async node(pbn: number, level: number, by: Naming): Promise<number> {
     const times = this.space.refer(pbn, true, by);
-    if (times === 0) return UNKNOWN;
+    if (times === 0) return LOST;
     if (times > 1) return this.again(pbn, level, by);
     this.seen.set(pbn, level);
     const page = this.buffers[level]!;
     const expected = nodeOf(level, 'of a map');
-    if (!(await this.reader.read(pbn, expected, page))) return UNKNOWN;
+    if (!(await this.reader.read(pbn, expected, page))) {
+      this.unsound.add(pbn);
+      return LOST;
+    }
     this.nodes++;
+    this.space.holdsNode(pbn);
     const own = { page: expected.name, pbn };
     let mapped = 0;
     for (let e = 0; e < Node.entries; e++) {
       const entry = entryOf(page.u32, e);
       if (entry === 0) continue;
-      let below = 1;
-      if (level > 0) below = await this.node(entry, level - 1, own);
-      else this.space.refer(entry, false, own);
-      mapped = mapped === UNKNOWN || below === UNKNOWN ? UNKNOWN : mapped + below;
+      const below =
+        level > 0 ? await this.node(entry, level - 1, own) : this.block(entry, own, pbn, e);
+      if (below === LOST) this.lost.add(pbn * Node.entries + e);
+      mapped = mapped < 0 || below < 0 ? UNKNOWN : mapped + below;
     }
     this.seen.set(pbn, level + (mapped - UNKNOWN) * ROLES);
     return mapped;
+  }
+
+  private block(entry: number, own: Naming, pbn: number, e: number): number {
+    if (this.space.refer(entry, false, own) === 0) return LOST;
+    if (!this.space.isAmongNodes(entry)) return 1;
+    this.suspects.add(pbn * Node.entries + e);
+    return UNKNOWN;
   }
 
   /** A page that was named before, as a node of a map; returns how many blocks are mapped below. */
@@ -209,7 +240,8 @@ export class MapsCheck {
     // Blocks were named by now where a node should be: that is told when the reference is.
     const seen = this.seen.get(pbn) ?? level;
     const role = seen % ROLES;
-    if (role === level) return Math.floor(seen / ROLES) + UNKNOWN;
+    if (this.unsound.has(pbn)) return LOST;
+    if (role === level) return this.mappedBelow(pbn);
     const other = role >= OF_CATALOGUE ? 'a page of the catalogue' : `a node of level ${role}, too`;
     this.findings.add(
       'entry',
@@ -217,16 +249,16 @@ export class MapsCheck {
       by.pbn,
       `the ${by.page} names node ${pbn} of level ${level}, which is ${other}`,
     );
-    return UNKNOWN;
+    return LOST;
   }
 }
 
-function nodeOf(level: number, of: string): Expected {
+export function nodeOf(level: number, of: string): Expected {
   return { kind: 'node', name: `node of level ${level} ${of}`, magic: Magic.node, own: level };
 }
 
 /** What entry `e` of a node names; 0 is a hole. */
-function entryOf(words: Uint32Array, e: number): number {
+export function entryOf(words: Uint32Array, e: number): number {
   const high = words[Node.high + (e >>> 2)]! >>> ((e & 3) * 8);
   return (high & 0xff) * 2 ** 32 + words[Head.words + e]!;
 }
@@ -236,14 +268,14 @@ function entriesOf(words: Uint32Array): number[] {
 }
 
 /** The least level of a root that spans so many blocks. */
-function levelOf(blocks: number): number {
+export function levelOf(blocks: number): number {
   let level = 0;
   while (Node.entries ** (level + 1) < blocks) level++;
   return level;
 }
 
 /** The name of a volume; null when it is none: empty, no UTF-8, or with zeros inside. */
-function nameOf(words: Uint32Array): string | null {
+export function nameOf(words: Uint32Array): string | null {
   const from = words.byteOffset + Volume.name * 4;
   const bytes = new Uint8Array(words.buffer, from, Volume.nameBytes);
   const end = bytes.indexOf(0);

@@ -36,15 +36,20 @@ interface Disagreement {
 export class SpaceCheck {
   /** Blocks of data in use. */
   blocks = 0;
+  /** Two words per group from the first on, as summaries have them; 1 in `known` when they do. */
+  readonly groups: Uint32Array;
+  readonly known: Uint8Array;
+  /** References found, by group and block. */
+  readonly found = new Map<number, Uint32Array>();
+  /** Root pages by number and summaries' places by span, of those that can be used. */
+  readonly roots = new Map<number, Uint32Array>();
+  readonly summaryPbns = new Map<number, number>();
+  /** Extents in which nodes were read, and those that maps name blocks in. */
+  readonly withNodes = new Set<number>();
+  readonly withBlocks = new Set<number>();
   private readonly reader: PageReader;
   private readonly findings: Findings;
   private readonly facts: SuperblockFacts;
-  /** Two words per group from the first on, as summaries have them; 1 in `known` when they do. */
-  private readonly groups: Uint32Array;
-  private readonly known: Uint8Array;
-  /** References found, by group and block. */
-  private readonly found = new Map<number, Uint32Array>();
-  private readonly summaryPbns = new Map<number, number>();
   private readonly unused = new Uint32Array(Group.counts);
 
   constructor(reader: PageReader, findings: Findings, facts: SuperblockFacts) {
@@ -76,6 +81,7 @@ export class SpaceCheck {
             { kind: 'root', name: `root page ${number}`, magic: Magic.root, own: number },
             root,
           );
+          if (isRootSound) this.roots.set(number, root.u32.slice());
         }
         // Which slot the summary is in, only the root says.
         if (!isRootSound) continue;
@@ -125,7 +131,7 @@ export class SpaceCheck {
     );
   }
 
-  private rootPbn(number: number): number {
+  rootPbn(number: number): number {
     const slot = (this.facts.rootSlots[number >>> 5]! >>> (number & 31)) & 1;
     return Place.roots + 2 * number + slot;
   }
@@ -158,9 +164,41 @@ export class SpaceCheck {
         `the ${by.page} names ${what} ${pbn}, in an extent of ${other}`,
       );
     }
+    if (!isNode) this.withBlocks.add(Math.floor(pbn / Group.extentPages));
+    const found = this.foundIn(group);
+    return ++found[indexOf(pbn)]!;
+  }
+
+  /** References found in a group, by block. */
+  foundIn(group: number): Uint32Array {
     let found = this.found.get(group);
     if (found === undefined) this.found.set(group, (found = new Uint32Array(Group.counts)));
-    return ++found[k * Group.blocks + page - Group.metaPages]!;
+    return found;
+  }
+
+  /** References found to a page; 0 for one that none can be to. */
+  foundAt(pbn: number): number {
+    const page = pbn % Group.extentPages;
+    if (page < Group.metaPages) return 0;
+    return this.found.get(Math.floor(pbn / Group.pages))?.[indexOf(pbn)] ?? 0;
+  }
+
+  setFound(pbn: number, count: number): void {
+    this.foundIn(Math.floor(pbn / Group.pages))[indexOf(pbn)] = count;
+  }
+
+  /** A page was read, and is a node or a page of the catalogue. */
+  holdsNode(pbn: number): void {
+    this.withNodes.add(Math.floor(pbn / Group.extentPages));
+  }
+
+  /** Whether a page that may be named lies where nodes are, by the summary or as was seen. */
+  isAmongNodes(pbn: number): boolean {
+    const extent = Math.floor(pbn / Group.extentPages);
+    const group = Math.floor(extent / Group.extents);
+    if (this.withNodes.has(extent)) return true;
+    const { facts, known } = this;
+    return known[group - facts.firstGroup] === 1 && this.holdsNodes(group, extent % Group.extents);
   }
 
   /** Compares counts with what was found, group by group; with `data`, blocks with fingerprints. */
@@ -194,16 +232,13 @@ export class SpaceCheck {
     blocks: DmaBuffer | null,
   ): Promise<void> {
     const slots = this.groups[(group - this.facts.firstGroup) * Span.groupWords + 1]!;
-    const isUsed = this.groups[(group - this.facts.firstGroup) * Span.groupWords]! !== 0;
     const slot = (slots >>> GroupShift.count) & 1;
     const name = `count page of group ${group}`;
     const pbn = group * Group.pages + slot * Group.extentPages + Group.sparePage;
-    let counts: Uint32Array | null = this.unused;
-    if (isUsed || slots !== 0) {
-      const expected = { kind: 'count', name, magic: Magic.count, own: group } as const;
-      const isSound = await this.reader.read(pbn, expected, count);
-      counts = isSound ? count.u32.subarray(Head.words, Head.words + Group.counts) : null;
-    }
+    // Each group below the high-water mark has one, from the checkpoint on that opened it.
+    const expected = { kind: 'count', name, magic: Magic.count, own: group } as const;
+    const isSound = await this.reader.read(pbn, expected, count);
+    const counts = isSound ? count.u32.subarray(Head.words, Head.words + Group.counts) : null;
     if (counts !== null) this.compareCounts(group, counts, name, pbn);
     for (let k = 0; k < Group.extents; k++) {
       // The fingerprint page of an empty extent may never have been written.
@@ -317,15 +352,21 @@ export class SpaceCheck {
     }
   }
 
-  private usedOf(group: number, k: number): number {
+  usedOf(group: number, k: number): number {
     const at = (group - this.facts.firstGroup) * Span.groupWords;
     return (this.groups[at]! >>> (k * 8)) & 0xff;
   }
 
-  private holdsNodes(group: number, k: number): boolean {
+  holdsNodes(group: number, k: number): boolean {
     const at = (group - this.facts.firstGroup) * Span.groupWords + 1;
     return ((this.groups[at]! >>> (GroupShift.nodes + k)) & 1) === 1;
   }
+}
+
+/** A page's place among the counts of its group. */
+function indexOf(pbn: number): number {
+  const k = Math.floor(pbn / Group.extentPages) % Group.extents;
+  return k * Group.blocks + (pbn % Group.extentPages) - Group.metaPages;
 }
 
 function isSame(hashes: Uint32Array, prints: Uint32Array, block: number): boolean {

@@ -5,7 +5,9 @@
 // written; counts are the references that there are, block by block; summaries and root words are
 // the sums of the counts; maps lead to blocks and nodes only.
 //
-// The pool must not be open meanwhile: POOL_BUSY when its superblock has changed.
+// A pool that is open elsewhere is checked as its last checkpoint is. When its superblock has
+// changed meanwhile, the check begins again, a few times: then POOL_BUSY. `Pool.check` holds
+// checkpoints off.
 //
 // Memory, per TiB of groups that are in use: 1 GiB for the references found (4 bytes per block),
 // 2.3 MB for summaries, and about 30 MB per TiB that is mapped, for its nodes.
@@ -24,6 +26,8 @@ import { readSuperblock, type SuperblockFacts } from './superblock.js';
 export interface CheckOptions {
   /** Reads all blocks in use, too, and compares them with their fingerprints. */
   data?: boolean;
+  /** How often it is tried while the pool is changed by who has it open (3). */
+  tries?: number;
   onProgress?: (progress: CheckProgress) => void | Promise<void>;
 }
 
@@ -43,17 +47,59 @@ const SLOTS: readonly [Naming, Naming] = [
   { pbn: Place.superblockB, page: 'superblock B' },
 ];
 
+const TRIES = 3;
+
 /**
  * Checks the pool of a device. Damage is in the report; it rejects with NOT_A_POOL, NEWER_FORMAT,
- * POOL_BAD_DEVICE, POOL_BUSY (the pool was changed during the check), and when the device is
- * closed or gone.
+ * POOL_BAD_DEVICE, POOL_BUSY (the pool was changed in each try), and when the device is closed or
+ * gone.
  */
 export async function checkPool(
   device: BlockDevice,
   options: CheckOptions = {},
 ): Promise<CheckReport> {
-  const findings = new Findings();
+  const { tries = TRIES } = options;
   assertDevice(device);
+  for (let i = 0; i < tries; i++) {
+    const report = await checkOnce(device, options);
+    if (report !== null) return report;
+  }
+  throw busyError(device, tries);
+}
+
+export function busyError(device: BlockDevice, tries: number): PenstockError {
+  const message = `the pool of ${device.uri} is changed faster than it can be checked`;
+  return new PenstockError('POOL_BUSY', `${message}: ${tries} tries`, {
+    hint: 'check it when less is written to it, or close it everywhere first',
+    exitCode: 3,
+  });
+}
+
+/** A check of a pool that is open here; null when another checkpoint was done meanwhile. */
+export async function checkWhile(
+  device: BlockDevice,
+  options: CheckOptions,
+  checkpoint: { readonly done: number },
+): Promise<CheckReport | null> {
+  const { done } = checkpoint;
+  const onProgress = async (progress: CheckProgress): Promise<void> => {
+    if (checkpoint.done !== done) throw new Outdated();
+    await options.onProgress?.(progress);
+  };
+  try {
+    return await checkOnce(device, { ...options, onProgress });
+  } catch (error) {
+    if (error instanceof Outdated) return null;
+    throw error;
+  }
+}
+
+/** What a check reads is not what it began with any more. */
+class Outdated extends Error {}
+
+/** Null: the pool was changed meanwhile. */
+async function checkOnce(device: BlockDevice, options: CheckOptions): Promise<CheckReport | null> {
+  const findings = new Findings();
   const page = device.memory.alloc(Page.bytes);
   try {
     const read = await readSuperblocks(device, page);
@@ -64,11 +110,7 @@ export async function checkPool(
     }
     const report = await checkAll(device, facts, read.at, findings, options);
     const now = await readSuperblocks(device, page);
-    if (now.facts?.checkpoint === facts.checkpoint) return report;
-    throw new PenstockError('POOL_BUSY', `the pool of ${device.uri} was changed meanwhile`, {
-      hint: 'close it everywhere, and check it again',
-      exitCode: 3,
-    });
+    return now.facts?.checkpoint === facts.checkpoint ? report : null;
   } finally {
     page.free();
   }
@@ -115,7 +157,7 @@ function notAPool(device: BlockDevice): PenstockError {
 }
 
 /** Throws where no pool can be: NOT_A_POOL, POOL_BAD_DEVICE. */
-function assertDevice(device: BlockDevice): void {
+export function assertDevice(device: BlockDevice): void {
   const { blocks, blockSize } = device.info;
   if (Page.bytes % blockSize !== 0) {
     throw new PenstockError('POOL_BAD_DEVICE', `a pool needs blocks of 512 to 4096 bytes`, {
@@ -126,7 +168,7 @@ function assertDevice(device: BlockDevice): void {
   if (blocks * blockSize < SLOTS.length * Page.bytes) throw notAPool(device);
 }
 
-interface Superblocks {
+export interface Superblocks {
   /** The newer of those that are valid, and where it is. */
   facts: SuperblockFacts | null;
   at: Naming;
@@ -134,7 +176,7 @@ interface Superblocks {
   faults: { at: Naming; text: string; wasOne: boolean }[];
 }
 
-async function readSuperblocks(device: BlockDevice, page: DmaBuffer): Promise<Superblocks> {
+export async function readSuperblocks(device: BlockDevice, page: DmaBuffer): Promise<Superblocks> {
   const reader = new PageReader(device, new Findings(), 0, 0);
   const read: Superblocks = { facts: null, at: SLOTS[0], faults: [] };
   for (const at of SLOTS) {
@@ -151,7 +193,7 @@ async function readSuperblocks(device: BlockDevice, page: DmaBuffer): Promise<Su
 }
 
 /** Tells what is wrong with the superblocks. Throws NOT_A_POOL. */
-function tellSuperblocks(device: BlockDevice, read: Superblocks, findings: Findings): void {
+export function tellSuperblocks(device: BlockDevice, read: Superblocks, findings: Findings): void {
   const { facts, faults } = read;
   const wasOne = faults.some((fault) => fault.wasOne);
   if (facts === null && !wasOne) throw notAPool(device);
@@ -169,7 +211,7 @@ function tellSuperblocks(device: BlockDevice, read: Superblocks, findings: Findi
 }
 
 /** Whether what a superblock says of places can be: else nothing further is read. */
-function isPlausible(
+export function isPlausible(
   device: BlockDevice,
   facts: SuperblockFacts,
   at: Naming,

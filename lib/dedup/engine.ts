@@ -15,6 +15,7 @@ import { Status } from '../hpdi/index.js';
 import type { Allocator } from './allocator.js';
 import type { Catalogue, VolumeRecord } from './catalogue.js';
 import { Phase, type Checkpoint } from './checkpoint.js';
+import { Checkpoints } from './checkpoints.js';
 import { Entering } from './entering.js';
 import type { FingerprintIndex } from './fingerprint-index.js';
 import type { Hasher } from './hasher.js';
@@ -31,10 +32,8 @@ import { Trimmer } from './trimmer.js';
 import type { VolumeQueue } from './volume-queue.js';
 import { breathe } from './waiting.js';
 
-/** Parts of cache and journal at which a checkpoint begins, and writes wait. */
-export const DIRTY_BEGIN = 0.3;
+/** Part of the cache that may be dirty: writes wait beyond it. */
 const DIRTY_MOST = 0.6;
-const JOURNAL_BEGIN = 0.4;
 /** References that may wait for their pages before no more sets are entered. */
 const UNSETTLED_MOST = 4096;
 /** Buckets of the index that a round sweeps when its sampling rate has doubled. */
@@ -63,6 +62,7 @@ export class Engine implements LlrrmEvents {
   readonly parts: EngineParts;
   readonly entering: Entering;
   private readonly trimmer: Trimmer;
+  private readonly checkpoints: Checkpoints;
   /** Queues by number; a queue has at most 2^15 slots. */
   readonly numbered: (VolumeQueue | null)[] = [];
   /** Why nothing can be changed any more; null: it can. */
@@ -75,6 +75,10 @@ export class Engine implements LlrrmEvents {
   llrrm: Llrrm | null = null;
   /** The pool is about to be closed: what goes on in the background stops. */
   closing = false;
+  /** Who reads the last checkpoint: the next one begins as late as it can. */
+  holds = 0;
+  /** The checkpoint that was asked for and has not begun. */
+  next: Promise<boolean> | null = null;
   rounds = 0;
   private readonly toHash = new Fifo(SETS);
   private readonly toPlan = new Fifo(SETS);
@@ -88,6 +92,7 @@ export class Engine implements LlrrmEvents {
     this.parts = parts;
     this.entering = new Entering(parts);
     this.trimmer = new Trimmer(this);
+    this.checkpoints = new Checkpoints(this);
   }
 
   attach(llrrm: Llrrm): void {
@@ -116,6 +121,7 @@ export class Engine implements LlrrmEvents {
     if (this.running) return;
     this.running = true;
     this.rounds++;
+    const { numbered } = this;
     const { io, space, journal, checkpoint, hasher, planner, index } = this.parts;
     // First: what they ask for goes the whole way in this round.
     for (let i = 0; i < this.numbered.length; i++) this.numbered[i]?.layer?.step();
@@ -129,12 +135,12 @@ export class Engine implements LlrrmEvents {
     planner.insert();
     if (index.sweeping) index.sweep(SWEEP_BUCKETS);
     this.enter();
-    this.stepQueues();
+    for (let i = 0; i < numbered.length; i++) numbered[i]?.step();
     if (this.trims) this.trimmer.step();
     if (journal.dirty) journal.commit();
     if (journal.broken + checkpoint.broken !== 0) this.fail('the device did not take metadata');
     this.end();
-    this.advanceCheckpoint();
+    this.checkpoints.step();
     io.submit();
     this.running = false;
   }
@@ -152,25 +158,22 @@ export class Engine implements LlrrmEvents {
 
   /** Resolves when nothing is under way any more. */
   async settle(): Promise<void> {
-    while (this.busy) {
-      this.run();
-      await breathe(this.parts.io, this.llrrm?.io);
-    }
+    while (this.busy) await this.round();
   }
 
-  /** Makes the state durable as a checkpoint; resolves when it is. Throws POOL_FAILED's cause. */
-  async checkpoint(): Promise<boolean> {
+  /** Makes the state durable as a checkpoint: one for all who ask before it begins. False: not. */
+  checkpoint(): Promise<boolean> {
+    return (this.next ??= this.checkpointOnce());
+  }
+
+  private async checkpointOnce(): Promise<boolean> {
     const { checkpoint } = this.parts;
-    while (checkpoint.phase !== Phase.idle && this.failed === null) {
-      this.run();
-      await breathe(this.parts.io, this.llrrm?.io);
-    }
+    await Promise.resolve(); // it begins after it is known as the next one
+    while (checkpoint.phase !== Phase.idle && this.failed === null) await this.round();
     const done = checkpoint.done;
     this.wanted = true;
-    while ((checkpoint.done === done || checkpoint.phase !== Phase.idle) && this.failed === null) {
-      this.run();
-      await breathe(this.parts.io, this.llrrm?.io);
-    }
+    while ((checkpoint.done === done || checkpoint.phase !== Phase.idle) && this.failed === null)
+      await this.round();
     return this.failed === null;
   }
 
@@ -186,13 +189,12 @@ export class Engine implements LlrrmEvents {
 
   /** Nothing is changed any more. */
   fail(why: string): void {
-    if (this.failed !== null) return;
-    this.failed = why;
+    this.failed ??= why;
   }
 
-  private stepQueues(): void {
-    const { numbered } = this;
-    for (let i = 0; i < numbered.length; i++) numbered[i]?.step();
+  private async round(): Promise<void> {
+    this.run();
+    await breathe(this.parts.io, this.llrrm?.io);
   }
 
   private async pump(): Promise<void> {
@@ -205,7 +207,7 @@ export class Engine implements LlrrmEvents {
   }
 
   private takeAnswers(): void {
-    const { io, pages, journal, checkpoint, planner } = this.parts;
+    const { io, pages, space, journal, checkpoint, planner } = this.parts;
     while (io.take()) {
       const { owner, status } = io;
       switch (io.kind) {
@@ -226,6 +228,9 @@ export class Engine implements LlrrmEvents {
           break;
         case Io.journal:
           journal.answered(owner, status);
+          break;
+        case Io.discard:
+          space.discards.answered(owner, status);
           break;
         case Io.checkpoint:
           checkpoint.answered(owner, status);
@@ -257,11 +262,12 @@ export class Engine implements LlrrmEvents {
 
   /** Sets that have nothing at the device: those that were compared may have new blocks. */
   private mend(): void {
-    const { sets, planner } = this.parts;
+    const { sets, planner, space } = this.parts;
     for (let left = this.toMend.length; left > 0; left--) {
       const set = this.toMend.head;
       if (sets.statuses[set] === 0 && this.failed === null) {
-        const plan = planner.again(set);
+        let plan = planner.again(set);
+        if (plan === Plan.noSpace && space.discards.inFlight > 0) plan = Plan.wait;
         if (plan === Plan.wait && sets.atDevice[set] === 0) return;
         if (plan === Plan.noSpace) sets.statuses[set] = Status.NO_SPACE;
       }
@@ -273,7 +279,7 @@ export class Engine implements LlrrmEvents {
   }
 
   private plan(): void {
-    const { sets, planner, checkpoint, pages } = this.parts;
+    const { sets, planner, checkpoint, pages, space } = this.parts;
     while (this.toPlan.length > 0) {
       const set = this.toPlan.head;
       if (this.failed !== null) {
@@ -291,11 +297,12 @@ export class Engine implements LlrrmEvents {
       this.begin(set);
       const plan = planner.plan(set);
       if (plan === Plan.wait) return;
-      if (plan === Plan.checkpoint || (plan === Plan.noSpace && checkpoint.phase !== Phase.idle)) {
+      const isFreeing = checkpoint.phase !== Phase.idle || space.discards.inFlight > 0;
+      if (plan === Plan.checkpoint || (plan === Plan.noSpace && isFreeing)) {
         // The checkpoint frees what nobody looks at.
         planner.forget(set);
         this.leave(set);
-        if (checkpoint.phase === Phase.idle) this.wanted = true;
+        if (checkpoint.phase === Phase.idle && plan === Plan.checkpoint) this.wanted = true;
         return;
       }
       this.toPlan.shift();
@@ -349,7 +356,7 @@ export class Engine implements LlrrmEvents {
   /** No place is left for a node of a map, and no checkpoint would free one. */
   isFull(): boolean {
     const { allocator, space, checkpoint } = this.parts;
-    if (!allocator.full) return false;
+    if (!allocator.full || space.discards.inFlight > 0) return false;
     if (checkpoint.phase !== Phase.idle || this.wanted) return false;
     if (space.pending[0]! + space.pending[1]! === 0) return true;
     this.wanted = true;
@@ -400,49 +407,5 @@ export class Engine implements LlrrmEvents {
     this.leave(set);
     sets.queues[set]!.setEnded(set);
     sets.give(set);
-  }
-
-  private advanceCheckpoint(): void {
-    const { checkpoint, pages, journal, index } = this.parts;
-    if (this.failed !== null) {
-      this.wanted = false;
-      return;
-    }
-    checkpoint.step();
-    if (checkpoint.phase !== Phase.idle) return;
-    if (
-      pages.dirtyCount > pages.frames * DIRTY_BEGIN ||
-      journal.needed > journal.capacity * JOURNAL_BEGIN
-    ) {
-      this.wanted = true;
-    }
-    if (this.wanted && this.prepare()) {
-      this.wanted = false;
-      // From here on their common root is of a checkpoint that is past, and nobody's alone.
-      this.copies.length = 0;
-      checkpoint.begin();
-      index.maybeDouble();
-    }
-  }
-
-  /** Brings catalogue and counts up to date; false: pages are on their way. */
-  private prepare(): boolean {
-    const { catalogue, trees, space, journal, allocator } = this.parts;
-    journal.commit();
-    for (const copy of this.copies) {
-      if (copy.taken) continue;
-      const { from, to } = copy;
-      if (from.root !== 0) space.addRef(from.root);
-      to.root = from.root;
-      to.level = from.level;
-      to.mapped = from.mapped;
-      copy.taken = true;
-    }
-    allocator.forCatalogue = true;
-    const written = catalogue.write(trees);
-    allocator.forCatalogue = false;
-    if (written === Miss.bad) this.fail('a page of the catalogue cannot be used');
-    if (written < 0) return false;
-    return space.settle();
   }
 }

@@ -21,6 +21,7 @@ export const enum Io {
   flush = 7,
   /** Of blocks that are copied to low-latency memory. */
   promote = 8,
+  discard = 9,
 }
 
 /** Words of a request that waits. */

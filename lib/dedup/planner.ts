@@ -12,6 +12,7 @@
 import { Op, Status } from '../hpdi/index.js';
 import { native } from '../native.js';
 import { Stream, type Allocator } from './allocator.js';
+import type { Catalogue } from './catalogue.js';
 import type { FingerprintIndex } from './fingerprint-index.js';
 import { Compare, compareBlocks, EQUAL } from './hasher.js';
 import type { PoolIo } from './io.js';
@@ -41,6 +42,7 @@ const EXTENT_MASK = Group.extentPages - 1;
 
 export interface PlannerParts {
   readonly sets: SetTable;
+  readonly catalogue: Catalogue;
   readonly space: Space;
   readonly allocator: Allocator;
   readonly io: PoolIo;
@@ -83,7 +85,7 @@ export class Planner {
 
   /** Gives a set's blocks their places, and asks the device for what that takes. */
   plan(set: number): Plan {
-    const { sets, allocator, thn, space } = this.parts;
+    const { sets, allocator, thn } = this.parts;
     const count = sets.counts[set]!;
     const base = set * SetMax.blocks;
     if (sets.planned[set] === 0) {
@@ -96,8 +98,9 @@ export class Planner {
     for (let b = sets.planned[set]!; b < count; b++) {
       if (sets.fates[base + b] === Fate.fresh) wanted++;
     }
-    if (wanted > 0 && allocator.room < wanted) {
-      return space.pending[0]! + space.pending[1]! > 0 ? Plan.checkpoint : Plan.noSpace;
+    if (wanted > 0) {
+      const room = allocator.room - this.parts.catalogue.promised(sets.volumes[set]!);
+      if (room < wanted) return this.lack(wanted - room);
     }
     for (let b = sets.planned[set]!; b < count;) {
       let length = 0;
@@ -110,7 +113,7 @@ export class Planner {
       const got = allocator.take(Stream.blocks, length);
       if (got === 0) {
         if (!allocator.full) return Plan.wait;
-        return space.pending[0]! + space.pending[1]! > 0 ? Plan.checkpoint : Plan.noSpace;
+        return this.lack(1);
       }
       this.enterPrints(set, b, got, allocator.pbn);
       for (let i = 0; i < got; i++) sets.pbns[base + b + i] = allocator.pbn + i;
@@ -119,6 +122,13 @@ export class Planner {
     }
     this.ask(set, 0);
     return Plan.done;
+  }
+
+  /** So many blocks are missing. Only a checkpoint that frees them for blocks is of any use. */
+  private lack(blocks: number): Plan {
+    const { pending, reusable } = this.parts.space;
+    if (reusable[0]! + reusable[1]! === 0) return Plan.noSpace;
+    return pending[0]! + pending[1]! >= blocks ? Plan.checkpoint : Plan.noSpace;
   }
 
   /** The data device has the bytes of a run, or not. Returns the run's set. */

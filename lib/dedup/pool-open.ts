@@ -36,6 +36,9 @@ export interface OpenOptions extends LlrrmOptions {
   indexBytes?: number;
   /** Operations at the data device at a time (512). */
   depth?: number;
+  /** Used parts of the pool from which space is low, and critical (0.8, 0.95). */
+  lowSpace?: number;
+  criticalSpace?: number;
 }
 
 export type Closer = () => void | Promise<void>;
@@ -185,13 +188,18 @@ export async function openParts(
   const zeros: Segment = addressSpace().create(Page.bytes);
   closers.push(() => zeros.close());
   const thn = new Thn(sets, space, index, options.thn ?? facts.thn);
-  const planner = new Planner({ sets, space, allocator, io, thn, index }, Io.write, Io.compare);
+  const planner = new Planner(
+    { sets, catalogue, space, allocator, io, thn, index },
+    Io.write,
+    Io.compare,
+  );
   const hasher = new Hasher(sets, zeros.address);
   const engine = new Engine({
     ...{ io, pages, space, allocator, trees, journal, checkpoint, catalogue, sets, planner },
     ...{ hasher, thn, index },
   });
   await loadCatalogue(engine, device, facts.volumes);
+  await countNodes(engine);
   let recovery: RecoveryReport | null = null;
   const wasClean = facts.clean && reader.entries.length === 0;
   facts.clean = false;
@@ -291,6 +299,28 @@ async function readRoots(device: BlockDevice, facts: SuperblockFacts): Promise<U
     page.free();
   }
   return words;
+}
+
+/** What is free in extents that hold nodes, and where most is. */
+async function countNodes(engine: Engine): Promise<void> {
+  const { space } = engine.parts;
+  let most = 0;
+  for (let group = space.firstGroup; group < space.highWater; group++) {
+    let summary = space.summary(group);
+    while (summary === Miss.wait) {
+      await engine.turn();
+      summary = space.summary(group);
+    }
+    for (let k = 0; k < Group.extents && summary >= 0; k++) {
+      const extent = group * Group.extents + k;
+      const free = Group.blocks - space.usedIn(summary, extent);
+      if (free === Group.blocks || !space.holdsNodes(summary, extent)) continue;
+      space.nodesFree += free;
+      if (free <= most) continue;
+      most = free;
+      space.nodesBest = extent;
+    }
+  }
 }
 
 async function loadCatalogue(engine: Engine, device: BlockDevice, volumes: number): Promise<void> {

@@ -9,53 +9,43 @@
 //
 // The device stays the caller's.
 
-import { randomBytes } from 'node:crypto';
 import { PenstockError } from '../errors.js';
 import { BlockDevice } from '../hpdi/index.js';
 import type { VolumeRecord } from './catalogue.js';
+import { busyError, checkWhile, type CheckOptions } from './check.js';
+import type { CheckReport } from './check-report.js';
 import type { Engine } from './engine.js';
 import { readExtents, type ReadExtents } from './extents.js';
-import { Page, Place, ROOT_SLOT_WORDS, SetMax, VolumeState } from './layout.js';
-import { LlrrmPolicy } from './llrrm.js';
+import { growPool } from './grow.js';
+import { Page, VolumeState } from './layout.js';
 import { LlrrmSession, type LlrrmState } from './llrrm-session.js';
-import { layoutOf } from './pool-layout.js';
 import {
-  assertDevice,
+  assertOptions,
+  assertOther,
+  createPool,
+  policyOf,
+  type CreateOptions,
+} from './pool-create.js';
+import {
   claim,
   closeAll,
   failure,
-  lbaOf,
   openParts,
-  readBoth,
   type Closer,
   type Opened,
   type OpenOptions,
 } from './pool-open.js';
 import { rebuildIndex } from './rebuild.js';
 import type { RecoveryReport } from './recovery.js';
+import { resizeVolume } from './resize.js';
+import { SpaceWatch, type SpaceState } from './space-watch.js';
 import { poolStats, type PoolStats } from './stats.js';
-import { uuidText, writeSuperblock, type SuperblockFacts } from './superblock.js';
+import { trimPool, type TrimOptions } from './trim.js';
+import { uuidText, type SuperblockFacts } from './superblock.js';
 import { VolumeBackend, type VolumeOptions } from './volume.js';
 
-export interface CreateOptions {
-  /** Runs of at least this many blocks are deduplicated (8); 0: nothing is. */
-  thn?: number;
-  /** References at which a block is worth being kept in low-latency memory (4). */
-  llrrmThreshold?: number;
-  /** Which of them: all (`shared`), or those that are read in short runs (`random`). */
-  llrrmPolicy?: 'shared' | 'random';
-  /** Low-latency memory; what the device holds is lost. The pool remembers its URI. */
-  llrrm?: BlockDevice | null;
-  /** One fingerprint in so many is in the index (8), a power of two. */
-  sampling?: number;
-  /** Makes a pool where there is one already; that one's data is lost. */
-  force?: boolean;
-}
-
-const THN = 8;
-const LLRRM_THRESHOLD = 4;
-const SAMPLING = 8;
-const SAMPLING_MAX = 2 ** 16;
+/** How often a check begins before it ends with POOL_BUSY. */
+const CHECKS = 4;
 
 /** Devices that have a pool open in this environment. */
 const opened = new WeakSet<BlockDevice>();
@@ -73,79 +63,25 @@ export class Pool {
   private stopIndexing = false;
   /** Walks through maps that are under way. */
   private walks: Promise<unknown> = Promise.resolve();
+  private trimming: Promise<number> | null = null;
   private closing: Promise<void> | null = null;
 
-  private constructor(made: Opened) {
+  private readonly watch: SpaceWatch;
+
+  private constructor(made: Opened, options: OpenOptions) {
     this.device = made.device;
     this.engine = made.engine;
     this.facts = made.facts;
     this.recovery = made.recovery;
     this.llrrmSession = made.llrrm;
     this.closers = made.closers;
+    this.watch = new SpaceWatch(made.engine, options.lowSpace, options.criticalSpace);
     this.indexed = rebuildIndex(this.engine, () => this.stopIndexing);
   }
 
   /** Makes a pool on a device. Errors: POOL_EXISTS, POOL_TOO_SMALL, BAD_OPTION, the device's. */
-  static async create(device: BlockDevice, options: CreateOptions = {}): Promise<void> {
-    const { thn = THN, llrrmThreshold = LLRRM_THRESHOLD, sampling = SAMPLING } = options;
-    const { llrrmPolicy = 'shared', llrrm = null } = options;
-    assertDevice(device);
-    assertOptions(thn, llrrmThreshold, sampling);
-    assertOther(device, llrrm);
-    await claim(device);
-    if (options.force !== true) {
-      const known = await readBoth(device).catch((error: unknown) => {
-        if (error instanceof PenstockError && error.code === 'NEWER_FORMAT') return 'newer';
-        throw error;
-      });
-      if (known !== null) {
-        throw new PenstockError('POOL_EXISTS', `${device.uri} has a pool already`, {
-          hint: 'open it; `--force` makes a new one, and what is in the old one is lost',
-        });
-      }
-    }
-    const layout = layoutOf(device.info.blocks * device.info.blockSize);
-    const uuid = new Uint32Array(4);
-    randomBytes(16).copy(new Uint8Array(uuid.buffer));
-    const facts: SuperblockFacts = {
-      ...layout,
-      uuid,
-      incompatible: 0,
-      readCompatible: 0,
-      epoch: 0,
-      checkpoint: 0,
-      seq: 0,
-      journalAt: 0,
-      clean: true,
-      highWater: layout.firstGroup,
-      thn,
-      llrrmThreshold,
-      dataChecksum: false,
-      sampling,
-      catalogueLevel: 0,
-      catalogueRoot: 0,
-      volumes: 0,
-      nextSerial: 1,
-      blockSize: device.info.blockSize,
-      llrrmUuid: new Uint32Array(4),
-      llrrmStamp: 0,
-      llrrmPolicy: policyOf(llrrmPolicy) ?? LlrrmPolicy.shared,
-      llrrmUri: '',
-      rootSlots: new Uint32Array(ROOT_SLOT_WORDS),
-    };
-    if (llrrm !== null) await LlrrmSession.record(facts, llrrm);
-    const page = device.memory.alloc(Page.bytes);
-    try {
-      // The other slot first: a superblock of an older pool would have the higher number.
-      page.u8.fill(0);
-      await device.write(lbaOf(device, Place.superblockB), page);
-      await device.flush();
-      writeSuperblock(page.u32, facts, Place.superblockA);
-      await device.write(lbaOf(device, Place.superblockA), page);
-      await device.flush();
-    } finally {
-      page.free();
-    }
+  static create(device: BlockDevice, options: CreateOptions = {}): Promise<void> {
+    return createPool(device, options);
   }
 
   /**
@@ -153,22 +89,26 @@ export class Pool {
    * NOT_A_POOL, POOL_BUSY, POOL_TRUNCATED, POOL_CORRUPT, NEWER_FORMAT, the device's.
    */
   static async open(device: BlockDevice, options: OpenOptions = {}): Promise<Pool> {
-    if (opened.has(device)) {
-      throw new PenstockError('POOL_BUSY', `the pool of ${device.uri} is open already`, {
-        hint: 'use the pool that is open, or close it first',
-        exitCode: 3,
-      });
-    }
+    Pool.assertNotOpen(device);
     opened.add(device);
     const closers: Closer[] = [];
     try {
       await claim(device);
-      return new Pool(await openParts(device, options, closers));
+      return new Pool(await openParts(device, options, closers), options);
     } catch (error) {
       await closeAll(closers);
       opened.delete(device);
       throw error;
     }
+  }
+
+  /** Throws POOL_BUSY: this environment has the device's pool open. */
+  static assertNotOpen(device: BlockDevice): void {
+    if (!opened.has(device)) return;
+    throw new PenstockError('POOL_BUSY', `the pool of ${device.uri} is open already`, {
+      hint: 'use the pool that is open, or close it first',
+      exitCode: 3,
+    });
   }
 
   get uuid(): string {
@@ -191,7 +131,7 @@ export class Pool {
   }
 
   stats(): PoolStats {
-    return poolStats(this.engine, this.facts);
+    return poolStats(this.engine, this.facts, this.watch);
   }
 
   /**
@@ -227,10 +167,42 @@ export class Pool {
     return walk;
   }
 
-  /** Makes a volume of so many bytes, all zeros; durable when it resolves. */
-  async createVolume(name: string, bytes: number): Promise<void> {
+  /** How near the pool is to being full. */
+  get space(): SpaceState {
+    return this.watch.state;
+  }
+
+  /** Calls `listener` when that changes; the function that it gives ends that. */
+  onSpace(listener: (state: SpaceState) => void): () => void {
+    return this.watch.subscribe(listener);
+  }
+
+  /**
+   * Makes a volume of so many bytes, all zeros; durable when it resolves. With `reserve` so many
+   * bytes of the pool are promised to it: others' writes get NO_SPACE before they take them.
+   * Errors: VOLUME_EXISTS, BAD_VOLUME_NAME, BAD_SIZE; NO_SPACE when that cannot be promised.
+   */
+  async createVolume(
+    name: string,
+    bytes: number,
+    options: { reserve?: number } = {},
+  ): Promise<void> {
     this.assertOpen();
-    this.engine.parts.catalogue.add(name, bytes, Date.now());
+    const { catalogue, allocator } = this.engine.parts;
+    const { reserve = 0 } = options;
+    catalogue.assertNew(name, bytes);
+    if (reserve !== 0) assertReserve(reserve, bytes);
+    const blocks = reserve / Page.bytes;
+    const isFree = (): boolean => allocator.room - catalogue.promised(null) >= blocks;
+    // What was freed so far may be promised.
+    if (blocks > 0 && !isFree()) await this.checkpoint();
+    if (blocks > 0 && !isFree()) {
+      const free = Math.max(0, allocator.room - catalogue.promised(null)) * Page.bytes;
+      throw new PenstockError('NO_SPACE', `${free} bytes of the pool can be promised, no more`, {
+        hint: 'reserve less, delete what is not needed, or let the pool grow',
+      });
+    }
+    catalogue.add(name, bytes, Date.now(), blocks);
     await this.checkpoint();
   }
 
@@ -268,6 +240,41 @@ export class Pool {
   }
 
   /**
+   * Gives a volume another size: more of zeros, or, with `shrink`, less; durable when it resolves.
+   * Who has it open sees it grow by `refresh`. What is cut off comes free in the background.
+   * Errors: NO_SUCH_VOLUME, VOLUME_BUSY, BAD_SIZE, READ_ONLY, WOULD_SHRINK, NO_SPACE.
+   */
+  async resizeVolume(
+    name: string,
+    bytes: number,
+    options: { shrink?: boolean } = {},
+  ): Promise<void> {
+    this.assertOpen();
+    await resizeVolume(this.engine, name, bytes, options.shrink === true);
+  }
+
+  /**
+   * Uses what the device has gained since; resolves with how many bytes that are, durable. A pool
+   * can be in use meanwhile. Errors: POOL_TRUNCATED, POOL_TOO_LARGE, the device's.
+   */
+  async grow(): Promise<number> {
+    this.assertOpen();
+    return growPool(this.engine, this.device, this.facts);
+  }
+
+  /**
+   * Gives free space back to the device, in pieces beside other work; resolves with how many bytes.
+   * It ends early when the pool is closed. Errors: UNSUPPORTED, the device's.
+   */
+  trim(options: TrimOptions = {}): Promise<number> {
+    this.assertOpen();
+    this.trimming ??= trimPool(this.engine, this.device, options).finally(() => {
+      this.trimming = null;
+    });
+    return this.trimming;
+  }
+
+  /**
    * A volume as a device, to be closed before the pool. All who have it open have it with blocks of
    * one size. Errors: NO_SUCH_VOLUME, BAD_OPTION, VOLUME_BUSY.
    */
@@ -289,6 +296,28 @@ export class Pool {
     throw failure(this.engine);
   }
 
+  /**
+   * Checks the pool as a checkpoint of now is, while it is written to. Checkpoints wait for it, but
+   * not writers: it gives way, and begins again, a few times. Errors: POOL_BUSY, the device's.
+   */
+  async check(options: CheckOptions = {}): Promise<CheckReport> {
+    const { tries = CHECKS } = options;
+    this.assertOpen();
+    const { engine, device } = this;
+    engine.holds++;
+    try {
+      for (let i = 0; i < tries; i++) {
+        await this.checkpoint();
+        const report = await checkWhile(device, options, engine.parts.checkpoint);
+        if (report !== null) return report;
+        this.assertOpen();
+      }
+    } finally {
+      engine.holds--;
+    }
+    throw busyError(device, tries);
+  }
+
   /** Completes what is under way, and closes the pool in order. */
   close(): Promise<void> {
     this.closing ??= this.closeOnce();
@@ -300,10 +329,12 @@ export class Pool {
   }
 
   private async closeOnce(): Promise<void> {
+    this.watch.close();
     this.stopIndexing = true;
     this.engine.closing = true;
     await this.indexed;
     await this.walks;
+    await this.trimming?.catch(() => undefined); // told to who began it
     const { engine } = this;
     try {
       engine.llrrm?.copier.stop();
@@ -325,33 +356,11 @@ export class Pool {
   }
 }
 
-function policyOf(name: 'shared' | 'random' | undefined): LlrrmPolicy | undefined {
-  if (name === undefined) return undefined;
-  return name === 'random' ? LlrrmPolicy.random : LlrrmPolicy.shared;
-}
-
-function assertOther(device: BlockDevice, llrrm: BlockDevice | null): void {
-  if (llrrm !== device && llrrm?.uri !== device.uri) return;
-  throw new PenstockError('BAD_OPTION', `${device.uri} cannot be its own fast memory`, {
-    hint: 'give another device: `ram:256MiB`, a faster drive',
-    exitCode: 2,
-  });
-}
-
-/** Throws BAD_OPTION. */
-function assertOptions(thn: number, llrrmThreshold: number, sampling: number): void {
-  const isPower = Number.isInteger(Math.log2(sampling));
-  const wrong =
-    !Number.isInteger(thn) || thn < 0 || thn > SetMax.blocks
-      ? `thn is from 0 to ${SetMax.blocks}, not ${thn}`
-      : !isPower || sampling < 1 || sampling > SAMPLING_MAX
-        ? `sampling is a power of two from 1 to ${SAMPLING_MAX}, not ${sampling}`
-        : !Number.isInteger(llrrmThreshold) || llrrmThreshold < 1 || llrrmThreshold >= 2 ** 32
-          ? `llrrmThreshold is a count from 1 on, not ${llrrmThreshold}`
-          : '';
-  if (wrong === '') return;
-  throw new PenstockError('BAD_OPTION', wrong, {
-    hint: 'leave it out for a good value: thn 8, sampling 8, llrrmThreshold 4',
+/** Throws BAD_SIZE. */
+function assertReserve(reserve: number, bytes: number): void {
+  if (reserve > 0 && reserve <= bytes && reserve % Page.bytes === 0) return;
+  throw new PenstockError('BAD_SIZE', `${reserve} bytes cannot be reserved`, {
+    hint: 'give a multiple of 4 KiB, not more than the volume has',
     exitCode: 2,
   });
 }

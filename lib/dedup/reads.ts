@@ -61,11 +61,6 @@ export class Reads {
 
   /** A read was taken: `go` begins it. */
   add(slot: number): void {
-    const { checkpoint, space } = this.engine.parts;
-    const parity = space.generation & 1;
-    this.slots.parities[slot] = parity + 1;
-    checkpoint.readers[parity] = checkpoint.readers[parity]! + 1;
-    this.slots.progress[slot] = 0;
     this.added[this.addedCount++] = slot;
   }
 
@@ -74,21 +69,27 @@ export class Reads {
     const { added, addedCount, pbns, slots, volume } = this;
     if (addedCount === 0) return;
     this.addedCount = 0;
-    const { lbns, counts, addresses } = slots;
-    const { trees, space, io } = this.engine.parts;
+    const { lbns, counts, addresses, parities } = slots;
+    const { trees, space, io, checkpoint } = this.engine.parts;
+    const parity = space.generation & 1;
+    checkpoint.readers[parity] = checkpoint.readers[parity]! + addedCount;
+    const number = this.number << SLOT_BITS;
     trees.lookUp(volume, lbns, added, addedCount, pbns);
     const isPlain = this.engine.llrrm === null;
     for (let i = 0; i < addedCount; i++) {
       const slot = added[i]!;
       const pbn = pbns[i]!;
+      parities[slot] = parity + 1;
       if (isPlain && counts[slot] === 1 && pbn !== 0 && space.holdsBlocks(pbn, 1)) {
         const to = addresses[slot]!;
         const hi = (pbn / TWO_32) | 0;
         const toHi = (to / TWO_32) | 0;
-        const owner = (this.number << SLOT_BITS) | slot;
         // The part of its taking is that of its only request.
-        io.askWords(Op.READ, pbn | 0, hi, 1, to | 0, toHi, Io.read, owner);
-      } else if (!this.read(slot)) this.parked.push(slot);
+        io.askWords(Op.READ, pbn | 0, hi, 1, to | 0, toHi, Io.read, number | slot);
+        continue;
+      }
+      slots.progress[slot] = 0;
+      if (!this.read(slot)) this.parked.push(slot);
     }
     this.fill();
   }

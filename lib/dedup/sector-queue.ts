@@ -18,6 +18,7 @@ import {
   Req,
   RequestCheck,
   Status,
+  type DeviceInfo,
   type QueueDriver,
 } from '../hpdi/index.js';
 import { native } from '../native.js';
@@ -40,14 +41,13 @@ const TWO_32 = 4294967296;
 export class SectorQueue implements QueueDriver {
   readonly counters = { doorbells: 0, polls: 0 };
   readonly slots: SectorSlots;
+  readonly check: RequestCheck;
   private readonly engine: Engine;
-  private readonly volume: VolumeRecord;
   private readonly pages: SectorPages;
   private readonly inner: VolumeQueue;
   private readonly innerDepth: number;
   private readonly number: number;
   private readonly readOnly: boolean;
-  private readonly check: RequestCheck;
   private readonly done: CompletionRing;
   /** Records for the volume's queue, and what it has completed. */
   private readonly sq: Uint32Array;
@@ -66,25 +66,23 @@ export class SectorQueue implements QueueDriver {
     engine: Engine,
     volume: VolumeRecord,
     depth: number,
-    readOnly: boolean,
+    info: DeviceInfo,
     pages: SectorPages,
   ) {
     this.engine = engine;
-    this.volume = volume;
-    this.readOnly = readOnly;
+    this.readOnly = info.readOnly;
     this.pages = pages;
-    this.check = new RequestCheck({
-      blocks: 0, // as `submit` finds it
-      blockSize: SECTOR_BYTES,
-      maxTransferBlocks: TRANSFER_BLOCKS_MAX * SECTORS,
-    });
+    this.check = new RequestCheck(info);
     this.slots = new SectorSlots(depth);
     this.done = new CompletionRing(depth);
     // Four, not three: a power of two.
     this.sqMask = depth * 4 - 1;
     this.sq = new Uint32Array(depth * 4 * Req.words);
     this.innerDepth = Math.min(depth * 4, 1 << SLOT_BITS);
-    this.inner = new VolumeQueue(engine, volume, this.innerDepth, readOnly);
+    const blocks = info.blocks / SECTORS;
+    const maxTransferBlocks = TRANSFER_BLOCKS_MAX;
+    const whole = { ...info, blockSize: Page.bytes, blocks, maxTransferBlocks };
+    this.inner = new VolumeQueue(engine, volume, this.innerDepth, whole);
     this.number = pages.join(this);
     this.inner.layer = this;
   }
@@ -94,7 +92,6 @@ export class SectorQueue implements QueueDriver {
   submit(sq: Uint32Array, head: number, tail: number): number {
     const mask = (sq.length >>> 3) - 1;
     const wanted = (tail - head) | 0;
-    this.check.blocks = this.volume.bytes / SECTOR_BYTES;
     let taken = 0;
     for (; taken < wanted && this.slots.free > 0; taken++) {
       this.accept(sq, ((head + taken) & mask) * Req.words);

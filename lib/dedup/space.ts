@@ -10,12 +10,14 @@
 //    the write has failed.
 // 3. Changing a page changes its parents: they are in memory, and dirty, when it is.
 
-import { countIndex, groupOf } from './numbers.js';
+import { Deltas } from './deltas.js';
+import { Discards } from './discards.js';
 import { FrameBits, Side } from './frame-bits.js';
+import { countIndex, groupOf } from './numbers.js';
 import { Frame, Miss, type PageCache } from './pages.js';
 import { Group, GroupShift, Head, Magic, Page, Span, SpanShift, SpanWord } from './layout.js';
 
-const DELTAS = 4096;
+const FREED = 4096;
 // A pbn is a number above 2^32 now and then; `%` of such is slow, and its low bits are enough.
 const GROUP_MASK = Group.pages - 1;
 const EXTENT_MASK = Group.extentPages - 1;
@@ -45,28 +47,34 @@ export class Space {
   readonly rootDirty: Uint8Array;
   /** The checkpoint that is being built: changes belong to it. */
   generation = 1;
+  /** Extents with a block in use. */
+  extentsUsed = 0;
+  /** Blocks without a count in extents that hold nodes: no place for data. */
+  nodesFree = 0;
+  /** Extent with the most of them when the pool was opened; -1: none. */
+  nodesBest = -1;
   /** Blocks with a count; given out and not counted yet; freed and not free yet. */
   used = 0;
   reserved = 0;
-  /** Extents with a block in use. */
-  extentsUsed = 0;
   readonly pending = new Float64Array(2);
+  /** Of those, where blocks may be put, not only nodes. */
+  readonly reusable = new Float64Array(2);
   /** A count went below 0, or a page of space cannot be read: nothing may be changed any more. */
   broken: string | null = null;
   /** Who is told of references, as counts change; null: nobody. */
   watcher: SpaceWatcher | null = null;
   readonly pages: PageCache;
+  /** What is being given back to the device is given to nobody. */
+  readonly discards = new Discards();
   private readonly bits: FrameBits;
   /** pbn: one more; -pbn: one less. */
-  private deltas = new Float64Array(DELTAS);
-  private first = 0;
-  private waiting = 0;
+  private readonly deltas = new Deltas();
   private knownGroup = -1;
   private knownCount = 0;
   private knownSummary = 0;
   private countSerial = 0;
   private summarySerial = 0;
-  private readonly freed = [new Float64Array(DELTAS), new Float64Array(DELTAS)];
+  private readonly freed = [new Float64Array(FREED), new Float64Array(FREED)];
   private readonly freedCount = [0, 0];
 
   constructor(pages: PageCache, roots: Uint32Array, facts: SpaceFacts) {
@@ -97,7 +105,7 @@ export class Space {
 
   /** References that were added or taken and are not in the counts yet. */
   get unsettled(): number {
-    return this.waiting;
+    return this.deltas.length;
   }
 
   /** The frame of the summary page of a group's span; or a Miss. */
@@ -146,26 +154,27 @@ export class Space {
   }
 
   addRef(pbn: number): void {
-    this.push(pbn);
+    this.deltas.push(pbn);
   }
 
   dropRef(pbn: number): void {
-    this.push(-pbn);
+    this.deltas.push(-pbn);
   }
 
   /** Brings the counts up to date as far as their pages are here; true when all are. */
   settle(): boolean {
-    while (this.waiting > 0) {
-      if (!this.apply(this.deltas[this.first]!)) return false;
-      this.first = this.first + 1 === this.deltas.length ? 0 : this.first + 1;
-      this.waiting--;
+    const { deltas } = this;
+    while (deltas.length > 0) {
+      if (!this.apply(deltas.head)) return false;
+      deltas.shift();
     }
     return true;
   }
 
-  /** Whether a block may be given out: no count, not reserved, not freed a moment ago. */
+  /** Whether a block may be given out: no count, not reserved, freed or discarded a moment ago. */
   isFree(count: number, pbn: number): boolean {
     if (this.countIn(count, pbn) !== 0) return false;
+    if (this.discards.inFlight > 0 && this.discards.has(pbn)) return false;
     const index = countIndex(pbn);
     return !this.bits.any(count, index);
   }
@@ -199,13 +208,16 @@ export class Space {
       }
     }
     this.freedCount[parity] = 0;
+    this.reusable[parity] = 0;
   }
 
   /**
-   * The group at the high-water mark is used from now on. False: no frame is free for its pages.
+   * The group at the high-water mark is used from now on. False: no frame is free for its pages,
+   * or it is being discarded.
    */
   openGroup(): boolean {
     const group = this.highWater;
+    if (this.discards.has(group * Group.pages)) return false;
     const span = group >>> Span.shift;
     const at = this.spanAt(span);
     const isNew = group === Math.max(span * Span.groups, this.firstGroup);
@@ -293,13 +305,6 @@ export class Space {
     return group * Group.pages + 2 * Group.extentPages + Group.sparePage;
   }
 
-  private push(delta: number): void {
-    if (this.waiting === this.deltas.length) this.grow();
-    const at = this.first + this.waiting;
-    this.deltas[at < this.deltas.length ? at : at - this.deltas.length] = delta;
-    this.waiting++;
-  }
-
   private apply(delta: number): boolean {
     const pbn = delta < 0 ? -delta : delta;
     const group = groupOf(pbn);
@@ -369,6 +374,9 @@ export class Space {
     this.bits.set(frame, Side.pending + parity * 32, index);
     this.pending[parity] = this.pending[parity]! + 1;
     this.change(summary, pbn, -1);
+    const extent = Math.floor(pbn / Group.extentPages);
+    const isReusable = !this.holdsNodes(summary, extent) || this.usedIn(summary, extent) === 0;
+    if (isReusable) this.reusable[parity] = this.reusable[parity]! + 1;
     let list = this.freed[parity]!;
     const count = this.freedCount[parity]!;
     if (count === list.length) {
@@ -391,6 +399,10 @@ export class Space {
     words[at] = (words[at]! + by * 2 ** shift) >>> 0;
     const root = this.spanAt(group >>> Span.shift);
     let word = this.roots[root]! - by * (1 << SpanShift.free);
+    if (this.holdsNodes(summary, Math.floor(pbn / Group.extentPages))) {
+      this.nodesFree +=
+        before === 0 ? Group.blocks - 1 : before + by === 0 ? 1 - Group.blocks : -by;
+    }
     if (before === 0) {
       word -= 1 << SpanShift.empty;
       this.extentsUsed++;
@@ -408,21 +420,10 @@ export class Space {
   }
 
   private make(pbn: number, magic: number, own: number): number {
-    const known = this.pages.frameOf(pbn);
-    // Of a pool that was here before, read by mistake of nobody: the high-water mark says so.
-    if (known >= 0) this.pages.drop(known);
+    // (One of a pool that was here before goes: the high-water mark says that nobody needs it.)
     const frame = this.pages.make(pbn, magic, 0, this.generation);
     if (frame >= 0) this.pages.words[(frame << Page.shift) + Head.own] = own >>> 0;
     return frame;
-  }
-
-  private grow(): void {
-    const old = this.deltas;
-    const fresh = new Float64Array(old.length * 2);
-    fresh.set(old.subarray(this.first));
-    fresh.set(old.subarray(0, this.first), old.length - this.first);
-    this.first = 0;
-    this.deltas = fresh;
   }
 
   /** What the root pages say is in use. */

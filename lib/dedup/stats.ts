@@ -3,6 +3,7 @@
 import type { Engine } from './engine.js';
 import { Group, Page } from './layout.js';
 import type { Llrrm } from './llrrm.js';
+import type { SpaceState, SpaceWatch } from './space-watch.js';
 import type { SuperblockFacts } from './superblock.js';
 
 export interface PoolStats {
@@ -16,7 +17,12 @@ export interface PoolStats {
   readonly data_blocks_used: number;
   /** Blocks of space pages, journal and superblocks. */
   readonly overhead_blocks_used: number;
+  /** What a volume may take to which nothing is promised. */
   readonly free_blocks: number;
+  /** Promised to volumes, and not theirs yet. */
+  readonly reserved_blocks: number;
+  readonly space: SpaceState;
+  readonly used_percent: number;
   /** 100 · (1 − data / logical); 0 when nothing is mapped. */
   readonly saving_percent: number;
   readonly volumes: number;
@@ -54,7 +60,7 @@ export interface PoolStats {
   readonly device: { reads: number; writes: number; pages_read: number; pages_written: number };
 }
 
-export function poolStats(engine: Engine, facts: SuperblockFacts): PoolStats {
+export function poolStats(engine: Engine, facts: SuperblockFacts, watch: SpaceWatch): PoolStats {
   const { space, catalogue, planner, index, thn, checkpoint, journal, pages, io } = engine.parts;
   const logical = catalogue.list.reduce((sum, { mapped }) => sum + mapped, 0);
   const groups = facts.pages / Group.pages;
@@ -65,7 +71,10 @@ export function poolStats(engine: Engine, facts: SuperblockFacts): PoolStats {
     logical_blocks_used: logical,
     data_blocks_used: space.used,
     overhead_blocks_used: facts.pages - (groups - facts.firstGroup) * Group.counts,
-    free_blocks: Math.max(0, engine.parts.allocator.room),
+    free_blocks: Math.max(0, engine.parts.allocator.room - catalogue.promised(null)),
+    reserved_blocks: catalogue.promised(null),
+    space: watch.state,
+    used_percent: 100 * watch.used,
     saving_percent: logical === 0 ? 0 : Math.max(0, 100 * (1 - space.used / logical)),
     volumes: catalogue.list.length,
     written: {

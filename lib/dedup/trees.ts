@@ -45,7 +45,7 @@ export class Trees {
   private readonly allocator: Allocator;
 
   /** Whether a pbn may need more than 32 bits. */
-  private readonly wide: boolean;
+  private wide = false;
   /** Leaves of maps by where they hash to: volume's serial, leaf, frame, and the frame's serial. */
   private readonly knownTrees = new Float64Array(REMEMBERED).fill(-1);
   private readonly knownLeaves = new Int32Array(REMEMBERED);
@@ -55,10 +55,15 @@ export class Trees {
   private readonly found = new Int32Array(LOOKS);
 
   constructor(pages: PageCache, space: Space, allocator: Allocator) {
-    this.wide = space.endGroup > 2 ** 32 / Group.pages;
     this.pages = pages;
     this.space = space;
     this.allocator = allocator;
+    this.spans(space.endGroup);
+  }
+
+  /** Blocks lie below this group. */
+  spans(endGroup: number): void {
+    this.wide = endGroup > 2 ** 32 / Group.pages;
   }
 
   // hot:begin
@@ -304,6 +309,50 @@ export class Trees {
     }
     tree.level++;
     return true;
+  }
+
+  /**
+   * Gives `tail`, a tree of the same level, all that a map names from block `block` on: 0, or a
+   * Miss. References move with their entries, so that only the nodes on the way there are new.
+   */
+  cut(tree: MapTree, tail: MapTree, block: number): number {
+    const { pages } = this;
+    if (tree.root === 0) return 0;
+    const kept = block - 1;
+    const leaf = Math.floor(kept / Node.entries);
+    const ends = [this.ownLeaf(tree, leaf, Magic.node), this.ownLeaf(tail, leaf, Magic.node)];
+    for (const end of ends) if (end < 0) return end;
+    // All nodes on the way were changed a moment ago, so they are here.
+    let from = pages.frameOf(tree.root);
+    let to = pages.frameOf(tail.root);
+    for (let { level } = tree; ; level--) {
+      const place = Math.floor(kept / Node.entries ** level) % Node.entries;
+      for (let e = place + 1; e < Node.entries; e++) {
+        this.setEntry(to, e, this.entry(from, e));
+        this.setEntry(from, e, 0);
+      }
+      if (level === 0) return 0;
+      from = pages.frameOf(this.entry(from, place));
+      to = pages.frameOf(this.entry(to, place));
+    }
+  }
+
+  /** The tree spans no more than `level` says; what is beyond is not there. */
+  lower(tree: Tree, level: number): void {
+    for (; tree.level > level; tree.level--) {
+      if (tree.root === 0) continue;
+      // Its first child has its reference: only the node itself goes.
+      const frame = this.pages.frameOf(tree.root);
+      const child = this.entry(frame, 0);
+      this.space.dropRef(tree.root);
+      tree.root = child;
+    }
+  }
+
+  /** Leaves of a map are not where they were. */
+  forget(volume: MapTree): void {
+    const { knownTrees } = this;
+    for (let i = 0; i < REMEMBERED; i++) if (knownTrees[i] === volume.serial) knownTrees[i] = -1;
   }
 
   private make(magic: number, level: number): number {

@@ -1,7 +1,8 @@
 // Trimmer: takes the maps of deleted volumes apart in the background, a part a round, so that
 // nobody waits for all of it. A crash loses no more than the parts since the last checkpoint.
 
-import { DIRTY_BEGIN, type Engine } from './engine.js';
+import { DIRTY_BEGIN } from './checkpoints.js';
+import type { Engine } from './engine.js';
 import { Miss } from './pages.js';
 
 /** Leaves that a round takes apart. */

@@ -8,12 +8,14 @@
 // 2. Sets are made of writes of one `submit` that follow each other; a request may lie in several.
 
 import {
+  Access,
   CompletionRing,
   Flag,
   Op,
   Req,
   RequestCheck,
   Status,
+  type DeviceInfo,
   type QueueDriver,
 } from '../hpdi/index.js';
 import { native } from '../native.js';
@@ -39,8 +41,8 @@ export class VolumeQueue implements QueueDriver {
   readonly counters = { doorbells: 0, polls: 0 };
   readonly number: number;
   private readonly engine: Engine;
-  private readonly volume: VolumeRecord;
-  private readonly check: RequestCheck;
+  readonly volume: VolumeRecord;
+  readonly check: RequestCheck;
   private readonly readOnly: boolean;
   private readonly done: CompletionRing;
   private readonly slots: RequestSlots;
@@ -56,16 +58,11 @@ export class VolumeQueue implements QueueDriver {
   /** What stands before this queue and goes on by its completions. */
   layer: SectorQueue | null = null;
 
-  constructor(engine: Engine, volume: VolumeRecord, depth: number, readOnly: boolean) {
+  constructor(engine: Engine, volume: VolumeRecord, depth: number, info: DeviceInfo) {
     this.engine = engine;
     this.volume = volume;
-    this.readOnly = readOnly;
-    const blocks = volume.bytes / Page.bytes;
-    this.check = new RequestCheck({
-      blocks,
-      blockSize: Page.bytes,
-      maxTransferBlocks: TRANSFER_BLOCKS_MAX,
-    });
+    this.readOnly = info.readOnly;
+    this.check = new RequestCheck(info);
     this.done = new CompletionRing(depth);
     this.slots = new RequestSlots(depth);
     this.unmaps = new Fifo(depth);
@@ -131,26 +128,30 @@ export class VolumeQueue implements QueueDriver {
 
   /** False: there is no room for it now. */
   private accept(sq: Uint32Array, at: number): boolean {
-    const op = sq[at]! & 0xff;
+    const word = sq[at]!;
+    const op = word & 0xff;
     const { slots } = this;
     const slot = slots.next;
     slots.tags[slot] = sq[at + Req.tag]!;
     slots.statuses[slot] = 0;
-    slots.flushes[slot] = (sq[at]! & Flag.FUA) !== 0 && op !== Op.READ && op !== Op.FLUSH ? 1 : 0;
-    const status = admit(this.engine, this.check, this.readOnly, sq, at);
-    if (status !== Status.OK) {
-      this.done.push(sq[at + Req.tag]!, status, 0, 0);
-      return true;
-    }
+    slots.parts[slot] = 1;
+    slots.flushes[slot] = (word & Flag.FUA) !== 0 && op !== Op.READ && op !== Op.FLUSH ? 1 : 0;
     // By the slot, not as arguments: an address as such would be an object of the heap.
     slots.lbns[slot] = sq[at + Req.lbaHi]! * TWO_32 + sq[at + Req.lbaLo]!;
     slots.counts[slot] = sq[at + Req.blocks]!;
     slots.addresses[slot] = sq[at + Req.addressHi]! * TWO_32 + sq[at + Req.addressLo]!;
+    const status =
+      word === Op.READ
+        ? this.check.transfer(sq, at, Access.write)
+        : admit(this.engine, this.check, this.readOnly, sq, at);
+    if (status !== Status.OK) {
+      this.done.push(sq[at + Req.tag]!, status, 0, 0);
+      return true;
+    }
     if (op === Op.WRITE) return this.write(slot);
     slots.take();
-    slots.parts[slot] = 1;
-    if (op === Op.FLUSH) this.flush(slot);
-    else if (op === Op.READ) this.reads.add(slot);
+    if (op === Op.READ) this.reads.add(slot);
+    else if (op === Op.FLUSH) this.flush(slot);
     else {
       slots.progress[slot] = 0;
       this.unmaps.push(slot);
@@ -167,7 +168,6 @@ export class VolumeQueue implements QueueDriver {
     const address = slots.addresses[slot]!;
     if (sets.freeSets < Math.ceil(blocks / SetMax.blocks) + 1) return false;
     slots.take();
-    slots.parts[slot] = 1;
     for (let b = 0; b < blocks; b++) {
       let { set } = this;
       const follows = set >= 0 && sets.lbns[set]! + sets.counts[set]! === lbn + b;

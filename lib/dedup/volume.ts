@@ -39,7 +39,8 @@ const uses = new WeakMap<VolumeRecord, Use>();
 export class VolumeBackend implements Backend {
   readonly uri: string;
   readonly scheme = 'dedup';
-  readonly info: DeviceInfo;
+  info: DeviceInfo;
+  onChange: ((info: DeviceInfo) => void) | null = null;
   private readonly engine: Engine;
   private readonly volume: VolumeRecord;
   private readonly use: Use;
@@ -69,8 +70,24 @@ export class VolumeBackend implements Backend {
   openQueue(options: QueueOptions): QueueDriver {
     const { engine, volume, info } = this;
     const { pages } = this.use;
-    if (pages === null) return new VolumeQueue(engine, volume, options.depth, info.readOnly);
-    return new SectorQueue(engine, volume, options.depth, info.readOnly, pages);
+    if (pages === null) return new VolumeQueue(engine, volume, options.depth, info);
+    return new SectorQueue(engine, volume, options.depth, info, pages);
+  }
+
+  /** Looks whether the volume has grown. */
+  async refresh(): Promise<void> {
+    const { engine, volume } = this;
+    const pages = volume.bytes / Page.bytes;
+    const blocks = volume.bytes / this.info.blockSize;
+    // A size counts once it is durable.
+    if (engine.parts.catalogue.resizing.has(volume) || blocks === this.info.blocks) return;
+    this.info = { ...this.info, blocks };
+    for (const queue of engine.numbered) {
+      if (queue?.volume !== volume) continue;
+      queue.check.blocks = pages;
+      if (queue.layer !== null) queue.layer.check.blocks = blocks;
+    }
+    this.onChange?.(this.info);
   }
 
   share(): unknown {

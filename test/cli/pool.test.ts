@@ -70,6 +70,18 @@ describe('a pool', () => {
     expect(info).toMatchObject({ clean: true, recovery: null, volumes: 2, durable: true });
   });
 
+  it('grows with its file', async () => {
+    expect((await penstock(['pool', 'grow', uri])).stdout).toBe(
+      'the pool has 64 MiB, as its device\n',
+    );
+    truncateSync(at('pool.img'), 80 * MIB);
+    const { code, body } = await json('pool', 'grow', uri);
+    expect({ code, body }).toMatchObject({
+      code: 0,
+      body: { schema: 'penstock.pool-grow/1', size_bytes: 80 * MIB, gained_bytes: 16 * MIB },
+    });
+  });
+
   it('keeps zeros as holes, in the pool and in the file', async () => {
     truncateSync(at('image'), 0);
     writeFileSync(at('sparse'), Buffer.concat([Buffer.alloc(5 * MIB), content.subarray(0, 5000)]));
@@ -93,6 +105,29 @@ describe('a pool', () => {
     expect(readFileSync(at('empty')).equals(Buffer.alloc(MIB))).toBe(true);
   });
 
+  it('promises them room, or says that it cannot', async () => {
+    const args = ['volume', 'create', uri];
+    const refused = await json(...args, 'much', '1GiB', '--reserve', '1GiB');
+    expect(refused).toMatchObject({ code: 1, body: { code: 'NO_SPACE' } });
+    await penstock([...args, 'safe', '1GiB', '--reserve', '4MiB']);
+    const { body } = await json('volume', 'list', uri);
+    expect(body['volumes']).toContainEqual(
+      expect.objectContaining({ name: 'safe', reserved_bytes: 4 * MIB }),
+    );
+    const { body: stats } = await json('pool', 'stats', uri);
+    expect(stats).toMatchObject({ reserved_blocks: 1024 + 4 + 253, space: 'ok' });
+    expect((await penstock(['volume', 'delete', uri, 'safe'])).exitCode).toBe(0);
+  });
+
+  it('gives them another size', async () => {
+    await penstock(['volume', 'create', uri, 'sized', '4MiB']);
+    const grown = await json('volume', 'resize', uri, 'sized', '3GiB');
+    expect(grown).toMatchObject({ code: 0, body: { name: 'sized', size_bytes: 3072 * MIB } });
+    const less = ['volume', 'resize', uri, 'sized', '1MiB'];
+    expect(await json(...less)).toMatchObject({ code: 2, body: { code: 'WOULD_SHRINK' } });
+    expect((await penstock([...less, '--shrink'])).stdout).toBe('volume sized has 1 MiB\n');
+  });
+
   it('copies and deletes them, and the check finds nothing', async () => {
     for (const args of [
       ['volume', 'snapshot', uri, 'empty', 'frozen'],
@@ -114,6 +149,58 @@ describe('a pool', () => {
     const shown = await penstock(['pool', 'check', uri]);
     expect(shown).toMatchObject({ exitCode: 0 });
     expect(shown.stdout).toMatch(/^clean: \d+ pages of metadata/);
+  });
+});
+
+describe('a damaged pool', () => {
+  const damaged = `file:${at('damaged.img')}`;
+  /** Changes a byte of a page. */
+  const flip = (page: number): void => {
+    const bytes = readFileSync(at('damaged.img'));
+    bytes[page * 4096 + 1000]! ^= 1;
+    writeFileSync(at('damaged.img'), bytes);
+  };
+
+  it('is repaired once that is said, and says what it will do before', async () => {
+    copyFileSync(at('pool.img'), at('damaged.img'));
+    for (const page of [16, 17]) flip(page);
+    const before = readFileSync(at('damaged.img'));
+    expect((await json('pool', 'check', damaged)).code).toBe(1);
+    const planned = await penstock(['pool', 'check', damaged, '--repair']);
+    expect(planned.exitCode).toBe(1);
+    expect(planned.stdout).toMatch(/^repair {2}root page 0: .*made anew$/m);
+    expect(planned.stdout).toMatch(/^nothing was changed; --yes writes these: pages: \d+$/m);
+    expect(readFileSync(at('damaged.img')).equals(before)).toBe(true);
+    const done = await penstock(['pool', 'check', damaged, '--repair', '--yes', '--data']);
+    expect(done.exitCode).toBe(0);
+    expect(done.stdout).toMatch(/^repair {2}(.|\n)*\nclean: /);
+    const again = await json('pool', 'check', damaged, '--repair');
+    expect(again).toMatchObject({ code: 0, body: { schema: 'penstock.pool-repair/1', plan: [] } });
+    const exported = at('one.repaired');
+    expect((await penstock(['volume', 'export', damaged, 'one', exported])).exitCode).toBe(0);
+    expect(readFileSync(exported).equals(content)).toBe(true);
+  });
+
+  it('loses nothing that it is not told to', async () => {
+    copyFileSync(at('pool.img'), at('damaged.img'));
+    const bytes = readFileSync(at('damaged.img'));
+    const word = (page: number, at: number): number => bytes.readUInt32LE(page * 4096 + at * 4);
+    const superblock = word(1, 6) > word(0, 6) ? 1 : 0;
+    // The root of volume 0, in the first page of the catalogue.
+    flip(word(word(superblock, 32), 8 + 2));
+    const { code, body } = await json('pool', 'check', damaged, '--repair', '--yes');
+    expect({ code, body }).toMatchObject({ code: 1, body: { done: false, loses: true } });
+    expect(String(body['left'])).toMatch(/volume one: blocks 0 to \d+ are lost.*stay so/);
+    const dropped = await json('pool', 'check', damaged, '--repair', '--yes', '--drop-lost');
+    expect(dropped).toMatchObject({ code: 0, body: { done: true, check: { clean: true } } });
+    expect((await penstock(['volume', 'export', damaged, 'two', at('two.left')])).exitCode).toBe(0);
+    expect(readFileSync(at('two.left')).equals(content)).toBe(true);
+  });
+
+  it('is not repaired by half a command', async () => {
+    for (const word of ['--yes', '--drop-lost']) {
+      expect(await json('pool', 'check', damaged, word)).toMatchObject({ code: 2 });
+    }
   });
 });
 
@@ -151,6 +238,15 @@ describe('what cannot be', () => {
     const { error } = JSON.parse(stdout) as { error: { code: string } };
     expect({ exitCode, code: error.code }).toEqual({ exitCode: 1, code: 'NO_SPACE' });
     expect(readdirSync(folder).filter((name) => name.startsWith('wide'))).toEqual([]);
+  });
+
+  it('gives free space back to the file', async () => {
+    const before = statSync(at('pool.img')).blocks;
+    const { code, body } = await json('pool', 'trim', uri);
+    expect({ code, body }).toMatchObject({ code: 0, body: { schema: 'penstock.pool-trim/1' } });
+    expect(body['trimmed_bytes']).toBeGreaterThan(16 * MIB);
+    expect(statSync(at('pool.img')).blocks).toBeLessThan(before);
+    expect((await json('pool', 'check', uri, '--data')).body).toMatchObject({ clean: true });
   });
 
   it('says that a pool is full, and closes it in order', async () => {

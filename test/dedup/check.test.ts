@@ -91,19 +91,21 @@ describe('a sound pool', () => {
     expect(clean).toBe(true);
   });
 
-  test('that changes meanwhile is POOL_BUSY', async () => {
+  test('that changes meanwhile is checked again, and POOL_BUSY in the end', async () => {
     const device = await whole.device();
     const pool = await Pool.open(device);
-    let changed: Promise<void> | null = null;
-    const checked = checkPool(device, {
-      onProgress: async () => (changed ??= pool.createVolume('late', 2 ** 20)),
-    });
-    await expect(
-      checked.then(async (report) => {
-        await changed;
-        return report;
-      }),
-    ).rejects.toMatchObject({ code: 'POOL_BUSY' });
+    let made = 0;
+    const checking = (most: number): Promise<CheckReport> =>
+      checkPool(device, {
+        onProgress: async ({ phase, done }) => {
+          if (phase !== 'maps' || done !== 1 || made === most) return;
+          made++;
+          await pool.createVolume(`late-${made}`, 2 ** 20);
+        },
+      });
+    expect(await checking(2)).toMatchObject({ clean: true, volumes: 5 });
+    await expect(checking(5)).rejects.toMatchObject({ code: 'POOL_BUSY' });
+    expect(made).toBe(5);
     await pool.close();
     await device.close();
   });

@@ -53,13 +53,18 @@ export class PoolImage {
   /** A device with the pool. */
   async device(): Promise<BlockDevice> {
     const device = await open(DEVICE);
+    await this.put(device);
+    return device;
+  }
+
+  /** Writes the pool to a device; what lies beyond it means nothing. */
+  async put(device: BlockDevice): Promise<void> {
     const buffer = device.memory.alloc(CHUNK);
     for (let at = 0; at < IMAGE_BYTES; at += CHUNK) {
       buffer.u8.set(this.u8.subarray(at, at + CHUNK));
       await device.write(at / device.info.blockSize, buffer);
     }
     buffer.free();
-    return device;
   }
 
   page(pbn: number): Uint32Array {

@@ -413,6 +413,26 @@ describe('a volume with blocks of 512 bytes', () => {
     await closeChecked(made);
   });
 
+  it('grows while it is open', async () => {
+    const made = await poolOn('ram:48MiB', 2 ** 20);
+    const disk = made.pool.openVolume('one', SECTORS_512);
+    const queue = disk.queue({ depth: 4 });
+    const buffer = disk.memory.alloc(SECTOR);
+    fillSector(buffer.u32, 0, 9);
+    const write = { op: Op.WRITE, blocks: 1, lba: 2051, address: buffer.address };
+    expect((await one(queue, write)).code).toBe(Status.BAD_RANGE);
+    await made.pool.resizeVolume('one', 2 * 2 ** 20);
+    expect((await one(queue, write)).code).toBe(Status.BAD_RANGE);
+    expect(await disk.refresh()).toMatchObject({ blockSize: 512, blocks: 4096 });
+    expect((await one(queue, write)).code).toBe(Status.OK);
+    buffer.u8.fill(0);
+    expect((await one(queue, { ...write, op: Op.READ })).code).toBe(Status.OK);
+    expect(contentOf(buffer.u32, 0)).toBe(9);
+    buffer.free();
+    await disk.close();
+    await closeChecked(made);
+  });
+
   it('is had by an option and by a key of its URI', async () => {
     const made = await poolOn('ram:48MiB', 2 ** 20);
     expect(() => made.pool.openVolume('one', { blockSize: 1024 })).toThrowError(

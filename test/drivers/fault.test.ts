@@ -135,6 +135,16 @@ describe('errors', () => {
     }
   });
 
+  it('fails one operation by its number, or all from one on', async () => {
+    const failed = async (keys: Record<string, string | number>): Promise<number[]> => {
+      const statuses = await writeBlocks(rig(keys), 9, 100);
+      return [...statuses.keys()].filter((i) => statuses[i] !== Status.OK);
+    };
+    expect(await failed({ errorAt: 4 })).toEqual([3]);
+    expect(await failed({ errorFrom: 7, errorOps: 'write' })).toEqual([6, 7, 8]);
+    expect(await failed({ errorAt: 4, errorOps: 'read,flush' })).toEqual([]);
+  });
+
   it('gives a GIVEn buffer home also when the device never sees it', async () => {
     for (const keys of [
       { errors: 1 },

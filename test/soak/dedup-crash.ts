@@ -19,6 +19,8 @@ const BLOCKS = 1200;
 const RUN_MAX = 48;
 const STEPS = 40;
 const PARALLEL = 4;
+/** Sizes round the ends of leaves and levels of a map; what is beyond BLOCKS is not written. */
+const SIZES = [1, 100, 511, 512, 513, 700, 1024, 1025, BLOCKS, 262_144, 262_145];
 const PAGE = 4096;
 const OPEN = { cacheBytes: 2 * 2 ** 20, indexBytes: 2 ** 20, depth: 64 };
 
@@ -60,10 +62,21 @@ class CrashRun implements SoakRun {
     console.log(`dedup-crash: ${this.replayed} recoveries had entries, ${this.lost} lost blocks`);
   }
 
+  /** A part of the memory, which grows whenever somebody looks. */
   private device(gone: number): BlockDevice {
-    const inner = Object.create(this.ram) as Backend;
+    const { random, ram } = this;
+    const sized = (bytes: number): Backend['info'] => {
+      return { ...ram.info, blocks: Math.min(DEVICE_BYTES, bytes) / ram.info.blockSize };
+    };
+    let bytes = random.pick([28, 34, 40]) * 2 ** 20;
+    let info = sized(bytes);
+    const inner = Object.create(ram, { info: { get: () => info } }) as Backend;
     inner.close = async () => {};
-    const { random } = this;
+    inner.openQueue = (options) => ram.openQueue(options); // of all of it
+    inner.refresh = async () => {
+      bytes += random.pick([1, 4, 9]) * 2 ** 20;
+      info = sized(bytes);
+    };
     const options = new Map([
       ['seed', String(random.u32() % 2 ** 31)],
       ['cache', '64MiB'],
@@ -122,18 +135,13 @@ class CrashRun implements SoakRun {
     const pool = await Pool.open(device, { ...OPEN, llrrm: this.llrrm });
     try {
       for (const model of models) {
-        const disk = pool.openVolume(model.name);
-        const buffer = disk.memory.alloc(BLOCKS * PAGE);
-        try {
-          await disk.read(0, buffer);
-          for (let block = 0; block < BLOCKS; block++) {
-            model.adopt(block, contentOf(buffer.u32, block * 1024));
-          }
-          model.adopted();
-        } finally {
-          buffer.free();
-          await disk.close();
-        }
+        const { bytes } = pool.volumes.find(({ name }) => name === model.name)!;
+        const size = bytes / PAGE;
+        check(size === model.size || size === model.next, `${model.name} has ${size} blocks`);
+        if (size !== model.size) model.resized(size);
+        model.next = size;
+        await this.read(pool, model, (block, content) => model.adopt(block, content));
+        model.adopted();
       }
       await this.again(pool, models);
       this.recovered(pool);
@@ -154,35 +162,61 @@ class CrashRun implements SoakRun {
   private async again(pool: Pool, models: VolumeModel[]): Promise<void> {
     for (let step = 0; step < 4; step++) await this.step(pool, models);
     for (const model of models) {
-      const disk = pool.openVolume(model.name);
-      const buffer = disk.memory.alloc(BLOCKS * PAGE);
-      await disk.read(0, buffer);
-      for (let block = 0; block < BLOCKS; block++) {
-        const content = contentOf(buffer.u32, block * 1024);
+      // What was cut off is not there any more.
+      if (model.size < BLOCKS) await this.resize(pool, model, BLOCKS);
+      await this.read(pool, model, (block, content) => {
         check(content === model.newest[block], `${model.name} block ${block} holds ${content}`);
+      });
+    }
+    check(pool.engine.failed === null, `the pool failed: ${pool.engine.failed}`);
+  }
+
+  /** Calls `take` with each block of a volume that is watched, and its content. */
+  private async read(
+    pool: Pool,
+    model: VolumeModel,
+    take: (block: number, content: number) => void,
+  ): Promise<void> {
+    const blocks = Math.min(model.size, BLOCKS);
+    const disk = pool.openVolume(model.name);
+    const buffer = disk.memory.alloc(blocks * PAGE);
+    try {
+      await disk.read(0, buffer);
+      for (let block = 0; block < blocks; block++) {
+        take(block, contentOf(buffer.u32, block * 1024));
       }
+    } finally {
       buffer.free();
       await disk.close();
     }
-    check(pool.engine.failed === null, `the pool failed: ${pool.engine.failed}`);
+  }
+
+  private async resize(pool: Pool, model: VolumeModel, size: number): Promise<void> {
+    model.next = size;
+    await pool.resizeVolume(model.name, size * PAGE, { shrink: true });
+    model.resized(size);
   }
 
   /** Some operations at once, on blocks of their own. */
   private async step(pool: Pool, models: VolumeModel[]): Promise<void> {
     const { random } = this;
     if (random.chance(0.05)) await pool.checkpoint();
+    if (random.chance(0.03)) await pool.grow();
+    const trimmed = random.chance(0.06) ? pool.trim() : null;
+    trimmed?.catch(() => undefined); // awaited below
     if (random.chance(0.06)) await this.copy(pool, models);
     if (models.length > VOLUMES && random.chance(0.08)) {
       const at = random.between(VOLUMES, models.length - 1);
       const [gone] = models.splice(at, 1);
       await pool.deleteVolume(gone!.name);
     }
+    if (random.chance(0.08)) await this.resize(pool, random.pick(models), random.pick(SIZES));
     const model = random.pick(models);
     const disk = pool.openVolume(model.name);
     const works: Promise<void>[] = [];
-    const part = Math.floor(BLOCKS / PARALLEL);
-    for (let i = 0; i < PARALLEL; i++) {
-      const count = random.between(1, RUN_MAX);
+    const part = Math.floor(Math.min(model.size, BLOCKS) / PARALLEL);
+    for (let i = 0; i < PARALLEL && part > 1; i++) {
+      const count = Math.min(part - 1, random.between(1, RUN_MAX));
       const first = i * part + random.below(part - count);
       works.push(
         random.chance(0.15)
@@ -198,6 +232,7 @@ class CrashRun implements SoakRun {
         await disk.flush();
         for (const [i, each] of models.entries()) each.flushed(snapshots[i]!);
       }
+      await trimmed;
     } finally {
       await disk.close();
     }

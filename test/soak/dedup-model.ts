@@ -28,16 +28,24 @@ export function contentOf(words: Uint32Array, at: number): number {
 
 export class VolumeModel {
   readonly name: string;
+  /** Places that are watched; the volume may have fewer blocks, `size`. */
   readonly blocks: number;
+  size: number;
+  /** The size that it is about to have. */
+  next: number;
   /** Newest content that a flush covered, and newest acknowledged one. */
   readonly durable: Uint32Array;
   readonly newest: Uint32Array;
+  /** It need not be there. */
+  isGone = false;
   /** By block: what was tried since the flush, acknowledged or not. */
   private readonly tried = new Map<number, number[]>();
 
   constructor(name: string, blocks: number) {
     this.name = name;
     this.blocks = blocks;
+    this.size = blocks;
+    this.next = blocks;
     this.durable = new Uint32Array(blocks);
     this.newest = new Uint32Array(blocks);
   }
@@ -47,7 +55,34 @@ export class VolumeModel {
     const copy = new VolumeModel(name, this.blocks);
     copy.durable.set(this.newest);
     copy.newest.set(this.newest);
+    copy.size = this.size;
+    copy.next = this.size;
     return copy;
+  }
+
+  /** One that may hold whatever this one may now. */
+  twin(name: string): VolumeModel {
+    const twin = this.copy(name);
+    twin.durable.set(this.durable);
+    for (const [block, list] of this.tried) twin.tried.set(block, [...list]);
+    twin.isGone = this.isGone;
+    return twin;
+  }
+
+  /** It was tried to delete it, or to make it. */
+  mayBeGone(): void {
+    this.isGone = true;
+  }
+
+  /** The volume has another size, and that is durable: what it gains are zeros. */
+  resized(size: number): void {
+    for (let block = size; block < this.blocks; block++) {
+      this.durable[block] = 0;
+      this.newest[block] = 0;
+      this.tried.delete(block);
+    }
+    this.size = size;
+    this.next = size;
   }
 
   /** A write of `content` begins. */

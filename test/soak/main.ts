@@ -4,6 +4,7 @@
 
 import { parseArgs } from 'node:util';
 import { adapterSoak } from './adapter.js';
+import { dedupErrorsSoak } from './dedup-errors.js';
 import { dedupKillSoak } from './dedup-kill.js';
 import { faultsSoak } from './faults.js';
 import { dedupCrashSoak } from './dedup-crash.js';
@@ -27,6 +28,7 @@ const SOAKS: Readonly<Record<string, Soak>> = {
   workers: workersSoak,
   faults: faultsSoak,
   'dedup-crash': dedupCrashSoak,
+  'dedup-errors': dedupErrorsSoak,
   'dedup-kill': dedupKillSoak,
   'idc-device': idcDeviceSoak,
   'idc-fuzz': idcFuzzSoak,

@@ -34,6 +34,8 @@ const CUT_STREAM = 0xffff;
 /** What happened so far; plain numbers that tests and reports read. */
 export interface FaultCounters {
   operations: number;
+  /** Operations of `errorOps`. */
+  fallible: number;
   errors: number;
   delayed: number;
   dropped: number;
@@ -71,6 +73,7 @@ export class FaultDevice implements Backend, FaultControl {
   readonly cache: WriteCache | null;
   readonly counters: FaultCounters = {
     operations: 0,
+    fallible: 0,
     errors: 0,
     delayed: 0,
     dropped: 0,
@@ -219,6 +222,12 @@ export class FaultDevice implements Backend, FaultControl {
     if (!this.isGone && this.counters.operations >= this.goneAfter) this.strike();
     this.counters.operations++;
     return this.isGone;
+  }
+
+  /** Counts one operation that may fail; true when it is its turn to. */
+  countFallible(): boolean {
+    const number = ++this.counters.fallible;
+    return number >= this.options.errorFirst && number <= this.options.errorLast;
   }
 
   forget(queue: FaultQueue): void {

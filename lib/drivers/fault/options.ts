@@ -11,7 +11,9 @@ import { OPERATIONS, STATUS } from '../../hpdi/index.js';
 export const FAULT_KEYS: Readonly<Record<string, string>> = Object.freeze({
   seed: 'seed of every random decision (default 1)',
   errors: 'probability that an operation fails without being done, 0 to 1',
-  errorOps: 'operations that `errors` applies to, comma separated (default: all)',
+  errorAt: 'number of the operation that fails, from 1 on, of those of `errorOps`',
+  errorFrom: 'number of the operation from which on all fail, of those of `errorOps`',
+  errorOps: 'operations that may fail so, and that are counted, comma separated (default: all)',
   errorStatus: 'status of those failures, such as MEDIA_ERROR (the default)',
   delayUs: 'microseconds from submission before which a delayed operation does not complete',
   delayProbability: 'probability that an operation is delayed (default 1)',
@@ -28,7 +30,10 @@ export const FAULT_KEYS: Readonly<Record<string, string>> = Object.freeze({
 export interface FaultOptions {
   readonly seed: number;
   readonly errors: number;
-  /** Bit (1 << Op) per operation that `errors` applies to. */
+  /** The first operation that fails, of those that are counted, and the last. */
+  readonly errorFirst: number;
+  readonly errorLast: number;
+  /** Bit (1 << Op) per operation that may fail, and is counted for that. */
   readonly errorOps: number;
   readonly errorStatus: number;
   readonly delayUs: number;
@@ -48,9 +53,13 @@ export function parseFaultOptions(options: ReadonlyMap<string, string>): FaultOp
   checkKeys({ scheme: 'fault', query: options }, Object.keys(FAULT_KEYS), 'fault.');
   const torn = options.get('tornAck') ?? '0';
   if (torn !== '0' && torn !== '1') throw bad('tornAck', torn, '0 or 1');
+  const at = number(options, 'errorAt', Infinity, 1, Number.MAX_SAFE_INTEGER);
+  const from = number(options, 'errorFrom', Infinity, 1, Number.MAX_SAFE_INTEGER);
   return Object.freeze({
     seed: number(options, 'seed', 1, 0, 0xffff_ffff),
     errors: probability(options, 'errors', 0),
+    errorFirst: Math.min(at, from),
+    errorLast: from === Infinity ? at : Infinity,
     errorOps: operations(options.get('errorOps')),
     errorStatus: status(options.get('errorStatus') ?? 'MEDIA_ERROR'),
     delayUs: number(options, 'delayUs', 0, 0, 60_000_000),

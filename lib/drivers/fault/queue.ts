@@ -263,7 +263,8 @@ export class FaultQueue implements QueueDriver, CacheClient {
       return;
     }
     const draws = this.submitDraws;
-    if (draws.chance(options.errors) && ((options.errorOps >>> op) & 1) === 1) {
+    const isDrawn = draws.chance(options.errors);
+    if (((options.errorOps >>> op) & 1) === 1 && (device.countFallible() || isDrawn)) {
       device.counters.errors++;
       this.refuse(slot, options.errorStatus);
       return;

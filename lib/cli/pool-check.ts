@@ -1,0 +1,93 @@
+// `penstock pool check`: whether a pool holds together, and, with `--repair`, what would be done
+// about it; with `--yes` it is.
+
+import type { Command } from 'commander';
+import { checkPool, repairPool, type CheckReport, type RepairReport } from '../dedup/index.js';
+import { PenstockError } from '../errors.js';
+import { Exit, printJson, printText } from './output.js';
+import { withDevice } from './pool-session.js';
+import type { Finish } from './program.js';
+
+interface CheckWords {
+  readonly data?: boolean;
+  readonly repair?: boolean;
+  readonly dropLost?: boolean;
+  readonly yes?: boolean;
+  readonly json?: boolean;
+}
+
+export function configureCheck(command: Command, finish: Finish): void {
+  command
+    .command('check')
+    .description('prove that maps, counts and free space of a pool agree; changes nothing')
+    .argument('<uri>', 'the device of the pool; who has it open should leave it quiet meanwhile')
+    .option('--data', 'read all blocks, and compare them with their fingerprints')
+    .option('--repair', 'say what would make it agree again, and change nothing')
+    .option('--yes', 'with --repair: do it')
+    .option('--drop-lost', 'with --repair: what cannot be read becomes zeros, or is gone')
+    .option('--json', 'print JSON alone on stdout')
+    .action(async (uri: string, _: object, self: Command) => {
+      const words = self.optsWithGlobals<CheckWords>();
+      finish(words.repair === true ? await repair(uri, words) : await check(uri, words));
+    });
+}
+
+async function check(uri: string, words: CheckWords): Promise<number> {
+  if (words.yes === true || words.dropLost === true) {
+    const word = words.yes === true ? '--yes' : '--drop-lost';
+    throw new PenstockError('BAD_OPTION', `${word} is nothing without --repair`, {
+      hint: 'a check alone changes nothing',
+      exitCode: Exit.USAGE,
+    });
+  }
+  const data = words.data === true;
+  const report = await withDevice(uri, (device) => checkPool(device, { data }));
+  if (words.json === true) printJson('pool-check', report);
+  else printText(formatReport(report));
+  return report.clean ? Exit.OK : Exit.FAILED;
+}
+
+async function repair(uri: string, words: CheckWords): Promise<number> {
+  const { data = false, dropLost = false, yes = false, json = false } = words;
+  const report = await withDevice(uri, (device) =>
+    repairPool(device, {
+      data,
+      dropLost,
+      dryRun: !yes,
+      // What it will do comes before it does it.
+      onPlan: (plan) => (json ? undefined : printText(formatPlan(plan, yes))),
+    }),
+  );
+  const isWell = report.check?.clean ?? (report.planTotal === 0 && !report.loses);
+  if (json) printJson('pool-repair', report);
+  else if (report.check !== null) printText(formatReport(report.check));
+  return isWell ? Exit.OK : Exit.FAILED;
+}
+
+function formatPlan(report: RepairReport, yes: boolean): string {
+  const { plan, planTotal, left, leftTotal, pages, journalEntries } = report;
+  const lines = plan.map((line) => `repair  ${line}`);
+  if (planTotal > plan.length) lines.push(`repair  … and ${planTotal - plan.length} more`);
+  lines.push(...left.map((line) => `leave   ${line}`));
+  if (leftTotal > left.length) lines.push(`leave   … and ${leftTotal - left.length} more`);
+  if (report.loses) lines.push('--drop-lost makes zeros of what is lost, and frees its space');
+  if (planTotal === 0) return [...lines, 'nothing is repaired: nothing was changed'].join('\n');
+  if (journalEntries > 0) lines.push(`journal: entries that are applied then: ${journalEntries}`);
+  if (yes) lines.push(`pages that are written: ${pages}`);
+  else lines.push(`nothing was changed; --yes writes these: pages: ${pages}`);
+  return lines.join('\n');
+}
+
+function formatReport(report: CheckReport): string {
+  const { findings, findingsTotal, pages, blocks, volumes, journalEntries } = report;
+  const lines = findings.map(
+    ({ kind, where, message }) => `${kind}: ${where.page} (page ${where.pbn}): ${message}`,
+  );
+  if (findingsTotal > findings.length) lines.push(`… and ${findingsTotal - findings.length} more`);
+  if (journalEntries > 0) {
+    lines.push(`${journalEntries} entries of the journal follow the state that was checked`);
+  }
+  const result = findingsTotal === 0 ? 'clean' : `${findingsTotal} findings`;
+  lines.push(`${result}: ${pages} pages of metadata, ${blocks} blocks, ${volumes} volumes`);
+  return lines.join('\n');
+}

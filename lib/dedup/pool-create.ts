@@ -1,0 +1,123 @@
+// Making a pool on a device: its first superblock, from which everything follows.
+
+import { PenstockError } from '../errors.js';
+import type { BlockDevice } from '../hpdi/index.js';
+import { Page, Place, ROOT_SLOT_WORDS, SetMax } from './layout.js';
+import { LlrrmPolicy } from './llrrm.js';
+import { LlrrmSession } from './llrrm-session.js';
+import { newUuid } from './llrrm-store.js';
+import { layoutOf } from './pool-layout.js';
+import { assertDevice, claim, lbaOf, readBoth } from './pool-open.js';
+import { writeSuperblock, type SuperblockFacts } from './superblock.js';
+
+export interface CreateOptions {
+  /** Runs of at least this many blocks are deduplicated (8); 0: nothing is. */
+  thn?: number;
+  /** References at which a block is worth being kept in low-latency memory (4). */
+  llrrmThreshold?: number;
+  /** Which of them: all (`shared`), or those that are read in short runs (`random`). */
+  llrrmPolicy?: 'shared' | 'random';
+  /** Low-latency memory; what the device holds is lost. The pool remembers its URI. */
+  llrrm?: BlockDevice | null;
+  /** One fingerprint in so many is in the index (8), a power of two. */
+  sampling?: number;
+  /** Makes a pool where there is one already; that one's data is lost. */
+  force?: boolean;
+}
+
+const THN = 8;
+const LLRRM_THRESHOLD = 4;
+const SAMPLING = 8;
+const SAMPLING_MAX = 2 ** 16;
+
+/** As Pool.create. */
+export async function createPool(device: BlockDevice, options: CreateOptions): Promise<void> {
+  const { thn = THN, llrrmThreshold = LLRRM_THRESHOLD, sampling = SAMPLING } = options;
+  const { llrrmPolicy = 'shared', llrrm = null } = options;
+  assertDevice(device);
+  assertOptions(thn, llrrmThreshold, sampling);
+  assertOther(device, llrrm);
+  await claim(device);
+  if (options.force !== true) {
+    const known = await readBoth(device).catch((error: unknown) => {
+      if (error instanceof PenstockError && error.code === 'NEWER_FORMAT') return 'newer';
+      throw error;
+    });
+    if (known !== null) {
+      throw new PenstockError('POOL_EXISTS', `${device.uri} has a pool already`, {
+        hint: 'open it; `--force` makes a new one, and what is in the old one is lost',
+      });
+    }
+  }
+  const layout = layoutOf(device.info.blocks * device.info.blockSize);
+  const facts: SuperblockFacts = {
+    ...layout,
+    uuid: newUuid(),
+    incompatible: 0,
+    readCompatible: 0,
+    epoch: 0,
+    checkpoint: 0,
+    seq: 0,
+    journalAt: 0,
+    clean: true,
+    highWater: layout.firstGroup,
+    thn,
+    llrrmThreshold,
+    dataChecksum: false,
+    sampling,
+    catalogueLevel: 0,
+    catalogueRoot: 0,
+    volumes: 0,
+    nextSerial: 1,
+    blockSize: device.info.blockSize,
+    llrrmUuid: new Uint32Array(4),
+    llrrmStamp: 0,
+    llrrmPolicy: policyOf(llrrmPolicy) ?? LlrrmPolicy.shared,
+    llrrmUri: '',
+    rootSlots: new Uint32Array(ROOT_SLOT_WORDS),
+  };
+  if (llrrm !== null) await LlrrmSession.record(facts, llrrm);
+  const page = device.memory.alloc(Page.bytes);
+  try {
+    // The other slot first: a superblock of an older pool would have the higher number.
+    page.u8.fill(0);
+    await device.write(lbaOf(device, Place.superblockB), page);
+    await device.flush();
+    writeSuperblock(page.u32, facts, Place.superblockA);
+    await device.write(lbaOf(device, Place.superblockA), page);
+    await device.flush();
+  } finally {
+    page.free();
+  }
+}
+
+export function policyOf(name: 'shared' | 'random' | undefined): LlrrmPolicy | undefined {
+  if (name === undefined) return undefined;
+  return name === 'random' ? LlrrmPolicy.random : LlrrmPolicy.shared;
+}
+
+export function assertOther(device: BlockDevice, llrrm: BlockDevice | null): void {
+  if (llrrm !== device && llrrm?.uri !== device.uri) return;
+  throw new PenstockError('BAD_OPTION', `${device.uri} cannot be its own fast memory`, {
+    hint: 'give another device: `ram:256MiB`, a faster drive',
+    exitCode: 2,
+  });
+}
+
+/** Throws BAD_OPTION. */
+export function assertOptions(thn: number, llrrmThreshold: number, sampling: number): void {
+  const isPower = Number.isInteger(Math.log2(sampling));
+  const wrong =
+    !Number.isInteger(thn) || thn < 0 || thn > SetMax.blocks
+      ? `thn is from 0 to ${SetMax.blocks}, not ${thn}`
+      : !isPower || sampling < 1 || sampling > SAMPLING_MAX
+        ? `sampling is a power of two from 1 to ${SAMPLING_MAX}, not ${sampling}`
+        : !Number.isInteger(llrrmThreshold) || llrrmThreshold < 1 || llrrmThreshold >= 2 ** 32
+          ? `llrrmThreshold is a count from 1 on, not ${llrrmThreshold}`
+          : '';
+  if (wrong === '') return;
+  throw new PenstockError('BAD_OPTION', wrong, {
+    hint: 'leave it out for a good value: thn 8, sampling 8, llrrmThreshold 4',
+    exitCode: 2,
+  });
+}

@@ -1,0 +1,151 @@
+// Promised space, warnings before the pool is full, and what happens when it is.
+
+import { describe, expect, it } from 'vitest';
+import { checkPool, Pool } from '../../lib/dedup/index.js';
+import type { BlockDevice } from '../../lib/hpdi/index.js';
+import { open } from '../../lib/open.js';
+import { fillBlock } from '../soak/dedup-model.js';
+
+const PAGE = 4096;
+const MIB = 2 ** 20;
+const OPEN = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
+
+let content = 1;
+
+async function write(disk: BlockDevice, first: number, count: number): Promise<void> {
+  const buffer = disk.memory.alloc(count * PAGE);
+  for (let i = 0; i < count; i++) fillBlock(buffer.u32, i * 1024, content++);
+  await disk.write(first, buffer).finally(() => buffer.free());
+}
+
+/** Writes from a block on till there is no space; how many blocks were written. */
+async function fill(disk: BlockDevice, from = 0): Promise<number> {
+  for (const count of [64, 1]) {
+    for (;;) {
+      const full = await write(disk, from, count).then(
+        () => false,
+        (error: unknown) => (expect(error).toMatchObject({ code: 'NO_SPACE' }), true),
+      );
+      if (full) break;
+      from += count;
+    }
+  }
+  return from;
+}
+
+describe('what is promised', () => {
+  it('is there for who it was promised to, and for nobody else', async () => {
+    const device = await open('ram:64MiB');
+    await Pool.create(device, { thn: 0 });
+    let pool = await Pool.open(device, OPEN);
+    await pool.createVolume('safe', 2 ** 30, { reserve: 16 * MIB });
+    await pool.createVolume('other', 2 ** 30);
+    // With nodes for their map.
+    const promised = 4096 + 16 + 253;
+    expect(pool.stats().reserved_blocks).toBe(promised);
+    let other = pool.openVolume('other');
+    const taken = await fill(other);
+    expect(pool.stats()).toMatchObject({
+      free_blocks: 0,
+      space: 'full',
+      reserved_blocks: promised,
+    });
+    await other.close();
+    await pool.close();
+    pool = await Pool.open(device, OPEN);
+    const safe = pool.openVolume('safe');
+    for (let block = 0; block < 4096; block += 256) await write(safe, block, 256);
+    other = pool.openVolume('other');
+    await expect(write(other, taken, 1)).rejects.toMatchObject({ code: 'NO_SPACE' });
+    // What it has it may write again, also now.
+    for (let block = 0; block < 4096; block += 256) await write(safe, block, 256);
+    await other.close();
+    await safe.close();
+    await pool.deleteVolume('safe');
+    await pool.settle();
+    other = pool.openVolume('other');
+    for (let block = 0; block < 4000; block += 250) await write(other, taken + block, 250);
+    await other.close();
+    await pool.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
+  });
+
+  it('is promised once, and not what is not there', async () => {
+    const device = await open('ram:64MiB');
+    await Pool.create(device);
+    const pool = await Pool.open(device, OPEN);
+    const make = (name: string, reserve: number) =>
+      expect(pool.createVolume(name, 2 ** 30, { reserve })).resolves.toBeUndefined();
+    const fail = (name: string, reserve: number) =>
+      expect(pool.createVolume(name, 2 ** 30, { reserve })).rejects;
+    await fail('one', 64 * MIB).toMatchObject({ code: 'NO_SPACE' });
+    await fail('one', 2 ** 31).toMatchObject({ code: 'BAD_SIZE' });
+    await fail('one', 5000).toMatchObject({ code: 'BAD_SIZE' });
+    await make('one', 32 * MIB);
+    await fail('two', 32 * MIB).toMatchObject({ code: 'NO_SPACE' });
+    await make('two', 16 * MIB);
+    expect(pool.volumes.map(({ reserved }) => reserved * PAGE)).toEqual([32 * MIB, 16 * MIB]);
+    await pool.resizeVolume('one', 8 * MIB, { shrink: true });
+    await make('three', 16 * MIB);
+    await pool.deleteVolume('two');
+    expect(pool.stats().reserved_blocks).toBe((24 * MIB) / PAGE + 24 + 253);
+    await pool.close();
+    expect(await checkPool(device)).toMatchObject({ clean: true, volumes: 2 });
+    await device.close();
+  });
+});
+
+describe('a pool that fills', () => {
+  it('tells of it in time, and once', async () => {
+    const device = await open('ram:64MiB');
+    await Pool.create(device, { thn: 0 });
+    const refused = Pool.open(device, { ...OPEN, lowSpace: 0.9, criticalSpace: 0.5 });
+    await expect(refused).rejects.toMatchObject({ code: 'BAD_OPTION' });
+    const pool = await Pool.open(device, { ...OPEN, lowSpace: 0.5, criticalSpace: 0.75 });
+    const told: string[] = [];
+    pool.onSpace((state) => told.push(state));
+    await pool.createVolume('one', 2 ** 30);
+    expect(pool.space).toBe('ok');
+    const disk = pool.openVolume('one');
+    const reach = async (from: number, part: number): Promise<number> => {
+      for (; pool.stats().used_percent < 100 * part; from += 16) await write(disk, from, 16);
+      const seen = told.length;
+      await expect.poll(() => told.length, { timeout: 5000 }).toBeGreaterThan(seen - 1);
+      return from;
+    };
+    let at = await reach(0, 0.5);
+    await expect.poll(() => told, { timeout: 5000 }).toEqual(['low']);
+    at = await reach(at, 0.75);
+    await expect.poll(() => told, { timeout: 5000 }).toEqual(['low', 'critical']);
+    await fill(disk, at);
+    await expect.poll(() => told, { timeout: 5000 }).toEqual(['low', 'critical', 'full']);
+    await disk.discard(0, 2 ** 18);
+    await expect.poll(() => told, { timeout: 5000 }).toEqual(['low', 'critical', 'full', 'ok']);
+    await disk.close();
+    await pool.close();
+    await device.close();
+  });
+
+  it('refuses writes at once, without a checkpoint each', async () => {
+    const device = await open('ram:64MiB');
+    await Pool.create(device, { thn: 0 });
+    const pool = await Pool.open(device, OPEN);
+    await pool.createVolume('one', 2 ** 30);
+    const disk = pool.openVolume('one');
+    const end = await fill(disk);
+    const before = pool.stats().checkpoints.done;
+    for (let i = 0; i < 100; i++) {
+      // What comes free, a block and nodes at a time, is not enough.
+      if (i % 10 === 0) await disk.discard(i, 1);
+      await expect(write(disk, end, 64)).rejects.toMatchObject({ code: 'NO_SPACE' });
+    }
+    expect(pool.stats().checkpoints.done - before).toBeLessThan(3);
+    // It does for as many.
+    await write(disk, end, 4);
+    await disk.close();
+    await pool.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
+  });
+});

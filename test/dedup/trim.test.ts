@@ -1,0 +1,141 @@
+// Free space is given back to the device: holes in a file, beside other work, and only what is
+// free.
+
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, it } from 'vitest';
+import { checkPool, Pool } from '../../lib/dedup/index.js';
+import { wrapFault } from '../../lib/drivers/fault/index.js';
+import { driver as ramDriver } from '../../lib/drivers/ram/index.js';
+import { BlockDevice, Op, type Backend } from '../../lib/hpdi/index.js';
+import { open } from '../../lib/open.js';
+import { contentOf, fillBlock, VolumeModel } from '../soak/dedup-model.js';
+import { Random } from '../soak/harness.js';
+
+const PAGE = 4096;
+const MIB = 2 ** 20;
+const OPEN = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
+const folder = mkdtempSync(join(tmpdir(), 'penstock-trim-'));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const held = (path: string): number => statSync(path).blocks * 512;
+
+async function writeRandom(disk: BlockDevice, mib: number): Promise<void> {
+  const buffer = disk.memory.alloc(MIB);
+  for (let i = 0; i < mib; i++) {
+    buffer.u8.set(randomBytes(MIB));
+    await disk.write(i * 256, buffer);
+  }
+  buffer.free();
+}
+
+it('makes holes in a file', async () => {
+  const path = join(folder, 'pool.img');
+  const device = await open(`file:${path}?create=128MiB`);
+  await Pool.create(device);
+  const pool = await Pool.open(device, OPEN);
+  expect(held(path)).toBeGreaterThanOrEqual(128 * MIB);
+  // What was never used; journal and superblocks stay.
+  expect(await pool.trim()).toBeGreaterThan(110 * MIB);
+  expect(held(path)).toBeLessThan(12 * MIB);
+  await pool.createVolume('kept', 2 ** 30);
+  await pool.createVolume('gone', 2 ** 30);
+  for (const name of ['kept', 'gone']) {
+    const disk = pool.openVolume(name);
+    await writeRandom(disk, 40);
+    await disk.close();
+  }
+  expect(held(path)).toBeGreaterThan(80 * MIB);
+  await pool.deleteVolume('gone');
+  await pool.settle();
+  const progress: number[] = [];
+  await pool.trim({ onProgress: ({ done, total }) => progress.push(done / total) });
+  expect(progress.at(-1)).toBe(1);
+  expect(held(path)).toBeGreaterThan(40 * MIB);
+  expect(held(path)).toBeLessThan(56 * MIB);
+  await pool.close();
+  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});
+
+it.each([1, 2])(
+  'takes nothing that is used, beside writes in a full pool, seed %i',
+  async (seed) => {
+    const random = new Random(seed);
+    const ram = await ramDriver.open(String(40 * MIB), new Map(), 'ram:40MiB');
+    // Operations take their time, so that others come between.
+    const slow = { delayUs: '1000', delayProbability: '0.3', reorder: '0.3', seed: String(seed) };
+    const device = new BlockDevice(wrapFault(ram, new Map(Object.entries(slow))));
+    await Pool.create(device, { thn: 2, sampling: 1 });
+    const pool = await Pool.open(device, OPEN);
+    const blocks = 7400;
+    await pool.createVolume('one', blocks * PAGE);
+    const disk = pool.openVolume('one');
+    const model = new VolumeModel('one', blocks);
+    let content = 1;
+    let trimmed = 0;
+    let done = false;
+    const trims = (async () => {
+      while (!done) trimmed += await pool.trim();
+    })();
+    for (let step = 0; step < 400; step++) {
+      const count = random.between(16, 256);
+      const first = random.below(blocks - count);
+      const isDiscard = random.chance(0.15);
+      const base = isDiscard ? 0 : content;
+      const buffer = disk.memory.alloc(count * PAGE);
+      for (let b = 0; b < count; b++) {
+        fillBlock(buffer.u32, b * 1024, base === 0 ? 0 : base + b);
+        model.tries(first + b, base === 0 ? 0 : base + b);
+      }
+      if (isDiscard) await disk.discard(first, count);
+      else await disk.write(first, buffer);
+      model.settles(first, count, base);
+      if (!isDiscard) content += count;
+      buffer.free();
+    }
+    done = true;
+    await trims;
+    expect(trimmed).toBeGreaterThan(100 * MIB);
+    const buffer = disk.memory.alloc(blocks * PAGE);
+    await disk.read(0, buffer);
+    for (let block = 0; block < blocks; block++) {
+      model.adopt(block, contentOf(buffer.u32, block * 1024));
+    }
+    buffer.free();
+    await disk.close();
+    await pool.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
+  },
+);
+
+it('says where it cannot be, and goes on after a device that failed', async () => {
+  const ram = await ramDriver.open(String(40 * MIB), new Map(), 'ram:40MiB');
+  const info = { ...ram.info, operations: ram.info.operations & ~(1 << Op.DISCARD) };
+  let device = new BlockDevice(
+    Object.create(ram, { info: { value: info }, close: { value: async () => {} } }) as Backend,
+  );
+  await Pool.create(device);
+  let pool = await Pool.open(device, OPEN);
+  await expect(pool.trim()).rejects.toMatchObject({ code: 'UNSUPPORTED' });
+  await pool.close();
+  await device.close();
+  device = new BlockDevice(
+    wrapFault(
+      ram,
+      new Map([
+        ['errors', '1'],
+        ['errorOps', 'DISCARD'],
+      ]),
+    ),
+  );
+  pool = await Pool.open(device, OPEN);
+  await expect(pool.trim()).rejects.toMatchObject({ code: 'MEDIA_ERROR' });
+  await pool.createVolume('one', MIB);
+  await pool.close();
+  expect(await checkPool(device)).toMatchObject({ clean: true, volumes: 1 });
+  await device.close();
+});
