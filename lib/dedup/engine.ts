@@ -131,6 +131,8 @@ export class Engine implements LlrrmEvents {
     this.rounds++;
     const { numbered } = this;
     const { io, space, journal, checkpoint, hasher, planner, index, intake, checks } = this.parts;
+    // First: what they ask for goes the whole way in this round.
+    for (let i = 0; i < numbered.length; i++) numbered[i]?.layer?.step();
     intake?.take(this.toCopy, this.toHash);
     hasher.hash(this.toHash, this.toPlan);
     this.takeAnswers();

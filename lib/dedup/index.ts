@@ -12,3 +12,4 @@ export { DEDUP_KEYS, openVolume } from './shared.js';
 export type { PoolStats } from './stats.js';
 export type { TrimOptions } from './trim.js';
 export type { SpaceState } from './space-watch.js';
+export type { VolumeOptions } from './volume.js';

@@ -42,7 +42,7 @@ import { SpaceWatch, type SpaceState } from './space-watch.js';
 import { poolStats, type PoolStats } from './stats.js';
 import { trimPool, type TrimOptions } from './trim.js';
 import { uuidText, type SuperblockFacts } from './superblock.js';
-import { VolumeBackend } from './volume.js';
+import { VolumeBackend, type VolumeOptions } from './volume.js';
 
 /** How often a check begins before it ends with POOL_BUSY. */
 const CHECKS = 4;
@@ -274,12 +274,15 @@ export class Pool {
     return this.trimming;
   }
 
-  /** A volume as a device, to be closed before the pool. Errors: NO_SUCH_VOLUME. */
-  openVolume(name: string): BlockDevice {
+  /**
+   * A volume as a device, to be closed before the pool. All who have it open have it with blocks of
+   * one size. Errors: NO_SUCH_VOLUME, BAD_OPTION, VOLUME_BUSY.
+   */
+  openVolume(name: string, options: VolumeOptions = {}): BlockDevice {
     this.assertOpen();
     const volume = this.engine.parts.catalogue.get(name);
     const uri = `dedup:${this.device.uri.replace(/#.*$/, '')}#${name}`;
-    return new BlockDevice(new VolumeBackend(uri, this.engine, volume, this.device));
+    return new BlockDevice(new VolumeBackend(uri, this.engine, volume, this.device, options));
   }
 
   /** Resolves when nothing is under way any more, deletions included. */

@@ -6,7 +6,7 @@ import type { Backend, BlockDevice } from '../hpdi/index.js';
 import { parseSize } from '../units.js';
 import { Pool } from './pool.js';
 import type { OpenOptions } from './pool-open.js';
-import { VolumeBackend } from './volume.js';
+import { VolumeBackend, type VolumeOptions } from './volume.js';
 
 interface SharedPool {
   readonly pool: Promise<Pool>;
@@ -22,13 +22,14 @@ export const DEDUP_KEYS: Readonly<Record<string, string>> = {
   'dedup.thn': 'blocks of the shortest run that is deduplicated, other than the pool has it',
   'dedup.cache': 'SIZE of memory for pages of metadata (64MiB)',
   'dedup.llrrm': 'URI of low-latency memory for this time; none: without',
+  'dedup.block': 'SIZE of logical blocks: 512, or 4096 (the default)',
   'dedup.index': 'SIZE of memory for the fingerprint index (by the size of the pool)',
 };
 
 /**
  * Opens a volume of the pool on a data device; `key` is the device's URI, opened by `open` unless
  * it is open, as is low-latency memory. Errors: BAD_URI without a volume, BAD_OPTION, those of
- * Pool.open.
+ * Pool.open and its openVolume.
  */
 export async function openVolume(
   key: string,
@@ -55,7 +56,9 @@ export async function openVolume(
   try {
     const pool = await shared.pool;
     const record = pool.engine.parts.catalogue.get(volume);
-    return new VolumeBackend(uri, pool.engine, record, pool.device, letGo);
+    const block = own.get('block');
+    const options: VolumeOptions = block === undefined ? {} : { blockSize: parseSize(block) };
+    return new VolumeBackend(uri, pool.engine, record, pool.device, options, letGo);
   } catch (error) {
     await letGo().catch(() => undefined);
     throw error;

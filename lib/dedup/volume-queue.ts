@@ -19,6 +19,7 @@ import {
   type QueueDriver,
 } from '../hpdi/index.js';
 import { native } from '../native.js';
+import { admit } from './admit.js';
 import type { VolumeRecord } from './catalogue.js';
 import { SLOT_BITS, type Engine } from './engine.js';
 import { Io } from './io.js';
@@ -26,6 +27,7 @@ import { Page, SetMax } from './layout.js';
 import { Miss } from './pages.js';
 import { Reads } from './reads.js';
 import { RequestSlots } from './request-slots.js';
+import type { SectorQueue } from './sector-queue.js';
 import { Fifo } from './sets.js';
 import { park } from './waiting.js';
 
@@ -53,6 +55,8 @@ export class VolumeQueue implements QueueDriver {
   private signalled = false;
   private readonly fd: number;
   private closed = false;
+  /** What stands before this queue and goes on by its completions. */
+  layer: SectorQueue | null = null;
 
   constructor(engine: Engine, volume: VolumeRecord, depth: number, info: DeviceInfo) {
     this.engine = engine;
@@ -96,6 +100,11 @@ export class VolumeQueue implements QueueDriver {
     return count;
   }
 
+  /** Takes completions that are there; unlike a poll it goes on with nothing. */
+  take(cq: Uint32Array, max: number): number {
+    return this.done.drain(cq, 0, max);
+  }
+
   /** A read of the device for a slot has ended. */
   readEnded(slot: number, status: number): void {
     if (status !== Status.OK) this.slots.fail(slot, status);
@@ -132,7 +141,9 @@ export class VolumeQueue implements QueueDriver {
     slots.counts[slot] = sq[at + Req.blocks]!;
     slots.addresses[slot] = sq[at + Req.addressHi]! * TWO_32 + sq[at + Req.addressLo]!;
     const status =
-      word === Op.READ ? this.check.transfer(sq, at, Access.write) : this.refused(sq, at);
+      word === Op.READ
+        ? this.check.transfer(sq, at, Access.write)
+        : admit(this.engine, this.check, this.readOnly, sq, at);
     if (status !== Status.OK) {
       this.done.push(sq[at + Req.tag]!, status, 0, 0);
       return true;
@@ -146,20 +157,6 @@ export class VolumeQueue implements QueueDriver {
       this.unmaps.push(slot);
     }
     return true;
-  }
-
-  /** Why a request cannot be; OK: it can. */
-  private refused(sq: Uint32Array, at: number): Status {
-    const op = sq[at]! & 0xff;
-    let status: Status = Status.OK;
-    if ((sq[at]! & Flag.mask & ~Flag.FUA) !== 0) status = Status.BAD_REQUEST;
-    else if (op === Op.READ) status = this.check.transfer(sq, at, Access.write);
-    else if (op === Op.WRITE) status = this.check.transfer(sq, at, Access.read);
-    else if (op === Op.DISCARD || op === Op.WRITE_ZEROES) status = this.check.range(sq, at);
-    else if (op !== Op.FLUSH) status = Status.UNSUPPORTED;
-    if (status !== Status.OK || op === Op.READ || op === Op.FLUSH) return status;
-    if (this.readOnly) return Status.READ_ONLY;
-    return this.engine.failed === null ? Status.OK : Status.DEVICE_ERROR;
   }
 
   /** Puts a write's blocks to sets. False: there are not enough. */
@@ -284,7 +281,7 @@ export class VolumeQueue implements QueueDriver {
 
   /** Requests were taken that are not complete. */
   get busy(): boolean {
-    return this.slots.free < this.slots.depth;
+    return this.slots.free < this.slots.depth || this.layer?.busy === true;
   }
 
   arm(): void {

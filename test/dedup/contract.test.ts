@@ -17,13 +17,14 @@ async function onDevice(
   uri: string,
   thn: number,
   remove?: () => void,
+  blockSize = 4096,
   dataChecksum = false,
 ): Promise<Opened> {
   const data = await open(uri);
   await Pool.create(data, { thn, sampling: 1, dataChecksum });
   const pool = await Pool.open(data, OPEN);
   await pool.createVolume('one', BYTES);
-  const backend: Backend = pool.openVolume('one').backend;
+  const backend: Backend = pool.openVolume('one', { blockSize }).backend;
   const close = backend.close.bind(backend);
   backend.close = async () => {
     await close();
@@ -39,13 +40,25 @@ contractSuite(
   () => onDevice('ram:64MiB?bs=4096', 1),
   KEEPS,
 );
-contractSuite('dedup: with data checksums', () => onDevice('ram:64MiB', 8, undefined, true), KEEPS);
 contractSuite(
-  'dedup: on file:',
-  () => {
-    const folder = mkdtempSync(join(tmpdir(), 'penstock-dedup-'));
-    const uri = `file:${join(folder, 'pool')}?create=64MiB`;
-    return onDevice(uri, 8, () => rmSync(folder, { recursive: true }));
-  },
+  'dedup: with data checksums',
+  () => onDevice('ram:64MiB', 8, undefined, 4096, true),
   KEEPS,
 );
+
+function onFile(blockSize: number): Promise<Opened> {
+  const folder = mkdtempSync(join(tmpdir(), 'penstock-dedup-'));
+  const uri = `file:${join(folder, 'pool')}?create=64MiB`;
+  return onDevice(uri, 8, () => rmSync(folder, { recursive: true }), blockSize);
+}
+
+contractSuite('dedup: on file:', () => onFile(4096), KEEPS);
+// A discard of a part of a page does nothing.
+const SECTORS = { data: true, discardZeroes: false };
+contractSuite('dedup: 512, on ram:', () => onDevice('ram:64MiB', 8, undefined, 512), SECTORS);
+contractSuite(
+  'dedup: 512, on blocks of 4096',
+  () => onDevice('ram:64MiB?bs=4096', 1, undefined, 512),
+  SECTORS,
+);
+contractSuite('dedup: 512, on file:', () => onFile(512), SECTORS);
