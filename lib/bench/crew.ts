@@ -45,7 +45,7 @@ export class Crew {
 
   constructor(
     readonly job: JobOptions,
-    handle: DeviceHandle,
+    handle: DeviceHandle | null,
     geometry: Geometry,
   ) {
     const shared = allocateProgress(job.numjobs);

@@ -7,7 +7,8 @@ import type { JobOptions, VerifyFailure } from './types.js';
 
 /** What a worker starts with (workerData). */
 export interface WorkerInput {
-  readonly handle: DeviceHandle;
+  /** null: the device belongs to the thread that opens it, which is this one worker. */
+  readonly handle: DeviceHandle | null;
   readonly job: JobOptions;
   readonly geometry: Geometry;
   readonly share: Share;

@@ -3,7 +3,7 @@
 // half-way.
 
 import { PenstockError } from '../errors.js';
-import type { BlockDevice } from '../hpdi/index.js';
+import type { BlockDevice, DeviceHandle } from '../hpdi/index.js';
 import { open } from '../open.js';
 import { Crew } from './crew.js';
 import { checkJob, geometryOf } from './job.js';
@@ -88,13 +88,35 @@ export async function runJobs(
       if (!devices.has(uri)) devices.set(uri, await open(uri));
     }
     const geometries = jobs.map((job) => geometryOf(job, devices.get(job.uri)!.info));
-    jobs.forEach((job, i) => {
-      crews.push(new Crew(job, devices.get(job.uri)!.handle(), geometries[i]!));
-    });
+    for (const [i, job] of jobs.entries()) {
+      const device = devices.get(job.uri)!;
+      crews.push(new Crew(job, await handleOf(device, job, jobs), geometries[i]!));
+    }
     return await run(jobs, crews, devices, hooks);
   } finally {
     await Promise.all(crews.map((crew) => crew.close()));
     for (const device of [...devices.values()].reverse()) await device.close();
+  }
+}
+
+/**
+ * What a job's workers attach to. A device that belongs to the thread which opened it (a volume of a
+ * pool) is let go for the one worker that uses it, which opens it itself: null.
+ */
+async function handleOf(
+  device: BlockDevice,
+  job: JobOptions,
+  jobs: readonly JobOptions[],
+): Promise<DeviceHandle | null> {
+  try {
+    return device.handle();
+  } catch (error) {
+    const users = jobs.filter(({ uri }) => uri === job.uri).length;
+    const isAlone = job.numjobs === 1 && users === 1;
+    const isOwned = error instanceof PenstockError && error.code === 'NOT_SHAREABLE';
+    if (!isOwned || !isAlone) throw error;
+    await device.close();
+    return null;
   }
 }
 

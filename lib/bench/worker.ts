@@ -6,7 +6,7 @@
 
 import { parentPort, workerData, type MessagePort } from 'node:worker_threads';
 import { PenstockError } from '../errors.js';
-import { attach } from '../open.js';
+import { attach, open } from '../open.js';
 import type { WorkerFailure, WorkerInput, WorkerMessage } from './messages.js';
 import { Control, controlWords, progressWords } from './progress.js';
 import { Session, systemClock } from './session.js';
@@ -24,7 +24,7 @@ async function work(input: WorkerInput, port: MessagePort): Promise<void> {
   const post = (message: WorkerMessage): void => port.postMessage(message);
   const { job, geometry, share, shared } = input;
   const control = controlWords(shared);
-  const device = await attach(input.handle);
+  const device = input.handle === null ? await open(job.uri) : await attach(input.handle);
   try {
     const { maxTransferBlocks, boundary } = device.info;
     const split = geometry.unitBlocks > maxTransferBlocks || boundary > 0;

@@ -17,5 +17,6 @@ export async function breathe(io: PoolIo, fast: PoolIo | undefined): Promise<voi
 /** Blocks the thread until something may have been answered, at most `timeoutUs`. */
 export function park(io: PoolIo, fast: PoolIo | undefined, timeoutUs: number): void {
   if (fast !== undefined && fast.inFlight > 0) fast.park(Math.min(timeoutUs, FAST_PARK_US));
-  else io.park(timeoutUs);
+  // Where nothing is under way the next round goes on.
+  else if (io.inFlight > 0) io.park(timeoutUs);
 }

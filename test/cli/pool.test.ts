@@ -161,6 +161,45 @@ describe('a damaged pool', () => {
     writeFileSync(at('damaged.img'), bytes);
   };
 
+  it('has volumes that can be measured, by one worker', async () => {
+    expect((await json('volume', 'create', uri, 'measured', '2MiB')).code).toBe(0);
+    const words = ['--rw', 'randwrite', '--bs', '4k', '--iodepth', '8', '--size', '2MiB'];
+    const { code, body } = await json('bench', `dedup:${uri}#measured`, ...words);
+    expect(code).toBe(0);
+    expect(JSON.stringify(body)).toContain('"driver":"dedup"');
+    const { body: stats } = await json('pool', 'stats', uri);
+    expect(stats['volumes']).toBeGreaterThan(0);
+    const two = await json('bench', `dedup:${uri}#measured`, ...words, '--numjobs', '2');
+    expect(two).toMatchObject({ body: { code: 'NOT_SHAREABLE' } });
+    expect((await json('volume', 'delete', uri, 'measured')).code).toBe(0);
+  });
+
+  it('has fast memory once that is said, and data that is checked', async () => {
+    const fast = `file:${at('fast.img')}`;
+    const other = `file:${at('other.img')}`;
+    const words = ['--llrrm', `${fast}?create=1MiB`, '--llrrm-threshold', '2', '--data-checksum'];
+    const { code, body } = await json('pool', 'create', `${other}?create=64MiB`, ...words);
+    expect({ code, body }).toMatchObject({
+      code: 0,
+      body: {
+        llrrm: { state: 'on', uri: fast, why: '' },
+        ...{ llrrm_threshold: 2, llrrm_policy: 'shared', data_checksum: true },
+      },
+    });
+    for (const name of ['a', 'b']) await json('volume', 'import', other, name, at('image'));
+    expect((await json('pool', 'stats', other)).body).toMatchObject({ llrrm: { used: 254 } });
+    rmSync(at('fast.img'));
+    const { body: missing } = await json('pool', 'info', other);
+    expect(missing).toMatchObject({ llrrm: { state: 'degraded', uri: fast } });
+    const set = ['--llrrm', 'none', '--thn', '4', '--llrrm-policy', 'random'];
+    expect((await json('pool', 'set', other, ...set)).body).toMatchObject({
+      ...{ llrrm: { state: 'none' }, thn: 4, llrrm_policy: 'random', llrrm_threshold: 2 },
+    });
+    const wrong = await json('pool', 'set', other, '--llrrm-policy', 'some');
+    expect(wrong).toMatchObject({ code: 2, body: { code: 'BAD_OPTION' } });
+    rmSync(at('other.img'));
+  });
+
   it('is repaired once that is said, and says what it will do before', async () => {
     copyFileSync(at('pool.img'), at('damaged.img'));
     for (const page of [16, 17]) flip(page);
