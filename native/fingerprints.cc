@@ -5,7 +5,7 @@
 //
 //   tag     word 0 >> 4, 28 bits; with a rate r (a power of two), only tags divisible by r are in
 //   bucket  word 1 gives the first of two buckets; the tag leads from either one to the other, in
-//           the same page
+//           the same page, so that a table may have any number of pages
 //
 // An entry is 64 bits: the block's number in the low 36, the tag above; 0 is no entry. A bucket is
 // eight entries, 64 bytes, newest first, with those that are no entries last. All entries of a
@@ -38,9 +38,22 @@ constexpr uint32_t kFingerprintWords = 4;
 constexpr uint32_t kBlockWords = 2;
 constexpr uint32_t kAnswerWords = 1 + 2 * kPerTag;
 
+constexpr uint32_t kPageBuckets = 4096 / kBucketBytes;
+
 struct Table {
   uint8_t* data;
-  uint32_t mask;  // buckets - 1
+  uint32_t buckets;
+  uint32_t mask;  // buckets - 1 where they are a power of two, else 0
+
+  uint32_t first(uint32_t word) const {
+    if (mask != 0) return word & mask;
+    return static_cast<uint32_t>(static_cast<uint64_t>(word) * buckets >> 32);
+  }
+
+  // `first` and `way` are below a page's buckets apart.
+  uint32_t second(uint32_t first, uint32_t way) const {
+    return mask != 0 ? (first ^ way) & mask : buckets > 1 ? first ^ way : first;
+  }
 
   uint8_t* bucket(uint32_t index) const {
     return data + static_cast<size_t>(index) * kBucketBytes;
@@ -59,13 +72,12 @@ struct Place {
 // walk through the page tables, which is a fifth of a lookup. The product's upper bits also differ
 // among sampled tags, which end in zeros. Odd, so that the buckets are two wherever there are two.
 uint32_t mixTag(uint32_t tag) {
-  constexpr uint32_t kPageBuckets = 4096 / kBucketBytes;
   return tag * 0x9e3779b1u >> (32 - std::bit_width(kPageBuckets - 1)) | 1;
 }
 
 Place locate(const Table& table, const uint32_t* fingerprint, uint32_t index, uint32_t tag) {
-  const uint32_t first = readWord(fingerprint + 1) & table.mask;
-  const uint32_t second = (first ^ mixTag(tag)) & table.mask;
+  const uint32_t first = table.first(readWord(fingerprint + 1));
+  const uint32_t second = table.second(first, mixTag(tag));
   return {index, tag, table.bucket(first), table.bucket(second)};
 }
 
@@ -222,12 +234,14 @@ bool readTable(const Args& args, size_t i, Table* table) {
   void* data;
   size_t bytes;
   if (!args.view(i, "table", sizeof(uint32_t), &data, &bytes)) return false;
-  if (bytes < kBucketBytes || !std::has_single_bit(bytes)) {
-    throwRange(args.env(), "table must have a power of two of words from 16 on, not %zu",
+  const bool isPower = bytes >= kBucketBytes && std::has_single_bit(bytes);
+  if (!isPower && (bytes == 0 || bytes % (kPageBuckets * kBucketBytes) != 0)) {
+    throwRange(args.env(), "table must have a power of two of words from 16 on, or 1024s, not %zu",
                bytes / sizeof(uint32_t));
     return false;
   }
-  *table = {static_cast<uint8_t*>(data), static_cast<uint32_t>(bytes / kBucketBytes - 1)};
+  const auto buckets = static_cast<uint32_t>(bytes / kBucketBytes);
+  *table = {static_cast<uint8_t*>(data), buckets, isPower ? buckets - 1 : 0};
   return true;
 }
 
@@ -350,7 +364,7 @@ napi_value fingerprintSweep(napi_env env, napi_callback_info info) {
       !args.u32(3, "buckets", &buckets)) {
     return nullptr;
   }
-  const uint64_t there = static_cast<uint64_t>(table.mask) + 1;
+  const uint64_t there = table.buckets;
   if (static_cast<uint64_t>(from) + buckets > there) {
     return throwRange(env, "%u buckets from %u on are not in a table of %llu", buckets, from,
                       static_cast<unsigned long long>(there));

@@ -51,7 +51,7 @@ const enum Count {
 }
 
 export interface FingerprintIndexOptions {
-  /** Of the table, from 4 KiB to 2 GiB; rounded down to a power of two. */
+  /** Of the table, from 4 KiB to 2 GiB; rounded down to 4 KiB. */
   bytes: number;
   /** One fingerprint in so many is in: a power of two from 1 (all) to 2^16. */
   rate: number;
@@ -80,7 +80,7 @@ export class FingerprintIndex {
     if (!(rate >= 1 && rate <= RATE_MAX && Number.isInteger(Math.log2(rate)))) {
       throw new RangeError(`a sampling rate is a power of two from 1 to 2^16, not ${rate}`);
     }
-    this.bytes = 2 ** Math.floor(Math.log2(bytes));
+    this.bytes = Math.floor(bytes / BYTES_MIN) * BYTES_MIN;
     this.slots = this.bytes / ENTRY_BYTES;
     this.buckets = this.bytes / BUCKET_BYTES;
     this.cursor = this.buckets;

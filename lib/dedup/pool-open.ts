@@ -59,6 +59,7 @@ const CACHE_BYTES = 64 * 2 ** 20;
 const CACHE_BYTES_MIN = 2 ** 20;
 const CACHE_BYTES_MAX = 2 ** 28;
 const INDEX_BYTES_MIN = 2 ** 20;
+const INDEX_BYTES_UNIT = 2 ** 21;
 const INDEX_BYTES_MAX = 2 ** 31;
 const INDEX_LOAD = 0.9;
 const DEPTH = 512;
@@ -285,7 +286,7 @@ function framesOf(bytes: number): number {
 /** Bytes for all blocks of a pool at a sampling rate, at the load that a table bears. */
 function indexBytesOf(blocks: number, sampling: number): number {
   const wanted = (blocks / sampling / INDEX_LOAD) * 8;
-  const bytes = 2 ** Math.ceil(Math.log2(Math.max(1, wanted)));
+  const bytes = Math.ceil(wanted / INDEX_BYTES_UNIT) * INDEX_BYTES_UNIT;
   return Math.min(INDEX_BYTES_MAX, Math.max(INDEX_BYTES_MIN, bytes));
 }
 

@@ -140,6 +140,7 @@ describe('against a model', () => {
     ['a crowded corner, one in four', 4096, 4, crowded],
     ['an overfull table', 4096, 1, someFingerprint],
     ['a larger table, one in two', 16384, 2, someFingerprint],
+    ['a table of three pages', 3 * 4096, 1, someFingerprint],
   ] as const)('batches of everything: %s', (_name, bytes, rate, make) => {
     for (let seed = 1; seed <= 6; seed++) {
       const random = randomFrom(seed * 7919);
@@ -286,9 +287,9 @@ describe('sampling', () => {
 });
 
 describe('the index', () => {
-  test('rounds its size down to a power of two', () => {
-    const index = open(3 * 2 ** 20);
-    expect([index.bytes, index.slots]).toEqual([2 ** 21, 2 ** 18]);
+  test('rounds its size down to whole pages', () => {
+    const index = open(3 * 2 ** 20 + 4095);
+    expect([index.bytes, index.slots]).toEqual([3 * 2 ** 20, 3 * 2 ** 17]);
   });
 
   test.each([
@@ -323,7 +324,7 @@ describe('the native calls', () => {
   const words = (count: number): Uint32Array => new Uint32Array(count);
   const { fingerprintProbe, fingerprintInsert, fingerprintRemove, fingerprintSweep } = native;
 
-  test.each([0, 8, 15, 17, 24, 48, 63])('a table has a power of two of words, not %i', (length) => {
+  test.each([0, 8, 15, 17, 24, 48, 63, 1040, 1536])('a table has a power of two of words, or 1024s, not %i', (length) => {
     const bad = words(length);
     expectInvalid(() => fingerprintProbe(bad, 1, words(4), 1, words(9)));
     expectInvalid(() => fingerprintInsert(bad, 1, words(4), Uint32Array.of(1, 0), 1, words(5)));

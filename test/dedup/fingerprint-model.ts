@@ -75,7 +75,10 @@ export class FingerprintModel {
     const product = Math.imul(fingerprint[0] >>> 4, 0x9e3779b1) >>> 0;
     const step = Math.floor(product / 2 ** 26) | 1;
     const count = this.buckets.length;
-    const first = fingerprint[1] % count;
-    return [this.buckets[first]!, this.buckets[first ^ (step % count)]!];
+    // Pages of 64 buckets, where they are not a power of two: word 1 is a part of them all.
+    const isPower = Number.isInteger(Math.log2(count));
+    const first = isPower ? fingerprint[1] % count : Math.floor((fingerprint[1] * count) / 2 ** 32);
+    const way = isPower ? step % count : step;
+    return [this.buckets[first]!, this.buckets[first ^ way]!];
   }
 }
