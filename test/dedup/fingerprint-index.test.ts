@@ -324,13 +324,16 @@ describe('the native calls', () => {
   const words = (count: number): Uint32Array => new Uint32Array(count);
   const { fingerprintProbe, fingerprintInsert, fingerprintRemove, fingerprintSweep } = native;
 
-  test.each([0, 8, 15, 17, 24, 48, 63, 1040, 1536])('a table has a power of two of words, or 1024s, not %i', (length) => {
-    const bad = words(length);
-    expectInvalid(() => fingerprintProbe(bad, 1, words(4), 1, words(9)));
-    expectInvalid(() => fingerprintInsert(bad, 1, words(4), Uint32Array.of(1, 0), 1, words(5)));
-    expectInvalid(() => fingerprintRemove(bad, words(4), Uint32Array.of(1, 0), 1));
-    expectInvalid(() => fingerprintSweep(bad, 1, 0, 1));
-  });
+  test.each([0, 8, 15, 17, 24, 48, 63, 1040, 1536])(
+    'a table has a power of two of words, or 1024s, not %i',
+    (length) => {
+      const bad = words(length);
+      expectInvalid(() => fingerprintProbe(bad, 1, words(4), 1, words(9)));
+      expectInvalid(() => fingerprintInsert(bad, 1, words(4), Uint32Array.of(1, 0), 1, words(5)));
+      expectInvalid(() => fingerprintRemove(bad, words(4), Uint32Array.of(1, 0), 1));
+      expectInvalid(() => fingerprintSweep(bad, 1, 0, 1));
+    },
+  );
 
   test.each([0, -1, 3, 6, 1.5, 2 ** 17, 2 ** 32, NaN, '1', undefined])(
     'not the rate %s',
