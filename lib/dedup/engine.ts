@@ -26,8 +26,10 @@ import { Miss, PageFailure, type PageCache } from './pages.js';
 import { Plan, type Planner } from './planner.js';
 import { Fifo, SETS, type SetTable } from './sets.js';
 import type { Space } from './space.js';
+import { Stage, type StageClock } from './stage-clock.js';
 import type { Thn } from './thn.js';
 import type { Trees } from './trees.js';
+import type { Traffic } from './traffic.js';
 import { Trimmer } from './trimmer.js';
 import type { VolumeQueue } from './volume-queue.js';
 import { breathe } from './waiting.js';
@@ -56,13 +58,16 @@ export interface EngineParts {
   readonly planner: Planner;
   readonly thn: Thn;
   readonly index: FingerprintIndex;
+  readonly clock: StageClock;
+  readonly traffic: Traffic;
 }
 
 export class Engine implements LlrrmEvents {
   readonly parts: EngineParts;
   readonly entering: Entering;
+  readonly traffic: Traffic;
   private readonly trimmer: Trimmer;
-  private readonly checkpoints: Checkpoints;
+  readonly checkpoints: Checkpoints;
   /** Queues by number; a queue has at most 2^15 slots. */
   readonly numbered: (VolumeQueue | null)[] = [];
   /** Why nothing can be changed any more; null: it can. */
@@ -90,6 +95,7 @@ export class Engine implements LlrrmEvents {
 
   constructor(parts: EngineParts) {
     this.parts = parts;
+    this.traffic = parts.traffic;
     this.entering = new Entering(parts);
     this.trimmer = new Trimmer(this);
     this.checkpoints = new Checkpoints(this);
@@ -122,8 +128,8 @@ export class Engine implements LlrrmEvents {
     this.running = true;
     this.rounds++;
     const { numbered } = this;
-    const { io, space, journal, checkpoint, hasher, planner, index } = this.parts;
-    hasher.hash(this.toHash, this.toPlan);
+    const { io, space, journal, checkpoint, planner, index } = this.parts;
+    if (this.toHash.length > 0) this.hash();
     this.takeAnswers();
     this.llrrm?.step();
     space.settle();
@@ -132,7 +138,7 @@ export class Engine implements LlrrmEvents {
     this.plan();
     planner.insert();
     if (index.sweeping) index.sweep(SWEEP_BUCKETS);
-    this.enter();
+    if (this.toEnter.length > 0) this.enter();
     for (let i = 0; i < numbered.length; i++) numbered[i]?.step();
     if (this.trims) this.trimmer.step();
     if (journal.dirty) journal.commit();
@@ -202,6 +208,13 @@ export class Engine implements LlrrmEvents {
       await breathe(this.parts.io, this.llrrm?.io);
     }
     this.pumping = false;
+  }
+
+  private hash(): void {
+    const { hasher, clock } = this.parts;
+    const was = clock.turn(Stage.hash);
+    hasher.hash(this.toHash, this.toPlan);
+    clock.turn(was);
   }
 
   private takeAnswers(): void {
@@ -329,6 +342,13 @@ export class Engine implements LlrrmEvents {
   }
 
   private enter(): void {
+    const { clock } = this.parts;
+    const was = clock.turn(Stage.enter);
+    this.enterSets();
+    clock.turn(was);
+  }
+
+  private enterSets(): void {
     const { sets, allocator } = this.parts;
     while (this.toEnter.length > 0) {
       if (this.failed === null && !this.mayEnter) return;

@@ -25,7 +25,9 @@ import {
 import { SetTable } from './sets.js';
 import { Space } from './space.js';
 import { assertPage, readSuperblock, writeSuperblock, type SuperblockFacts } from './superblock.js';
+import { StageClock } from './stage-clock.js';
 import { Thn } from './thn.js';
+import { Traffic } from './traffic.js';
 import { Trees } from './trees.js';
 
 export interface OpenOptions extends LlrrmOptions {
@@ -159,7 +161,9 @@ export async function openParts(
   await reader.scan();
   facts.epoch++;
   const own = { ...place, epoch: facts.epoch };
-  const journal = new Journal(io, Io.journal, own, reader.seq, reader.at);
+  const traffic = new Traffic();
+  const clock = new StageClock(traffic.ticks);
+  const journal = new Journal(io, Io.journal, own, reader.seq, reader.at, clock);
   closers.push(() => journal.close());
   const parts = { io, pages, space, journal, seed };
   const checkpoint = new Checkpoint(parts, Io.checkpoint, facts.rootSlots, (words, number) => {
@@ -189,14 +193,14 @@ export async function openParts(
   closers.push(() => zeros.close());
   const thn = new Thn(sets, space, index, options.thn ?? facts.thn);
   const planner = new Planner(
-    { sets, catalogue, space, allocator, io, thn, index },
+    { sets, catalogue, space, allocator, io, thn, index, clock },
     Io.write,
     Io.compare,
   );
   const hasher = new Hasher(sets, zeros.address);
   const engine = new Engine({
     ...{ io, pages, space, allocator, trees, journal, checkpoint, catalogue, sets, planner },
-    ...{ hasher, thn, index },
+    ...{ hasher, thn, index, clock, traffic },
   });
   await loadCatalogue(engine, device, facts.volumes);
   await countNodes(engine);
