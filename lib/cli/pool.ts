@@ -16,6 +16,7 @@ import { Exit, printJson, printNote, printText, table } from './output.js';
 import { configureCheck } from './pool-check.js';
 import { configureGrow, configureTrim } from './pool-space.js';
 import { closing, throwIfInterrupted, withDevice, withPool } from './pool-session.js';
+import { configureTop } from './pool-top.js';
 import type { Finish } from './program.js';
 
 export interface CreateWords {
@@ -121,6 +122,7 @@ export function configure(command: Command, finish: Finish): void {
   configureCheck(command, finish);
   configureGrow(command.command('grow'), finish);
   configureTrim(command.command('trim'), finish);
+  configureTop(command.command('top'), finish);
 }
 
 async function create(uri: string, words: CreateWords): Promise<void> {

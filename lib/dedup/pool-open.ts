@@ -41,6 +41,8 @@ export interface OpenOptions extends LlrrmOptions {
   /** Used parts of the pool from which space is low, and critical (0.8, 0.95). */
   lowSpace?: number;
   criticalSpace?: number;
+  /** Path of a unix socket at which other processes find the statistics. */
+  statsSocket?: string;
 }
 
 export type Closer = () => void | Promise<void>;

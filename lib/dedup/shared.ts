@@ -22,6 +22,7 @@ export const DEDUP_KEYS: Readonly<Record<string, string>> = {
   'dedup.thn': 'blocks of the shortest run that is deduplicated, other than the pool has it',
   'dedup.cache': 'SIZE of memory for pages of metadata (64MiB)',
   'dedup.llrrm': 'URI of low-latency memory for this time; none: without',
+  'dedup.stats': 'path of a socket that serves statistics: `penstock pool top PATH`',
   'dedup.index': 'SIZE of memory for the fingerprint index (by the size of the pool)',
 };
 
@@ -98,6 +99,8 @@ function optionsOf(own: ReadonlyMap<string, string>): OpenOptions {
   const thn = own.get('thn');
   const cache = own.get('cache');
   const index = own.get('index');
+  const stats = own.get('stats');
+  if (stats !== undefined) options.statsSocket = stats;
   if (thn !== undefined) options.thn = Number(thn);
   if (cache !== undefined) options.cacheBytes = parseSize(cache);
   if (index !== undefined) options.indexBytes = parseSize(index);

@@ -13,6 +13,8 @@ const MIB_BLOCKS = 2 ** 20 / Page.bytes;
 
 export interface PoolStats {
   readonly schema: 'penstock.pool-stats/1';
+  /** How long the pool has been open. */
+  readonly open_ms: number;
   /** Blocks of 4096 bytes. */
   readonly block_size: number;
   readonly physical_blocks: number;
@@ -103,7 +105,8 @@ export interface PoolStats {
   };
   readonly checkpoints: { done: number; pages_written: number; begin_ms_max: number };
   readonly journal: { entries: number; fill: number };
-  readonly cache: { hits: number; misses: number; dirty: number };
+  /** Pages of metadata in memory, of so many `frames`. */
+  readonly cache: { hits: number; misses: number; dirty: number; frames: number };
   readonly device: { reads: number; writes: number; pages_read: number; pages_written: number };
 }
 
@@ -114,6 +117,7 @@ export function poolStats(engine: Engine, facts: SuperblockFacts, watch: SpaceWa
   const groups = facts.pages / Group.pages;
   return {
     schema: 'penstock.pool-stats/1',
+    open_ms: Math.round(performance.now() - traffic.sinceMs),
     block_size: Page.bytes,
     physical_blocks: facts.pages,
     logical_blocks_used: logical,
@@ -157,7 +161,12 @@ export function poolStats(engine: Engine, facts: SuperblockFacts, watch: SpaceWa
       begin_ms_max: checkpoint.beginMsMax,
     },
     journal: { entries: journal.entries, fill: journal.needed / journal.capacity },
-    cache: { hits: pages.hits, misses: pages.misses, dirty: pages.dirtyCount },
+    cache: {
+      hits: pages.hits,
+      misses: pages.misses,
+      dirty: pages.dirtyCount,
+      frames: pages.frames,
+    },
     device: {
       reads: io.reads,
       writes: io.writes,

@@ -18,6 +18,7 @@ export const enum Tier {
 /** Of a pool. */
 export class Traffic {
   readonly ticks = new Ticks();
+  readonly sinceMs = performance.now();
   reads = 0;
   blocksRead = 0;
   /** Requests to the data device for them. */
