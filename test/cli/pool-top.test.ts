@@ -111,6 +111,14 @@ describe('penstock pool top', () => {
       const text = await penstock(['pool', 'top', volume(at('live')), ...top.slice(3)]);
       expect(text.stdout).toMatch(/^reads +\d+ +\d+\.\d$/m);
       expect(text.stdout).toMatch(/^journal +\d/m);
+      const stats = await penstock(['pool', 'stats', at('live')]);
+      expect(stats.stdout).toMatch(/^volumes +1$/m);
+      expect(stats.stdout).toMatch(/^writes +\d+ requests, \d/m);
+      expect(stats.stdout).toMatch(/^device reads +[\d.]+ us, 99 % within [\d.]+ us/m);
+      const whole = await penstock(['pool', 'stats', at('live'), '--json']);
+      expect(JSON.parse(whole.stdout)).toMatchObject({
+        ...{ schema: 'penstock.pool-stats/1', read_extents: null, pid: child.pid },
+      });
       // Live: a line for each sample until SIGINT.
       const live = [MAIN, 'pool', 'top', at('live'), '--json', '--interval=100ms'];
       const shown = spawn(process.execPath, live, { stdio: ['ignore', 'pipe', 'inherit'] });
