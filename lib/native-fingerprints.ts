@@ -1,8 +1,9 @@
 // The addon's fingerprint table, typed (floor 0): a part of Native in native-calls.ts.
 //
-// `table` has a power of two of words, at least one bucket's 16, or a multiple of 1024. A fingerprint is 4 words, a
-// block's number 2 (lo, hi), from 1 to 2^36 - 1. With `rate`, a power of two up to 2^16, only those
-// fingerprints are in the table (sampled) whose (word 0 >>> 4) % rate is 0.
+// `table` has a power of two of words, at least one bucket's 16, or a multiple of 1024. A
+// fingerprint is 4 words, a block's number 2 (lo, hi), from 1 to 2^36 - 1. With `rate`, a power of
+// two up to 2^16, only those fingerprints are in the table (sampled) whose (word 0 >>> 4) % rate
+// is 0.
 
 /** fingerprints.cc, where the table's layout stands. */
 export interface FingerprintCalls {

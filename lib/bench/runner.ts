@@ -100,8 +100,8 @@ export async function runJobs(
 }
 
 /**
- * What a job's workers attach to. A device that belongs to the thread which opened it (a volume of a
- * pool) is let go for the one worker that uses it, which opens it itself: null.
+ * What a job's workers attach to. A device that belongs to the thread which opened it (a volume of
+ * a pool) is let go for the one worker that uses it, which opens it itself: null.
  */
 async function handleOf(
   device: BlockDevice,

@@ -1,13 +1,7 @@
-// `penstock pool …`: makes a pool on a device, and says what one is and what it saves.
+// `penstock pool …`: makes a pool on a device, and says what one is.
 
 import type { Command } from 'commander';
-import {
-  FORMAT_VERSION,
-  Pool,
-  type CreateOptions,
-  type PoolStats,
-  type SpaceState,
-} from '../dedup/index.js';
+import { FORMAT_VERSION, Pool, type CreateOptions, type SpaceState } from '../dedup/index.js';
 import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import { open } from '../open.js';
@@ -16,6 +10,8 @@ import { Exit, printJson, printNote, printText, table } from './output.js';
 import { configureCheck } from './pool-check.js';
 import { configureGrow, configureTrim } from './pool-space.js';
 import { closing, throwIfInterrupted, withDevice, withPool } from './pool-session.js';
+import { configureStats } from './pool-stats.js';
+import { configureTop } from './pool-top.js';
 import type { Finish } from './program.js';
 
 export interface CreateWords {
@@ -28,9 +24,6 @@ export interface CreateWords {
   readonly force?: boolean;
   readonly json?: boolean;
 }
-
-/** What `pool stats` prints: also what only a walk through all maps tells. */
-type Stats = PoolStats & { readonly read_extents: number };
 
 /** What `pool info` prints, as it stands in its JSON. */
 export interface PoolFacts {
@@ -110,20 +103,11 @@ export function configure(command: Command, finish: Finish): void {
       else printText(formatFacts(facts));
       finish(Exit.OK);
     });
-  command
-    .command('stats')
-    .description('what the pool of a device holds, and what it saves')
-    .argument('<uri>', 'the device of the pool')
-    .option('--json', 'print JSON alone on stdout')
-    .action(async (uri: string, _: object, self: Command) => {
-      const stats = await withPool(uri, statsOf);
-      if (wantsJson(self)) printJson('pool-stats', stats);
-      else printText(formatStats(stats));
-      finish(Exit.OK);
-    });
+  configureStats(command.command('stats'), finish);
   configureCheck(command, finish);
   configureGrow(command.command('grow'), finish);
   configureTrim(command.command('trim'), finish);
+  configureTop(command.command('top'), finish);
 }
 
 async function create(uri: string, words: CreateWords): Promise<void> {
@@ -264,39 +248,6 @@ export function formatFacts(facts: PoolFacts): string {
       ['state', state],
     ],
   );
-}
-
-async function statsOf(pool: Pool): Promise<Stats> {
-  const { extents } = await pool.readExtents();
-  return { ...pool.stats(), read_extents: extents };
-}
-
-export function formatStats(stats: Stats): string {
-  const row = (name: string, blocks: number): string[] => [
-    name,
-    formatSize(blocks * stats.block_size),
-    String(blocks),
-  ];
-  const usable = stats.physical_blocks - stats.overhead_blocks_used;
-  const space = table(
-    ['SPACE', 'SIZE', 'BLOCKS'],
-    [
-      row('device', stats.physical_blocks),
-      row('overhead', stats.overhead_blocks_used),
-      row('usable', usable),
-      row('in use', stats.data_blocks_used),
-      row('free', stats.free_blocks),
-      row('promised', stats.reserved_blocks),
-      row('mapped by volumes', stats.logical_blocks_used),
-    ],
-  );
-  const rest = [
-    `saving        ${stats.saving_percent.toFixed(1)} %`,
-    `volumes       ${stats.volumes}`,
-    `space         ${stats.space}`,
-    `read extents  ${stats.read_extents}`,
-  ];
-  return `${space}\n${rest.join('\n')}\n`;
 }
 
 export function wantsJson(command: Command): boolean {

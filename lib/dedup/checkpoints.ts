@@ -3,6 +3,7 @@
 import { Phase } from './checkpoint.js';
 import type { Engine } from './engine.js';
 import { Miss } from './pages.js';
+import { Stage } from './stage-clock.js';
 
 /** Parts of cache and journal at which one begins. */
 export const DIRTY_BEGIN = 0.3;
@@ -12,6 +13,8 @@ const DIRTY_HELD = 0.45;
 const JOURNAL_HELD = 0.7;
 
 export class Checkpoints {
+  /** Blocks that snapshots and clones have mapped. */
+  copied = 0;
   private readonly engine: Engine;
 
   constructor(engine: Engine) {
@@ -21,7 +24,7 @@ export class Checkpoints {
   /** Goes on with the one that is under way, or begins one that is due; called once a round. */
   step(): void {
     const { engine } = this;
-    const { checkpoint, pages, journal, index } = engine.parts;
+    const { checkpoint, pages, journal, index, clock } = engine.parts;
     if (engine.failed !== null) {
       engine.wanted = false;
       return;
@@ -40,7 +43,9 @@ export class Checkpoints {
     engine.next = null;
     // From here on their common root is of a checkpoint that is past, and nobody's alone.
     engine.copies.length = 0;
+    const was = clock.turn(Stage.checkpoint);
     checkpoint.begin();
+    clock.turn(was);
     index.maybeDouble();
   }
 
@@ -57,6 +62,7 @@ export class Checkpoints {
       to.level = from.level;
       to.mapped = from.mapped;
       copy.taken = true;
+      this.copied += to.mapped;
     }
     allocator.forCatalogue = true;
     const written = catalogue.write(trees);

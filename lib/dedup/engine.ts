@@ -12,27 +12,21 @@
 //    and reads go on.
 
 import { Op, Status } from '../hpdi/index.js';
-import type { Allocator } from './allocator.js';
-import type { Catalogue, VolumeRecord } from './catalogue.js';
-import { Phase, type Checkpoint } from './checkpoint.js';
+import type { VolumeRecord } from './catalogue.js';
+import { Phase } from './checkpoint.js';
 import { Checkpoints } from './checkpoints.js';
 import { Entering } from './entering.js';
-import type { FingerprintIndex } from './fingerprint-index.js';
-import type { Hasher } from './hasher.js';
-import { Io, type PoolIo } from './io.js';
-import type { Intake } from './intake.js';
-import type { Journal } from './journal.js';
+import { Io } from './io.js';
 import type { Llrrm, LlrrmEvents } from './llrrm.js';
-import { Miss, PageFailure, type PageCache } from './pages.js';
-import { Plan, type Planner } from './planner.js';
-import type { ReadChecks } from './read-checks.js';
-import { Fifo, SETS, type SetTable } from './sets.js';
-import type { Space } from './space.js';
-import type { Thn } from './thn.js';
-import type { Trees } from './trees.js';
+import { Miss, PageFailure } from './pages.js';
+import { Plan } from './planner.js';
+import { Fifo, SETS } from './sets.js';
+import { Stage } from './stage-clock.js';
+import type { Traffic } from './traffic.js';
 import { Trimmer } from './trimmer.js';
 import type { VolumeQueue } from './volume-queue.js';
 import { breathe } from './waiting.js';
+import type { EngineParts } from './engine-parts.js';
 
 /** Part of the cache that may be dirty: writes wait beyond it. */
 const DIRTY_MOST = 0.6;
@@ -45,30 +39,12 @@ export const SLOT_BITS = 15;
 const TWO_32 = 4294967296;
 const SLOT_MASK = 2 ** SLOT_BITS - 1;
 
-export interface EngineParts {
-  readonly io: PoolIo;
-  readonly pages: PageCache;
-  readonly space: Space;
-  readonly allocator: Allocator;
-  readonly trees: Trees;
-  readonly journal: Journal;
-  readonly checkpoint: Checkpoint;
-  readonly catalogue: Catalogue;
-  readonly sets: SetTable;
-  readonly hasher: Hasher;
-  readonly planner: Planner;
-  readonly thn: Thn;
-  readonly index: FingerprintIndex;
-  /** Of pools with data checksums. */
-  readonly intake: Intake | null;
-  readonly checks: ReadChecks | null;
-}
-
 export class Engine implements LlrrmEvents {
   readonly parts: EngineParts;
   readonly entering: Entering;
+  readonly traffic: Traffic;
   private readonly trimmer: Trimmer;
-  private readonly checkpoints: Checkpoints;
+  readonly checkpoints: Checkpoints;
   /** Queues by number; a queue has at most 2^15 slots. */
   readonly numbered: (VolumeQueue | null)[] = [];
   /** Why nothing can be changed any more; null: it can. */
@@ -97,6 +73,7 @@ export class Engine implements LlrrmEvents {
 
   constructor(parts: EngineParts) {
     this.parts = parts;
+    this.traffic = parts.traffic;
     this.entering = new Entering(parts);
     this.trimmer = new Trimmer(this);
     this.checkpoints = new Checkpoints(this);
@@ -130,11 +107,11 @@ export class Engine implements LlrrmEvents {
     this.running = true;
     this.rounds++;
     const { numbered } = this;
-    const { io, space, journal, checkpoint, hasher, planner, index, intake, checks } = this.parts;
+    const { io, space, journal, checkpoint, planner, index, intake, checks } = this.parts;
     // First: what they ask for goes the whole way in this round.
     for (let i = 0; i < numbered.length; i++) numbered[i]?.layer?.step();
     intake?.take(this.toCopy, this.toHash);
-    hasher.hash(this.toHash, this.toPlan);
+    if (this.toHash.length > 0) this.hash();
     this.takeAnswers();
     checks?.step();
     this.llrrm?.step();
@@ -144,7 +121,7 @@ export class Engine implements LlrrmEvents {
     this.plan();
     planner.insert();
     if (index.sweeping) index.sweep(SWEEP_BUCKETS);
-    this.enter();
+    if (this.toEnter.length > 0) this.enter();
     for (let i = 0; i < numbered.length; i++) numbered[i]?.step();
     if (this.trims) this.trimmer.step();
     if (journal.dirty) journal.commit();
@@ -214,6 +191,13 @@ export class Engine implements LlrrmEvents {
       await breathe(this.parts.io, this.llrrm?.io);
     }
     this.pumping = false;
+  }
+
+  private hash(): void {
+    const { hasher, clock } = this.parts;
+    const was = clock.turn(Stage.hash);
+    hasher.hash(this.toHash, this.toPlan);
+    clock.turn(was);
   }
 
   private takeAnswers(): void {
@@ -351,6 +335,13 @@ export class Engine implements LlrrmEvents {
   }
 
   private enter(): void {
+    const { clock } = this.parts;
+    const was = clock.turn(Stage.enter);
+    this.enterSets();
+    clock.turn(was);
+  }
+
+  private enterSets(): void {
     const { sets, allocator } = this.parts;
     while (this.toEnter.length > 0) {
       if (this.failed === null && !this.mayEnter) return;

@@ -10,6 +10,7 @@ export { repairPool, type RepairOptions } from './repair.js';
 export type { RepairReport } from './repair-plan.js';
 export { DEDUP_KEYS, openVolume } from './shared.js';
 export type { PoolStats } from './stats.js';
+export { readStats, type ServedStats } from './stats-socket.js';
 export type { TrimOptions } from './trim.js';
 export type { SpaceState } from './space-watch.js';
 export type { VolumeOptions } from './volume.js';

@@ -14,6 +14,7 @@ import { native } from '../native.js';
 import type { PoolIo } from './io.js';
 import { Entry, EntryKind, Magic, Page } from './layout.js';
 import { setPair } from './numbers.js';
+import { Stage, type StageClock } from './stage-clock.js';
 
 /** Entries that may be on their way to the device at a time. */
 const BUFFERS = 32;
@@ -46,6 +47,7 @@ export class Journal {
   private readonly io: PoolIo;
   private readonly kind: number;
   private readonly place: JournalPlace;
+  private readonly clock: StageClock;
   private readonly segment: Segment;
   /** By buffer: sequence of its entry while it is being written. */
   private readonly seqs = new Float64Array(BUFFERS).fill(-1);
@@ -59,8 +61,16 @@ export class Journal {
   private readonly crcOut = new Uint32Array(1);
 
   /** Goes on after entry `seq`, at page `at` of the ring. */
-  constructor(io: PoolIo, kind: number, place: JournalPlace, seq: number, at: number) {
+  constructor(
+    io: PoolIo,
+    kind: number,
+    place: JournalPlace,
+    seq: number,
+    at: number,
+    clock: StageClock,
+  ) {
     this.io = io;
+    this.clock = clock;
     this.kind = kind;
     this.place = place;
     this.seq = seq;
@@ -128,7 +138,7 @@ export class Journal {
 
   /** Writes the entry that was gathered, if there is one. */
   commit(): void {
-    const { buffer, place } = this;
+    const { buffer } = this;
     if (buffer < 0) return;
     if (this.records === 0) {
       this.seqs[buffer] = -1;
@@ -136,6 +146,13 @@ export class Journal {
       this.buffer = -1;
       return;
     }
+    const was = this.clock.turn(Stage.journal);
+    this.writeEntry(buffer);
+    this.clock.turn(was);
+  }
+
+  private writeEntry(buffer: number): void {
+    const { place } = this;
     const bytes = (this.at - this.start) * 4;
     const pages = Math.ceil(bytes / Page.bytes);
     this.clear(this.at, this.start + pages * Page.words);

@@ -62,6 +62,9 @@ export class Llrrm implements CopierTarget {
   reads = 0;
   blocks = 0;
   misses = 0;
+  /** Comparisons that it served, and requests that the data device served after all. */
+  compared = 0;
+  redone = 0;
   /** Errors of the device, and copies that were damaged. */
   errors = 0;
   damaged = 0;
@@ -256,6 +259,7 @@ export class Llrrm implements CopierTarget {
   private elsewhere(id: number): void {
     const owner = this.owners[id]!;
     this.giveBack(id);
+    this.redone++;
     this.events.elsewhere(owner, this.pbns[id]!, this.counts[id]!, this.addresses[id]!);
   }
 
@@ -341,6 +345,7 @@ export class Llrrm implements CopierTarget {
       this.erred(status);
     }
     this.giveBack(id);
+    if (good) this.compared++;
     this.events.compared(run, good ? loanLo : 0, good ? loanHi : 0);
     if (status === Status.OK) this.io.release(loanLo, loanHi);
   }

@@ -21,6 +21,7 @@ import type { Llrrm } from './llrrm.js';
 import { Fate, SETS, type SetTable } from './sets.js';
 import { setPair } from './numbers.js';
 import type { Space } from './space.js';
+import { Stage, type StageClock } from './stage-clock.js';
 import type { Thn } from './thn.js';
 
 /** What `plan` gives. */
@@ -48,6 +49,7 @@ export interface PlannerParts {
   readonly io: PoolIo;
   readonly thn: Thn;
   readonly index: FingerprintIndex;
+  readonly clock: StageClock;
 }
 
 export class Planner {
@@ -91,7 +93,7 @@ export class Planner {
     if (sets.planned[set] === 0) {
       // Sets before this one are found by it.
       if (thn.looksAt(count)) this.insert();
-      if (!thn.find(set)) return Plan.wait;
+      if (!this.find(set)) return Plan.wait;
       if (this.freeRunCount < SetMax.blocks) return Plan.wait;
     }
     let wanted = 0;
@@ -124,6 +126,16 @@ export class Planner {
     return Plan.done;
   }
 
+  /** Looks for what is stored already; false: pages, or other writes, are on their way. */
+  private find(set: number): boolean {
+    const { thn, clock, sets } = this.parts;
+    if (!thn.looksAt(sets.counts[set]!)) return thn.find(set);
+    const was = clock.turn(Stage.lookUp);
+    const found = thn.find(set);
+    clock.turn(was);
+    return found;
+  }
+
   /** So many blocks are missing. Only a checkpoint that frees them for blocks is of any use. */
   private lack(blocks: number): Plan {
     const { pending, reusable } = this.parts.space;
@@ -152,7 +164,8 @@ export class Planner {
 
   /** Compares a run with its bytes, which are lent. Blocks that differ are to be stored as new. */
   comparedWith(run: number, loanLo: number, loanHi: number): number {
-    const { sets } = this.parts;
+    const { sets, clock } = this.parts;
+    const was = clock.turn(Stage.compare);
     const set = this.runs[run * 3]!;
     const length = this.runs[run * 3 + 2]!;
     this.freeRuns[this.freeRunCount++] = run;
@@ -179,6 +192,7 @@ export class Planner {
     if (isShort) this.short += equal;
     const lengths = this.runLengths;
     lengths[31 - Math.clz32(length)] = lengths[31 - Math.clz32(length)]! + 1;
+    clock.turn(was);
     return set;
   }
 

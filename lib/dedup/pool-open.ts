@@ -27,7 +27,9 @@ import {
 import { SetTable } from './sets.js';
 import { Space } from './space.js';
 import { assertPage, readSuperblock, writeSuperblock, type SuperblockFacts } from './superblock.js';
+import { StageClock } from './stage-clock.js';
 import { Thn } from './thn.js';
+import { Traffic } from './traffic.js';
 import { Trees } from './trees.js';
 
 export interface OpenOptions extends LlrrmOptions {
@@ -41,6 +43,8 @@ export interface OpenOptions extends LlrrmOptions {
   /** Used parts of the pool from which space is low, and critical (0.8, 0.95). */
   lowSpace?: number;
   criticalSpace?: number;
+  /** Path of a unix socket at which other processes find the statistics. */
+  statsSocket?: string;
 }
 
 export type Closer = () => void | Promise<void>;
@@ -162,7 +166,9 @@ export async function openParts(
   await reader.scan();
   facts.epoch++;
   const own = { ...place, epoch: facts.epoch };
-  const journal = new Journal(io, Io.journal, own, reader.seq, reader.at);
+  const traffic = new Traffic();
+  const clock = new StageClock(traffic.ticks);
+  const journal = new Journal(io, Io.journal, own, reader.seq, reader.at, clock);
   closers.push(() => journal.close());
   const parts = { io, pages, space, journal, seed };
   const checkpoint = new Checkpoint(parts, Io.checkpoint, facts.rootSlots, (words, number) => {
@@ -192,7 +198,7 @@ export async function openParts(
   closers.push(() => zeros.close());
   const thn = new Thn(sets, space, index, options.thn ?? facts.thn);
   const planner = new Planner(
-    { sets, catalogue, space, allocator, io, thn, index },
+    { sets, catalogue, space, allocator, io, thn, index, clock },
     Io.write,
     Io.compare,
   );
@@ -202,7 +208,7 @@ export async function openParts(
   const checks = facts.dataChecksum ? new ReadChecks(io, space, ended) : null;
   const engine = new Engine({
     ...{ io, pages, space, allocator, trees, journal, checkpoint, catalogue, sets, planner },
-    ...{ hasher, thn, index, intake, checks },
+    ...{ hasher, thn, index, intake, checks, clock, traffic },
   });
   function ended(owner: number, status: number): void {
     engine.ended(owner, status);

@@ -40,6 +40,7 @@ import type { RecoveryReport } from './recovery.js';
 import { resizeVolume } from './resize.js';
 import { SpaceWatch, type SpaceState } from './space-watch.js';
 import { poolStats, type PoolStats } from './stats.js';
+import { StatsSocket } from './stats-socket.js';
 import { trimPool, type TrimOptions } from './trim.js';
 import { uuidText, type SuperblockFacts } from './superblock.js';
 import { VolumeBackend, type VolumeOptions } from './volume.js';
@@ -67,8 +68,9 @@ export class Pool {
   private closing: Promise<void> | null = null;
 
   private readonly watch: SpaceWatch;
+  private readonly statsSocket: StatsSocket | null;
 
-  private constructor(made: Opened, options: OpenOptions) {
+  private constructor(made: Opened, options: OpenOptions, statsSocket: StatsSocket | null) {
     this.device = made.device;
     this.engine = made.engine;
     this.facts = made.facts;
@@ -77,6 +79,9 @@ export class Pool {
     this.closers = made.closers;
     this.watch = new SpaceWatch(made.engine, options.lowSpace, options.criticalSpace);
     this.indexed = rebuildIndex(this.engine, () => this.stopIndexing);
+    this.statsSocket = statsSocket;
+    const { uri } = made.device;
+    statsSocket?.serve(() => ({ uri, uuid: this.uuid, pid: process.pid, ...this.stats() }));
   }
 
   /** Makes a pool on a device. Errors: POOL_EXISTS, POOL_TOO_SMALL, BAD_OPTION, the device's. */
@@ -86,16 +91,21 @@ export class Pool {
 
   /**
    * Opens the pool of a device, for reading and writing, and brings it up to date. Errors:
-   * NOT_A_POOL, POOL_BUSY, POOL_TRUNCATED, POOL_CORRUPT, NEWER_FORMAT, the device's.
+   * NOT_A_POOL, POOL_BUSY, POOL_TRUNCATED, POOL_CORRUPT, NEWER_FORMAT, the device's; those of
+   * StatsSocket.
    */
   static async open(device: BlockDevice, options: OpenOptions = {}): Promise<Pool> {
     Pool.assertNotOpen(device);
     opened.add(device);
     const closers: Closer[] = [];
+    let statsSocket: StatsSocket | null = null;
     try {
       await claim(device);
-      return new Pool(await openParts(device, options, closers), options);
+      const { statsSocket: path } = options;
+      if (path !== undefined) statsSocket = new StatsSocket(path);
+      return new Pool(await openParts(device, options, closers), options, statsSocket);
     } catch (error) {
+      statsSocket?.close();
       await closeAll(closers);
       opened.delete(device);
       throw error;
@@ -329,6 +339,7 @@ export class Pool {
   }
 
   private async closeOnce(): Promise<void> {
+    this.statsSocket?.close();
     this.watch.close();
     this.stopIndexing = true;
     this.engine.closing = true;

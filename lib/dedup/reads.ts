@@ -16,6 +16,7 @@ import { LLRRM_RUN } from './llrrm-table.js';
 import { Miss } from './pages.js';
 import type { RequestSlots } from './request-slots.js';
 import { Fifo } from './sets.js';
+import { ReadSample, Tier } from './traffic.js';
 import { HOLE } from './trees.js';
 
 const TWO_32 = 4294967296;
@@ -38,6 +39,8 @@ export class Reads {
   private readonly pbns: Float64Array;
   /** Those whose map is on its way. */
   private readonly parked: Fifo;
+  /** The read whose time is taken. */
+  readonly sample: ReadSample;
   private readonly fills = new Uint32Array(FILLS * 4);
   private fillCount = 0;
 
@@ -56,6 +59,7 @@ export class Reads {
     this.added = new Int32Array(slots.depth);
     this.pbns = new Float64Array(slots.depth);
     this.parked = new Fifo(slots.depth);
+    this.sample = new ReadSample(engine.traffic);
   }
 
   // hot:begin
@@ -67,7 +71,7 @@ export class Reads {
 
   /** Begins the reads that were added. */
   go(): void {
-    const { added, addedCount, pbns, slots, volume } = this;
+    const { added, addedCount, pbns, slots, volume, sample } = this;
     if (addedCount === 0) return;
     this.addedCount = 0;
     const { lbns, counts, addresses, parities } = slots;
@@ -75,8 +79,13 @@ export class Reads {
     const parity = space.generation & 1;
     checkpoint.readers[parity] = checkpoint.readers[parity]! + addedCount;
     const number = this.number << SLOT_BITS;
+    const timed = sample.due(addedCount);
+    if (timed >= 0) sample.begin(added[timed]!);
     trees.lookUp(volume, lbns, added, addedCount, pbns);
-    const isPlain = this.engine.llrrm === null && this.engine.parts.checks === null;
+    const { llrrm } = this.engine;
+    const { checks, traffic } = this.engine.parts;
+    const isPlain = llrrm === null && checks === null;
+    let plain = 0;
     for (let i = 0; i < addedCount; i++) {
       const slot = added[i]!;
       const pbn = pbns[i]!;
@@ -85,13 +94,21 @@ export class Reads {
         const to = addresses[slot]!;
         const hi = (pbn / TWO_32) | 0;
         const toHi = (to / TWO_32) | 0;
+        plain++;
         // The part of its taking is that of its only request.
         io.askWords(Op.READ, pbn | 0, hi, 1, to | 0, toHi, Io.read, number | slot);
         continue;
       }
       slots.progress[slot] = 0;
-      if (!this.read(slot)) this.parked.push(slot);
+      traffic.blocksRead += counts[slot]!;
+      if (slot === sample.slot) sample.tier = Tier.none;
+      if (this.read(slot)) continue;
+      if (slot === sample.slot) sample.forget();
+      this.parked.push(slot);
     }
+    traffic.reads += addedCount;
+    traffic.blocksRead += plain;
+    traffic.deviceReads += plain;
     this.fill();
   }
 
@@ -147,15 +164,19 @@ export class Reads {
     toLo: number,
     toHi: number,
   ): void {
-    const { llrrm, parts } = this.engine;
+    const { llrrm, parts, traffic } = this.engine;
+    const { sample } = this;
     const owner = (this.number << SLOT_BITS) | slot;
     let asked = 0;
     if (llrrm !== null && count <= LLRRM_RUN) {
       asked = llrrm.read(pbnLo, pbnHi, count, toLo, toHi, owner);
       if (asked === 0) llrrm.copier.noticed(this.volume.index, leaf, pbnLo, pbnHi, count);
+      else if (slot === sample.slot) sample.tier |= Tier.llrrm;
     }
     if (asked === 0) {
       asked = 1;
+      traffic.deviceReads++;
+      if (slot === sample.slot) sample.tier |= Tier.device;
       if (parts.checks !== null) parts.checks.read(pbnLo, pbnHi, count, toLo, toHi, owner);
       else parts.io.askWords(Op.READ, pbnLo, pbnHi, count, toLo, toHi, Io.read, owner);
     }

@@ -23,6 +23,7 @@ export const DEDUP_KEYS: Readonly<Record<string, string>> = {
   'dedup.cache': 'SIZE of memory for pages of metadata (64MiB)',
   'dedup.llrrm': 'URI of low-latency memory for this time; none: without',
   'dedup.block': 'SIZE of logical blocks: 512, or 4096 (the default)',
+  'dedup.stats': 'path of a socket that serves statistics: `penstock pool top PATH`',
   'dedup.index': 'SIZE of memory for the fingerprint index (by the size of the pool)',
 };
 
@@ -101,6 +102,8 @@ function optionsOf(own: ReadonlyMap<string, string>): OpenOptions {
   const thn = own.get('thn');
   const cache = own.get('cache');
   const index = own.get('index');
+  const stats = own.get('stats');
+  if (stats !== undefined) options.statsSocket = stats;
   if (thn !== undefined) options.thn = Number(thn);
   if (cache !== undefined) options.cacheBytes = parseSize(cache);
   if (index !== undefined) options.indexBytes = parseSize(index);

@@ -1,13 +1,20 @@
 // What a pool says of itself, as `vdostats` users know it, and more.
 
 import type { Engine } from './engine.js';
+import type { LatencyStats } from './latency.js';
 import { Group, Page } from './layout.js';
 import type { Llrrm } from './llrrm.js';
 import type { SpaceState, SpaceWatch } from './space-watch.js';
+import { Stage, type StageClock } from './stage-clock.js';
 import type { SuperblockFacts } from './superblock.js';
+import { ticksMs } from './ticks.js';
+
+const MIB_BLOCKS = 2 ** 20 / Page.bytes;
 
 export interface PoolStats {
   readonly schema: 'penstock.pool-stats/1';
+  /** How long the pool has been open. */
+  readonly open_ms: number;
   /** Blocks of 4096 bytes. */
   readonly block_size: number;
   readonly physical_blocks: number;
@@ -26,6 +33,15 @@ export interface PoolStats {
   /** 100 · (1 − data / logical); 0 when nothing is mapped. */
   readonly saving_percent: number;
   readonly volumes: number;
+  /** Blocks that took no room since the pool was opened, by why. */
+  readonly savings: {
+    zero: number;
+    /** In runs of THN blocks and more, and in shorter ones, for low-latency memory. */
+    run: number;
+    short: number;
+    /** What snapshots and clones mapped when they were made. */
+    copied: number;
+  };
   /** Since the pool was opened. */
   readonly written: {
     fresh: number;
@@ -37,6 +53,20 @@ export interface PoolStats {
     /** Runs by length: 1, 2–3, 4–7, … 256 blocks. */
     run_lengths: number[];
   };
+  /** What volumes were asked since the pool was opened, in requests and blocks. */
+  readonly reads: {
+    requests: number;
+    blocks: number;
+    /** Requests to the data device for them, and how many that makes for each MiB read. */
+    device_reads: number;
+    device_reads_per_mib: number;
+    /** Runs that low-latency memory served, and reads of the data device that it spared. */
+    llrrm_reads: number;
+    device_reads_saved: number;
+    /** Of a sample, by what served it. */
+    latency: { device: LatencyStats; llrrm: LatencyStats | null };
+  };
+  readonly writes: { requests: number; blocks: number };
   /** Low-latency memory, when it is used: slots are blocks. */
   readonly llrrm: {
     slots: number;
@@ -49,26 +79,48 @@ export interface PoolStats {
     reads: number;
     blocks: number;
     misses: number;
+    /** Comparisons of writes that it served. */
+    compared: number;
     hit_rate: number;
     errors: number;
     damaged: number;
   } | null;
   /** Of pools with data checksums: blocks that were checked, and that were not what was written. */
   readonly checksums: { blocks: number; damaged: number } | null;
-  readonly index: { entries: number; probes: number; hits: number; stale: number; rate: number };
+  /** Of `probes` those that were there and not; blocks that were another one by then. */
+  readonly index: {
+    entries: number;
+    probes: number;
+    hits: number;
+    missed: number;
+    stale: number;
+    rate: number;
+  };
+  /** What stages of writing took of the processor. */
+  readonly stages: {
+    hash_ms: number;
+    look_up_ms: number;
+    compare_ms: number;
+    enter_ms: number;
+    journal_ms: number;
+    checkpoint_ms: number;
+  };
   readonly checkpoints: { done: number; pages_written: number; begin_ms_max: number };
   readonly journal: { entries: number; fill: number };
-  readonly cache: { hits: number; misses: number; dirty: number };
+  /** Pages of metadata in memory, of so many `frames`. */
+  readonly cache: { hits: number; misses: number; dirty: number; frames: number };
   readonly device: { reads: number; writes: number; pages_read: number; pages_written: number };
 }
 
 export function poolStats(engine: Engine, facts: SuperblockFacts, watch: SpaceWatch): PoolStats {
   const { space, catalogue, planner, index, thn, checkpoint, journal, pages, io, checks } =
     engine.parts;
+  const { clock, traffic } = engine.parts;
   const logical = catalogue.list.reduce((sum, { mapped }) => sum + mapped, 0);
   const groups = facts.pages / Group.pages;
   return {
     schema: 'penstock.pool-stats/1',
+    open_ms: Math.round(performance.now() - traffic.sinceMs),
     block_size: Page.bytes,
     physical_blocks: facts.pages,
     logical_blocks_used: logical,
@@ -80,6 +132,12 @@ export function poolStats(engine: Engine, facts: SuperblockFacts, watch: SpaceWa
     used_percent: 100 * watch.used,
     saving_percent: logical === 0 ? 0 : Math.max(0, 100 * (1 - space.used / logical)),
     volumes: catalogue.list.length,
+    savings: {
+      zero: planner.zero,
+      run: planner.same - planner.short,
+      short: planner.short,
+      copied: engine.checkpoints.copied,
+    },
     written: {
       fresh: planner.fresh,
       zero: planner.zero,
@@ -89,21 +147,30 @@ export function poolStats(engine: Engine, facts: SuperblockFacts, watch: SpaceWa
       run_lengths: [...planner.runLengths],
     },
     checksums: checks === null ? null : { blocks: checks.blocks, damaged: checks.damaged },
+    reads: readStats(engine),
+    writes: { requests: traffic.writes, blocks: traffic.blocksWritten },
     llrrm: engine.llrrm === null ? null : llrrmStats(engine.llrrm),
     index: {
       entries: index.entries,
       probes: index.probes,
       hits: index.hits,
+      missed: index.probes - index.hits,
       stale: thn.stale,
       rate: index.rate,
     },
+    stages: stageStats(clock),
     checkpoints: {
       done: checkpoint.done,
       pages_written: checkpoint.pagesWritten,
       begin_ms_max: checkpoint.beginMsMax,
     },
     journal: { entries: journal.entries, fill: journal.needed / journal.capacity },
-    cache: { hits: pages.hits, misses: pages.misses, dirty: pages.dirtyCount },
+    cache: {
+      hits: pages.hits,
+      misses: pages.misses,
+      dirty: pages.dirtyCount,
+      frames: pages.frames,
+    },
     device: {
       reads: io.reads,
       writes: io.writes,
@@ -113,13 +180,45 @@ export function poolStats(engine: Engine, facts: SuperblockFacts, watch: SpaceWa
   };
 }
 
+function readStats({ traffic, llrrm }: Engine): PoolStats['reads'] {
+  const { reads, blocksRead } = traffic;
+  const redone = llrrm?.redone ?? 0;
+  const deviceReads = traffic.deviceReads + redone;
+  const spared = llrrm === null ? 0 : llrrm.reads + llrrm.compared - redone;
+  return {
+    requests: reads,
+    blocks: blocksRead,
+    device_reads: deviceReads,
+    device_reads_per_mib: blocksRead === 0 ? 0 : (deviceReads * MIB_BLOCKS) / blocksRead,
+    llrrm_reads: llrrm?.reads ?? 0,
+    device_reads_saved: Math.max(0, spared),
+    latency: {
+      device: traffic.device.stats(),
+      llrrm: llrrm === null ? null : traffic.llrrm.stats(),
+    },
+  };
+}
+
+function stageStats({ ticks }: StageClock): PoolStats['stages'] {
+  const ms = (stage: Stage): number => Math.round(ticksMs(ticks[stage]!) * 1000) / 1000;
+  return {
+    hash_ms: ms(Stage.hash),
+    look_up_ms: ms(Stage.lookUp),
+    compare_ms: ms(Stage.compare),
+    enter_ms: ms(Stage.enter),
+    journal_ms: ms(Stage.journal),
+    checkpoint_ms: ms(Stage.checkpoint),
+  };
+}
+
 function llrrmStats(llrrm: Llrrm): NonNullable<PoolStats['llrrm']> {
-  const { table, copier, reads, blocks, misses, errors, damaged } = llrrm;
+  const { table, copier, reads, blocks, misses, compared, errors, damaged } = llrrm;
   const { slots, valid, evicted, freed } = table;
   const { promoted, overflowed } = copier;
   const asked = reads + misses;
   return {
     ...{ slots, used: valid, promoted, overflowed, evicted, freed, reads, blocks, misses },
+    compared,
     hit_rate: asked === 0 ? 0 : reads / asked,
     ...{ errors, damaged },
   };

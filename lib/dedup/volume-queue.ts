@@ -168,6 +168,9 @@ export class VolumeQueue implements QueueDriver {
     const address = slots.addresses[slot]!;
     if (sets.freeSets < Math.ceil(blocks / SetMax.blocks) + 1) return false;
     slots.take();
+    const { traffic } = this.engine;
+    traffic.writes++;
+    traffic.blocksWritten += blocks;
     for (let b = 0; b < blocks; b++) {
       let { set } = this;
       const follows = set >= 0 && sets.lbns[set]! + sets.counts[set]! === lbn + b;
@@ -218,6 +221,7 @@ export class VolumeQueue implements QueueDriver {
       readers[parity] = readers[parity]! - 1;
       slots.parities[slot] = 0;
     }
+    if (slot === this.reads.sample.slot) this.reads.sample.end(slots.statuses[slot] === 0);
     slots.give(slot);
     this.done.push(slots.tags[slot]!, slots.statuses[slot]!, 0, 0);
     if (this.armed) this.signal();

@@ -3,6 +3,8 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import type { PoolIo } from '../../lib/dedup/io.js';
 import { Journal } from '../../lib/dedup/journal.js';
+import { StageClock } from '../../lib/dedup/stage-clock.js';
+import { Ticks } from '../../lib/dedup/ticks.js';
 
 const PLACE = { page: 100, pages: 64, seed: 1, epoch: 1 };
 const journals: Journal[] = [];
@@ -22,7 +24,7 @@ function journalAt(page: number): { journal: Journal; asked: number[]; pages: nu
       pages.push(pbn - PLACE.page);
     },
   } as unknown as PoolIo;
-  const journal = new Journal(io, 4, PLACE, 10, page);
+  const journal = new Journal(io, 4, PLACE, 10, page, new StageClock(new Ticks()));
   journals.push(journal);
   return { journal, asked, pages };
 }
