@@ -7,7 +7,7 @@
 //    listens; two owners that find the same one do not both replace it (`lock`).
 
 import { createHash } from 'node:crypto';
-import { lstatSync, realpathSync, unlinkSync, type Stats } from 'node:fs';
+import { lstatSync, realpathSync, statSync, unlinkSync, type Stats } from 'node:fs';
 import { connect } from 'node:net';
 import { basename, dirname, join, resolve } from 'node:path';
 import { errnoCode, PenstockError } from '../errors.js';
@@ -105,9 +105,9 @@ export class StatsSocket {
  * The statistics that somebody serves at a path. Errors: BAD_OPTION, NOT_A_SOCKET, NO_STATS,
  * STATS_SILENT, PERMISSION_DENIED.
  */
-export function readStats(path: string, timeoutMs = ANSWER_MS): Promise<ServedStats> {
+export async function readStats(path: string, timeoutMs = ANSWER_MS): Promise<ServedStats> {
   const whole = wholePath(path);
-  const facts = factsOf(whole);
+  const facts = factsOf(whole, statSync);
   if (facts !== null && !facts.isSocket()) throw notASocket(whole);
   return new Promise((resolve, reject) => {
     const socket = connect(whole);
@@ -202,8 +202,13 @@ function isListenedOn(path: string): boolean {
   }
 }
 
-function factsOf(path: string): Stats | null {
-  return lstatSync(path, { throwIfNoEntry: false }) ?? null;
+/** Null where nothing is, or where nothing can be seen: what is done there then says why. */
+function factsOf(path: string, look: (path: string) => Stats = lstatSync): Stats | null {
+  try {
+    return look(path);
+  } catch {
+    return null;
+  }
 }
 
 function unlinkQuietly(path: string): void {
