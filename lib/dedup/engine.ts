@@ -16,6 +16,7 @@ import type { Allocator } from './allocator.js';
 import type { Catalogue, VolumeRecord } from './catalogue.js';
 import { Phase, type Checkpoint } from './checkpoint.js';
 import { Checkpoints } from './checkpoints.js';
+import { Cleaner } from './cleaner.js';
 import { Entering } from './entering.js';
 import type { FingerprintIndex } from './fingerprint-index.js';
 import type { Hasher } from './hasher.js';
@@ -61,6 +62,7 @@ export interface EngineParts {
 export class Engine implements LlrrmEvents {
   readonly parts: EngineParts;
   readonly entering: Entering;
+  readonly cleaner: Cleaner;
   private readonly trimmer: Trimmer;
   private readonly checkpoints: Checkpoints;
   /** Queues by number; a queue has at most 2^15 slots. */
@@ -91,6 +93,7 @@ export class Engine implements LlrrmEvents {
   constructor(parts: EngineParts) {
     this.parts = parts;
     this.entering = new Entering(parts);
+    this.cleaner = new Cleaner(this);
     this.trimmer = new Trimmer(this);
     this.checkpoints = new Checkpoints(this);
   }
@@ -107,7 +110,7 @@ export class Engine implements LlrrmEvents {
     const { io, sets, checkpoint } = this.parts;
     if (io.inFlight > 0 || sets.freeSets < SETS) return true;
     for (const queue of this.numbered) if (queue?.busy === true) return true;
-    if (this.trims || this.llrrm?.idle === false) return true;
+    if (this.trims || this.cleaner.active || this.llrrm?.idle === false) return true;
     return this.failed === null && (this.wanted || checkpoint.phase !== Phase.idle);
   }
 
@@ -135,6 +138,7 @@ export class Engine implements LlrrmEvents {
     this.enter();
     for (let i = 0; i < numbered.length; i++) numbered[i]?.step();
     if (this.trims) this.trimmer.step();
+    if (this.cleaner.active) this.cleaner.step();
     if (journal.dirty) journal.commit();
     if (journal.broken + checkpoint.broken !== 0) this.fail('the device did not take metadata');
     this.end();
@@ -230,6 +234,9 @@ export class Engine implements LlrrmEvents {
         case Io.discard:
           space.discards.answered(owner, status);
           break;
+        case Io.clean:
+          this.cleaner.copier?.answered(status);
+          break;
         case Io.checkpoint:
           checkpoint.answered(owner, status);
           break;
@@ -265,7 +272,8 @@ export class Engine implements LlrrmEvents {
       const set = this.toMend.head;
       if (sets.statuses[set] === 0 && this.failed === null) {
         let plan = planner.again(set);
-        if (plan === Plan.noSpace && space.discards.inFlight > 0) plan = Plan.wait;
+        const isNone = plan === Plan.noSpace;
+        if (isNone && (space.discards.inFlight > 0 || this.cleaner.relieve())) plan = Plan.wait;
         if (plan === Plan.wait && sets.atDevice[set] === 0) return;
         if (plan === Plan.noSpace) sets.statuses[set] = Status.NO_SPACE;
       }
@@ -277,7 +285,7 @@ export class Engine implements LlrrmEvents {
   }
 
   private plan(): void {
-    const { sets, planner, checkpoint, pages, space } = this.parts;
+    const { sets, planner, checkpoint, pages } = this.parts;
     while (this.toPlan.length > 0) {
       const set = this.toPlan.head;
       if (this.failed !== null) {
@@ -295,8 +303,7 @@ export class Engine implements LlrrmEvents {
       this.begin(set);
       const plan = planner.plan(set);
       if (plan === Plan.wait) return;
-      const isFreeing = checkpoint.phase !== Phase.idle || space.discards.inFlight > 0;
-      if (plan === Plan.checkpoint || (plan === Plan.noSpace && isFreeing)) {
+      if (plan === Plan.checkpoint || (plan === Plan.noSpace && this.isFreeing)) {
         // The checkpoint frees what nobody looks at.
         planner.forget(set);
         this.leave(set);
@@ -311,6 +318,13 @@ export class Engine implements LlrrmEvents {
         this.toEnter.push(set);
       }
     }
+  }
+
+  /** What finds no space now may find some in a moment. */
+  private get isFreeing(): boolean {
+    const { checkpoint, space } = this.parts;
+    if (this.cleaner.relieve() || this.cleaner.held) return true;
+    return checkpoint.phase !== Phase.idle || space.discards.inFlight > 0;
   }
 
   private begin(set: number): void {
@@ -356,7 +370,7 @@ export class Engine implements LlrrmEvents {
     const { allocator, space, checkpoint } = this.parts;
     if (!allocator.full || space.discards.inFlight > 0) return false;
     if (checkpoint.phase !== Phase.idle || this.wanted) return false;
-    if (space.pending[0]! + space.pending[1]! === 0) return true;
+    if (space.pending[0]! + space.pending[1]! === 0) return !this.cleaner.relieve();
     this.wanted = true;
     return false;
   }

@@ -22,6 +22,8 @@ export const enum Io {
   /** Of blocks that are copied to low-latency memory. */
   promote = 8,
   discard = 9,
+  /** Of extents that are being emptied. */
+  clean = 10,
 }
 
 /** Words of a request that waits. */
