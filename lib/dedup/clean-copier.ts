@@ -11,6 +11,7 @@ import { Op, Status } from '../hpdi/index.js';
 import { addressSpace, type Segment } from '../memory/index.js';
 import { Stream } from './allocator.js';
 import type { VolumeRecord } from './catalogue.js';
+import { Phase } from './checkpoint.js';
 import type { EngineParts } from './engine.js';
 import { Io } from './io.js';
 import { Fingerprint, Group, Head, Magic, Node, Page } from './layout.js';
@@ -27,6 +28,8 @@ export class CleanCopier {
   inFlight = 0;
   /** Blocks that were copied. */
   copied = 0;
+  /** There was no room for the rest. */
+  isShort = false;
   /** Where blocks of victims are now, 0: where they were; by victim and block of its extent. */
   private readonly moves: Float64Array;
   private readonly victims: Float64Array;
@@ -36,6 +39,8 @@ export class CleanCopier {
   private victim = 0;
   private stage = Stage.read;
   private status = 0;
+  /** Checkpoints that are to be done before no room counts; 0: there was some. */
+  private fullTill = 0;
   /** Page of the victim that the stage is at. */
   private page = 0;
   /** By page of the victim: whether it is copied, and to where. */
@@ -135,18 +140,29 @@ export class CleanCopier {
     let length = 1;
     while (page + length < Group.extentPages && wanted[page + length] === 1) length++;
     const got = allocator.take(Stream.moves, length);
-    if (got === 0 && !allocator.full) return Miss.wait;
+    if (got === 0 && (!allocator.full || this.mayFree())) return Miss.wait;
     if (got === 0) {
       // The rest stays where it is.
       this.undo();
       this.victim = this.victims.length;
+      this.isShort = true;
       return 0;
     }
+    this.fullTill = 0;
     for (let b = 0; b < got; b++) this.targets[page + b] = allocator.pbn + b;
     this.inFlight++;
     io.ask(Op.WRITE, allocator.pbn, got, this.addressOf(page), Io.clean, 0);
     this.page += got;
     return 1;
+  }
+
+  /** Whether a checkpoint may make room that is not there now: one that begins from here on. */
+  private mayFree(): boolean {
+    const { checkpoint, space } = this.parts;
+    const isIdle = checkpoint.phase === Phase.idle;
+    if (this.fullTill === 0) this.fullTill = checkpoint.done + (isIdle ? 1 : 2);
+    if (isIdle && space.pending[0]! + space.pending[1]! === 0) return false;
+    return !isIdle || checkpoint.done < this.fullTill;
   }
 
   private enter(): number {

@@ -1,7 +1,7 @@
 // Cleaning of a pool: which extents are worth it, and what a pass has come to.
 
 import { PenstockError } from '../errors.js';
-import { CLOSED } from './cleaner.js';
+import { CLOSED, NO_SPACE } from './cleaner.js';
 import type { Engine } from './engine.js';
 import { Group } from './layout.js';
 import { Miss } from './pages.js';
@@ -52,7 +52,7 @@ export async function cleanPool(engine: Engine, options: CleanOptions): Promise<
     const stopped = engine.closing ? CLOSED : null;
     return { victims: 0, freed: 0, moved: 0, leaves: 0, sharedNodes: 0, stopped };
   }
-  const stop = (): void => void (cleaner.stopped ??= 'it was interrupted');
+  const stop = (): void => cleaner.urge('it was interrupted');
   const timer = setInterval(() => tell(engine, options), 1000);
   cleaner.mark(victims);
   try {
@@ -70,7 +70,10 @@ export async function cleanPool(engine: Engine, options: CleanOptions): Promise<
     if (engine.failed !== null) throw failure(engine);
     if (!engine.closing) await checkpoint(engine);
     const freed = await emptied(engine, victims);
-    const { copier, walk, stopped } = cleaner;
+    const { copier, walk } = cleaner;
+    // (The last of it comes free when the pool is opened again.)
+    const short = copier?.isShort === true ? NO_SPACE : null;
+    const stopped = cleaner.stopped ?? (engine.closing ? CLOSED : short);
     const moved = copier?.copied ?? 0;
     const { leaves = 0, held: sharedNodes = 0 } = walk ?? {};
     return { victims: victims.length, freed, moved, leaves, sharedNodes, stopped };

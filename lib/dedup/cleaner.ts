@@ -5,7 +5,8 @@
 // 1. While a pass is under way nothing is put to its victims, and no set finds their blocks: a
 //    block there that has no reference gets none, and its place is nobody else's.
 // 2. Every step leaves a state that a checkpoint may take: a crash loses no more than the pass.
-// 3. A pass stops when somebody finds no space, and gives back what it took.
+// 3. Who is asked to end while blocks are copied, stops: no map names a copy yet. Once maps are
+//    walked it goes on without rests, for a while: what only some maps name anew is stored twice.
 
 import { Stream } from './allocator.js';
 import type { VolumeRecord } from './catalogue.js';
@@ -16,10 +17,13 @@ import type { Engine } from './engine.js';
 import { Miss } from './pages.js';
 
 export const CLOSED = 'the pool is being closed';
+export const NO_SPACE = 'there is no space';
 /** Leaves that a round looks at. */
 const LEAVES = 8;
 /** While volumes are at work there is a rest of so many times what a step took. */
 const REST = 4;
+/** How long a walk goes on that is to end. */
+const HURRY_MS = 10_000;
 
 export class Cleaner {
   /** A pass is under way, and its steps. */
@@ -33,6 +37,9 @@ export class Cleaner {
   holders: VolumeRecord[] = [];
   private readonly engine: Engine;
   private copying = false;
+  /** Why it is to end, and till when it may go on. */
+  private why: string | null = null;
+  private tillMs = 0;
   private ended: () => void = () => undefined;
   /** When the step began, and till when there is a rest after it; ms. */
   private begunMs = 0;
@@ -48,6 +55,7 @@ export class Cleaner {
     for (let i = 0; i < victims.length; i++) space.victims.set(victims[i]!, i + 1);
     this.held = true;
     this.stopped = null;
+    this.why = null;
   }
 
   /** Copies and walks; resolves at the end. Sets from before the marks have ended. */
@@ -71,7 +79,9 @@ export class Cleaner {
     const { pages, allocator } = engine.parts;
     if (copier === null || walk === null) return;
     if (copier.inFlight > 0) return;
-    if (engine.closing) this.stopped ??= CLOSED;
+    if (engine.closing) this.urge(CLOSED);
+    const isLate = this.why !== null && (this.copying || performance.now() > this.tillMs);
+    if (isLate) this.stopped ??= this.why;
     if (engine.failed !== null) this.stopped ??= 'the pool takes no changes';
     if (this.stopped !== null) return this.finish();
     for (let leaf = 0; leaf < LEAVES && !this.isResting(); leaf++) {
@@ -80,7 +90,7 @@ export class Cleaner {
       allocator.full = false;
       const result = this.copying ? copier.step() : walk.step();
       if (result === Miss.wait) {
-        if (copier.inFlight === 0 && engine.isFull()) this.stopped = 'there is no space';
+        if (copier.inFlight === 0 && engine.isFull()) this.stopped = NO_SPACE;
         return;
       }
       if (result === Miss.bad) this.stopped = 'a page of a map cannot be used';
@@ -90,13 +100,17 @@ export class Cleaner {
     }
   }
 
-  /**
-   * Somebody has found no space: what the pass keeps free is theirs. False: it keeps nothing. What
-   * it has copied comes free after it, as long as it is `held`.
-   */
+  /** It is to end soon. */
+  urge(why: string): void {
+    if (this.why !== null) return;
+    this.why = why;
+    this.tillMs = performance.now() + HURRY_MS;
+  }
+
+  /** Somebody finds no space who waits for it in vain. False: there is no more to be had here. */
   relieve(): boolean {
     if (!this.held || this.stopped !== null) return false;
-    this.stopped = 'there is no space';
+    this.stopped = NO_SPACE;
     this.engine.parts.space.victims.clear();
     return true;
   }
@@ -108,9 +122,10 @@ export class Cleaner {
   }
 
   private finish(): void {
-    const { allocator, catalogue } = this.engine.parts;
+    const { allocator, catalogue, space } = this.engine.parts;
     this.copier?.close();
     allocator.letGo(Stream.moves);
+    if (this.stopped !== null) space.victims.clear();
     if (this.walk !== null) this.holders.push(this.walk.holder);
     // What nobody else names of it is free again.
     catalogue.deleting.push(...this.holders);
@@ -124,7 +139,7 @@ export class Cleaner {
     const { numbered } = this.engine;
     let isBusy = false;
     for (let i = 0; i < numbered.length; i++) if (numbered[i]?.busy === true) isBusy = true;
-    if (!isBusy) {
+    if (!isBusy || this.why !== null) {
       this.begunMs = 0;
       return false;
     }

@@ -16,7 +16,7 @@ import type { Allocator } from './allocator.js';
 import type { Catalogue, VolumeRecord } from './catalogue.js';
 import { Phase, type Checkpoint } from './checkpoint.js';
 import { Checkpoints } from './checkpoints.js';
-import { Cleaner } from './cleaner.js';
+import { Cleaner, NO_SPACE } from './cleaner.js';
 import { Entering } from './entering.js';
 import type { FingerprintIndex } from './fingerprint-index.js';
 import type { Hasher } from './hasher.js';
@@ -323,7 +323,10 @@ export class Engine implements LlrrmEvents {
   /** What finds no space now may find some in a moment. */
   private get isFreeing(): boolean {
     const { checkpoint, space } = this.parts;
-    if (this.cleaner.relieve() || this.cleaner.held) return true;
+    if (this.cleaner.held) {
+      this.cleaner.urge(NO_SPACE);
+      return true;
+    }
     return checkpoint.phase !== Phase.idle || space.discards.inFlight > 0;
   }
 

@@ -119,7 +119,7 @@ it('moves blocks, and shares, saves and keeps in sequence what it did before', a
   await device.close();
 });
 
-it.each([1, 2, 3])('goes on beside other work, seed %i', async (seed) => {
+it.each([1, 2])('goes on beside other work, seed %i', async (seed) => {
   const random = new Random(seed);
   const ram = await ramDriver.open(String(160 * MIB), new Map(), 'ram:160MiB');
   const slow = { delayUs: '300', delayProbability: '0.2', reorder: '0.3', seed: String(seed) };
@@ -172,6 +172,36 @@ it.each([1, 2, 3])('goes on beside other work, seed %i', async (seed) => {
   await device.close();
 });
 
+it('gives nobody what another one writes to what both name anew', async () => {
+  const device = await open('ram:160MiB');
+  const { pool, models } = await fragmented(device);
+  const { cleaner } = pool.engine;
+  let isOver = false;
+  const cleaning = pool.clean().finally(() => (isOver = true));
+  while (!isOver && !((cleaner.walk?.held ?? 0) > 0)) {
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  const disks = ['v', 'clone'].map((name) => ({ name, disk: pool.openVolume(name) }));
+  const buffer = device.memory.alloc(PAGE);
+  let writes = 0;
+  for (; !isOver; writes++) {
+    const { name, disk } = disks[writes % 2]!;
+    const block = (writes * 512 + 7) % BLOCKS;
+    fillBlock(buffer.u32, 0, 1_000_000 + writes);
+    await disk.write(block, buffer);
+    models.get(name)![block] = 1_000_000 + writes;
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  buffer.free();
+  for (const { disk } of disks) await disk.close();
+  expect(writes).toBeGreaterThan(5);
+  expect((await cleaning).sharedNodes).toBeGreaterThan(5);
+  await expectAll(pool, models);
+  await pool.close();
+  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});
+
 it('stops where a pool is closed, and loses nothing', async () => {
   const device = await open('ram:160MiB');
   const made = await fragmented(device);
@@ -192,15 +222,16 @@ it('stops where a pool is closed, and loses nothing', async () => {
   await pool.settle();
   expect(await pool.clean()).toMatchObject({ stopped: null });
   await expectAll(pool, models);
-  // At most what was copied is there twice.
-  expect(pool.stats().data_blocks_used).toBeLessThan(before + BLOCKS);
+  await pool.checkpoint();
+  // Nothing is there twice.
+  expect(pool.stats().data_blocks_used).toBeLessThanOrEqual(before + 2);
   await pool.close();
   expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
   await device.close();
 });
 
 it.each([0, 0.6])('survives a power cut in the middle, %d of the cache kept', async (survive) => {
-  for (const operations of [60, 320, 700]) {
+  for (const operations of [60, 500]) {
     const ram = await ramDriver.open(String(160 * MIB), new Map(), 'ram:160MiB');
     const options = new Map([
       ['seed', String(operations)],
@@ -236,34 +267,47 @@ it.each([0, 0.6])('survives a power cut in the middle, %d of the cache kept', as
   }
 });
 
-it('gives way where space is short', async () => {
-  const ram = await ramDriver.open(String(160 * MIB), new Map(), 'ram:160MiB');
-  const device = new BlockDevice(wrapFault(ram, new Map([['seed', '3']])));
-  const { pool, models } = await fragmented(device);
-  // Writers take all there is while it copies: none finds less space than without it.
-  await pool.createVolume('filler', 40_000 * PAGE);
-  const disk = pool.openVolume('filler');
-  const buffer = disk.memory.alloc(256 * PAGE);
-  const cleaning = pool.clean();
-  let written = 0;
-  const room = pool.stats().free_blocks;
-  await expect(
-    (async () => {
-      for (; ; written += 256) {
-        for (let b = 0; b < 256; b++) fillBlock(buffer.u32, b * 1024, 2_000_000 + written + b);
-        await disk.write(written, buffer);
-      }
-    })(),
-  ).rejects.toMatchObject({ code: 'NO_SPACE' });
-  expect(written).toBeGreaterThan(room - 1500);
-  await cleaning;
-  buffer.free();
-  await disk.close();
-  await expectAll(pool, models);
-  await pool.close();
-  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
-  await device.close();
-});
+it.each(['copied', 'walked'])(
+  'gives way where space is short, while blocks are %s',
+  async (stage) => {
+    const device = await open('ram:160MiB');
+    const { pool, models } = await fragmented(device);
+    await pool.createVolume('filler', 40_000 * PAGE);
+    const disk = pool.openVolume('filler');
+    const buffer = disk.memory.alloc(64 * PAGE);
+    let written = 0;
+    const fill = async (): Promise<void> => {
+      for (let b = 0; b < 64; b++) fillBlock(buffer.u32, b * 1024, 2_000_000 + written + b);
+      await disk.write(written, buffer);
+      written += 64;
+    };
+    const room = pool.stats().free_blocks;
+    while (pool.stats().free_blocks > 26_000) await fill();
+    const { cleaner } = pool.engine;
+    const cleaning = pool.clean();
+    const isThere = (): boolean =>
+      stage === 'copied' ? cleaner.copier!.copied > 300 : cleaner.walk!.leaves > 0;
+    let isOver = false;
+    void cleaning.then(() => (isOver = true));
+    while (!isOver && (!cleaner.active || !isThere()))
+      await new Promise((resolve) => setImmediate(resolve));
+    // Writers take all there is: none finds less than without the pass.
+    const filling = (async () => {
+      for (;;) await fill();
+    })();
+    await expect(filling).rejects.toMatchObject({ code: 'NO_SPACE' });
+    expect(written).toBeGreaterThan(room - 600);
+    const { victims, stopped } = await cleaning;
+    expect(victims).toBeGreaterThan(10);
+    if (stage === 'copied') expect(stopped).toBe('there is no space');
+    buffer.free();
+    await disk.close();
+    await expectAll(pool, models);
+    await pool.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
+  },
+);
 
 it('refuses what is no number of blocks', async () => {
   const device = await open('ram:40MiB');
