@@ -1,4 +1,5 @@
-// `penstock pool grow` and `trim`: what a pool and its device give each other.
+// `penstock pool grow` and `trim`: what a pool and its device give each other; `clean`: extents
+// that come free.
 
 import type { Command } from 'commander';
 import { formatSize } from '../units.js';
@@ -44,6 +45,37 @@ export function configureTrim(command: Command, finish: Finish): void {
         printJson('pool-trim', { trimmed_bytes: bytes });
       } else {
         printText(`${formatSize(bytes)} given back`);
+      }
+      finish(Exit.OK);
+    });
+}
+
+export function configureClean(command: Command, finish: Finish): void {
+  command
+    .description(
+      'empty extents of a pool with few blocks in use, so that new data lies in sequence',
+    )
+    .argument('<uri>', 'the device of the pool')
+    .option('--json', 'print JSON alone on stdout')
+    .action(async (uri: string, _: object, self: Command) => {
+      const report = await withPool(uri, async (pool, signal) => {
+        // What is being deleted needs not be moved.
+        await pool.settle();
+        const cleaned = await pool.clean({ signal });
+        throwIfInterrupted(signal);
+        return cleaned;
+      });
+      const { victims, freed, moved, leaves, sharedNodes, stopped } = report;
+      if (self.optsWithGlobals<{ json?: boolean }>().json === true) {
+        printJson('pool-clean', {
+          ...{ victims, freed_extents: freed, moved_blocks: moved },
+          ...{ changed_leaves: leaves, shared_nodes: sharedNodes, stopped },
+        });
+      } else if (victims === 0) {
+        printText('nothing to be gained: no extents have few blocks in use, or there is no room');
+      } else {
+        const why = stopped === null ? '' : `; it ended early: ${stopped}`;
+        printText(`${freed} of ${victims} extents emptied, ${moved} blocks moved${why}`);
       }
       finish(Exit.OK);
     });

@@ -8,7 +8,7 @@ import { open } from '../open.js';
 import { formatSize } from '../units.js';
 import { Exit, printJson, printNote, printText, table } from './output.js';
 import { configureCheck } from './pool-check.js';
-import { configureGrow, configureTrim } from './pool-space.js';
+import { configureClean, configureGrow, configureTrim } from './pool-space.js';
 import { closing, throwIfInterrupted, withDevice, withPool } from './pool-session.js';
 import { configureStats } from './pool-stats.js';
 import { configureTop } from './pool-top.js';
@@ -108,6 +108,7 @@ export function configure(command: Command, finish: Finish): void {
   configureGrow(command.command('grow'), finish);
   configureTrim(command.command('trim'), finish);
   configureTop(command.command('top'), finish);
+  configureClean(command.command('clean'), finish);
 }
 
 async function create(uri: string, words: CreateWords): Promise<void> {

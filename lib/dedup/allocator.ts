@@ -1,6 +1,6 @@
 // Allocator: where new blocks, and new nodes, go.
 //
-// Each of the two fills one extent at a time, from its start: a series of new blocks is contiguous,
+// Each fills one extent at a time, from its start: a series of new blocks is contiguous,
 // and an extent has either blocks or nodes. First come extents that were never used, up to the end
 // of the device, then empty ones, then those with the most room.
 //
@@ -13,6 +13,8 @@ import type { Space } from './space.js';
 export const enum Stream {
   blocks = 0,
   nodes = 1,
+  /** Blocks that leave extents which are to be empty: to empty ones, a run to one of them. */
+  moves = 2,
 }
 
 /** Empty extents kept for nodes: writes of data find no space before (a part, and at least). */
@@ -52,10 +54,10 @@ export class Allocator {
   /** What is asked for is for the catalogue, without which no checkpoint can be. */
   forCatalogue = false;
   private readonly space: Space;
-  private readonly open = [new OpenExtent(), new OpenExtent()];
+  private readonly open = [new OpenExtent(), new OpenExtent(), new OpenExtent()];
   /** Extents of the group below the high-water mark that were opened. */
   private opened: number = Group.extents;
-  private readonly rounds = [new Round(), new Round()];
+  private readonly rounds = [new Round(), new Round(), new Round()];
   /** Empty extents are not for what is looked for. */
   private sparing = false;
 
@@ -71,7 +73,7 @@ export class Allocator {
   }
 
   /** Nodes need extents of their own: blocks leave some empty ones. */
-  private get extentsKept(): number {
+  get extentsKept(): number {
     return Math.max(EXTENTS_KEPT, Math.floor(this.space.blocksTotal / Group.blocks / NODES_PART));
   }
 
@@ -92,6 +94,7 @@ export class Allocator {
       this.full = true;
       return 0;
     }
+    if (stream === Stream.moves && open.next + wanted > Group.extentPages) this.letGo(stream);
     for (let tries = 0; tries < LOOKS; tries++) {
       if (open.extent < 0 && !this.openExtent(stream, open)) return 0;
       const base = open.extent * Group.extentPages;
@@ -113,7 +116,14 @@ export class Allocator {
 
   /** Whether an extent is open. */
   isOpen(extent: number): boolean {
-    return this.open[0]!.extent === extent || this.open[1]!.extent === extent;
+    const { open } = this;
+    return open[0]!.extent === extent || open[1]!.extent === extent || open[2]!.extent === extent;
+  }
+
+  /** What an extent still has is for others. */
+  letGo(stream: Stream): void {
+    const open = this.open[stream]!;
+    if (open.extent >= 0) this.close(open);
   }
 
   private close(open: OpenExtent): void {
@@ -133,7 +143,7 @@ export class Allocator {
       this.opened++;
       return true;
     }
-    return this.reuse(open, nodes);
+    return this.reuse(open, stream);
   }
 
   /** Nodes go on where there was most room for them when the pool was opened. */
@@ -163,13 +173,15 @@ export class Allocator {
    * Goes round all extents once, in as many calls as that takes: the next that is empty, else the
    * one with the most room. What was found is kept until it is open, or of no use.
    */
-  private reuse(open: OpenExtent, nodes: boolean): boolean {
-    const round = this.rounds[nodes ? 1 : 0]!;
-    if (round.left <= 0 && !round.found && !this.beginRound(round)) return false;
+  private reuse(open: OpenExtent, stream: Stream): boolean {
+    const round = this.rounds[stream]!;
+    const nodes = stream === Stream.nodes;
+    const below = stream === Stream.moves ? 1 : Group.blocks;
+    if (round.left <= 0 && !round.found && !this.beginRound(round, below)) return false;
     if (!round.found && !this.look(round, nodes)) return false;
     round.found = true;
     // It may be another's by now, or have been filled.
-    const used = this.usable(round.best, nodes, Group.blocks);
+    const used = this.usable(round.best, nodes, below);
     if (used === Miss.wait) return false;
     if (used >= 0 && !this.enter(open, round.best, nodes, used === 0)) return false;
     round.found = false;
@@ -177,11 +189,11 @@ export class Allocator {
     return used >= 0;
   }
 
-  private beginRound(round: Round): boolean {
+  private beginRound(round: Round, below: number): boolean {
     const { space } = this;
     round.left = (space.highWater - space.firstGroup) * Group.extents;
     round.best = -1;
-    round.bestUsed = Group.blocks;
+    round.bestUsed = below;
     return round.left > 0;
   }
 
@@ -221,6 +233,7 @@ export class Allocator {
     const used = space.usedIn(summary, extent);
     if (used >= below || this.isOpen(extent)) return Miss.bad;
     if (used === 0 && this.sparing) return Miss.bad;
+    if (space.victims.get(extent) !== 0) return Miss.bad;
     if (used > 0 && space.holdsNodes(summary, extent) !== nodes) return Miss.bad;
     const count = space.count(group);
     if (count < 0) return count;

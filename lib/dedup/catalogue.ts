@@ -131,6 +131,11 @@ export class Catalogue {
     return tail;
   }
 
+  /** A record for a map that holds nodes, or blocks, for a while; as `addTail`. */
+  addHolder(nowMs: number): VolumeRecord {
+    return this.enter('', VOLUME_BYTES_MAX, VolumeState.deleting, nowMs);
+  }
+
   private enter(name: string, bytes: number, state: VolumeState, nowMs: number): VolumeRecord {
     const free = this.volumes.indexOf(null);
     const volume: VolumeRecord = {

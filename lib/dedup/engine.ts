@@ -15,6 +15,7 @@ import { Op, Status } from '../hpdi/index.js';
 import type { VolumeRecord } from './catalogue.js';
 import { Phase } from './checkpoint.js';
 import { Checkpoints } from './checkpoints.js';
+import { Cleaner, NO_SPACE } from './cleaner.js';
 import { Entering } from './entering.js';
 import { Io } from './io.js';
 import type { Llrrm, LlrrmEvents } from './llrrm.js';
@@ -43,6 +44,7 @@ export class Engine implements LlrrmEvents {
   readonly parts: EngineParts;
   readonly entering: Entering;
   readonly traffic: Traffic;
+  readonly cleaner: Cleaner;
   private readonly trimmer: Trimmer;
   readonly checkpoints: Checkpoints;
   /** Queues by number; a queue has at most 2^15 slots. */
@@ -75,6 +77,7 @@ export class Engine implements LlrrmEvents {
     this.parts = parts;
     this.traffic = parts.traffic;
     this.entering = new Entering(parts);
+    this.cleaner = new Cleaner(this);
     this.trimmer = new Trimmer(this);
     this.checkpoints = new Checkpoints(this);
   }
@@ -91,7 +94,7 @@ export class Engine implements LlrrmEvents {
     const { io, sets, checkpoint } = this.parts;
     if (io.inFlight > 0 || sets.freeSets < SETS) return true;
     for (const queue of this.numbered) if (queue?.busy === true) return true;
-    if (this.trims || this.llrrm?.idle === false) return true;
+    if (this.trims || this.cleaner.active || this.llrrm?.idle === false) return true;
     return this.failed === null && (this.wanted || checkpoint.phase !== Phase.idle);
   }
 
@@ -124,6 +127,7 @@ export class Engine implements LlrrmEvents {
     if (this.toEnter.length > 0) this.enter();
     for (let i = 0; i < numbered.length; i++) numbered[i]?.step();
     if (this.trims) this.trimmer.step();
+    if (this.cleaner.active) this.cleaner.step();
     if (journal.dirty) journal.commit();
     if (journal.broken + checkpoint.broken !== 0) this.fail('the device did not take metadata');
     this.end();
@@ -229,6 +233,9 @@ export class Engine implements LlrrmEvents {
         case Io.discard:
           space.discards.answered(owner, status);
           break;
+        case Io.clean:
+          this.cleaner.copier?.answered(status);
+          break;
         case Io.checkpoint:
           checkpoint.answered(owner, status);
           break;
@@ -271,7 +278,8 @@ export class Engine implements LlrrmEvents {
       const set = this.toMend.head;
       if (sets.statuses[set] === 0 && this.failed === null) {
         let plan = planner.again(set);
-        if (plan === Plan.noSpace && space.discards.inFlight > 0) plan = Plan.wait;
+        const isNone = plan === Plan.noSpace;
+        if (isNone && (space.discards.inFlight > 0 || this.cleaner.relieve())) plan = Plan.wait;
         if (plan === Plan.wait && sets.atDevice[set] === 0) return;
         if (plan === Plan.noSpace) sets.statuses[set] = Status.NO_SPACE;
       }
@@ -283,7 +291,7 @@ export class Engine implements LlrrmEvents {
   }
 
   private plan(): void {
-    const { sets, planner, checkpoint, pages, space } = this.parts;
+    const { sets, planner, checkpoint, pages } = this.parts;
     while (this.toPlan.length > 0) {
       const set = this.toPlan.head;
       if (this.failed !== null || sets.statuses[set] !== 0) {
@@ -301,8 +309,7 @@ export class Engine implements LlrrmEvents {
       this.begin(set);
       const plan = planner.plan(set);
       if (plan === Plan.wait) return;
-      const isFreeing = checkpoint.phase !== Phase.idle || space.discards.inFlight > 0;
-      if (plan === Plan.checkpoint || (plan === Plan.noSpace && isFreeing)) {
+      if (plan === Plan.checkpoint || (plan === Plan.noSpace && this.isFreeing)) {
         // The checkpoint frees what nobody looks at.
         planner.forget(set);
         this.leave(set);
@@ -317,6 +324,16 @@ export class Engine implements LlrrmEvents {
         this.toEnter.push(set);
       }
     }
+  }
+
+  /** What finds no space now may find some in a moment. */
+  private get isFreeing(): boolean {
+    const { checkpoint, space } = this.parts;
+    if (this.cleaner.held) {
+      this.cleaner.urge(NO_SPACE);
+      return true;
+    }
+    return checkpoint.phase !== Phase.idle || space.discards.inFlight > 0;
   }
 
   private begin(set: number): void {
@@ -369,7 +386,7 @@ export class Engine implements LlrrmEvents {
     const { allocator, space, checkpoint } = this.parts;
     if (!allocator.full || space.discards.inFlight > 0) return false;
     if (checkpoint.phase !== Phase.idle || this.wanted) return false;
-    if (space.pending[0]! + space.pending[1]! === 0) return true;
+    if (space.pending[0]! + space.pending[1]! === 0) return !this.cleaner.relieve();
     this.wanted = true;
     return false;
   }

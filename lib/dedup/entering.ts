@@ -41,11 +41,12 @@ export class Entering {
     if (!journal.room(count * (Rec.words + Fingerprint.words))) return Miss.wait;
     const first = Math.floor(lbn / Node.entries);
     const last = Math.floor((lbn + count - 1) / Node.entries);
+    // Its root may move though the rest has to wait: a checkpoint in between has to know.
+    volume.changed = true;
     const frame = trees.ownMapLeaf(volume, first);
     if (frame < 0) return frame;
     const second = last === first ? frame : trees.ownMapLeaf(volume, last);
     if (second < 0) return second;
-    volume.changed = true;
     for (let b = 0; b < count; b++) {
       const pbn = sets.pbns[set * SetMax.blocks + b]!;
       const leaf = Math.floor((lbn + b) / Node.entries) === first ? frame : second;
@@ -70,9 +71,9 @@ export class Entering {
       // Nothing is mapped up to there.
       return next < 0 ? count : Math.min(count, next * Node.entries - lbn);
     }
+    volume.changed = true;
     const frame = trees.ownMapLeaf(volume, leaf);
     if (frame < 0) return frame;
-    volume.changed = true;
     const here = Math.min(count, (leaf + 1) * Node.entries - lbn);
     for (let b = 0; b < here; b++) this.map(volume, frame, (lbn + b) & NODE_MASK, 0);
     this.unmapRecord(volume, lbn, here);

@@ -1,6 +1,7 @@
 export { FORMAT_VERSION } from './layout.js';
 export { checkPool, type CheckOptions, type CheckProgress } from './check.js';
 export type { CheckReport, Finding, FindingKind } from './check-report.js';
+export type { CleanOptions, CleanReport } from './clean.js';
 export type { ReadExtents } from './extents.js';
 export { Pool } from './pool.js';
 export type { CreateOptions } from './pool-create.js';

@@ -24,6 +24,8 @@ export const enum Io {
   discard = 9,
   /** Of reads that are held against fingerprints. */
   checked = 10,
+  /** Of extents that are being emptied. */
+  clean = 11,
 }
 
 /** Words of a request that waits. */

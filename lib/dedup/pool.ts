@@ -13,6 +13,7 @@ import { PenstockError } from '../errors.js';
 import { BlockDevice } from '../hpdi/index.js';
 import type { VolumeRecord } from './catalogue.js';
 import { busyError, checkWhile, type CheckOptions } from './check.js';
+import { cleanPool, type CleanOptions, type CleanReport } from './clean.js';
 import type { CheckReport } from './check-report.js';
 import type { Engine } from './engine.js';
 import { readExtents, type ReadExtents } from './extents.js';
@@ -65,6 +66,7 @@ export class Pool {
   /** Walks through maps that are under way. */
   private walks: Promise<unknown> = Promise.resolve();
   private trimming: Promise<number> | null = null;
+  private cleaning: Promise<CleanReport> | null = null;
   private closing: Promise<void> | null = null;
 
   private readonly watch: SpaceWatch;
@@ -285,6 +287,19 @@ export class Pool {
   }
 
   /**
+   * Empties extents with few blocks in use, beside other work: their blocks are copied to others,
+   * in order, and all maps name the copies. One pass; it ends early when the pool is closed or
+   * full, and says so. Errors: BAD_OPTION, POOL_FAILED.
+   */
+  clean(options: CleanOptions = {}): Promise<CleanReport> {
+    this.assertOpen();
+    this.cleaning ??= cleanPool(this.engine, options).finally(() => {
+      this.cleaning = null;
+    });
+    return this.cleaning;
+  }
+
+  /**
    * A volume as a device, to be closed before the pool. All who have it open have it with blocks of
    * one size. Errors: NO_SUCH_VOLUME, BAD_OPTION, VOLUME_BUSY.
    */
@@ -346,6 +361,7 @@ export class Pool {
     await this.indexed;
     await this.walks;
     await this.trimming?.catch(() => undefined); // told to who began it
+    await this.cleaning?.catch(() => undefined);
     const { engine } = this;
     try {
       engine.llrrm?.copier.stop();

@@ -15,9 +15,12 @@ import { Discards } from './discards.js';
 import { FrameBits, Side } from './frame-bits.js';
 import { countIndex, groupOf } from './numbers.js';
 import { Frame, Miss, type PageCache } from './pages.js';
+import { PbnTable } from './pbn-table.js';
 import { Group, GroupShift, Head, Magic, Page, Span, SpanShift, SpanWord } from './layout.js';
 
 const FREED = 4096;
+/** Places of the table of extents that are being emptied. */
+const VICTIMS = 2 ** 13;
 // A pbn is a number above 2^32 now and then; `%` of such is slow, and its low bits are enough.
 const GROUP_MASK = Group.pages - 1;
 const EXTENT_MASK = Group.extentPages - 1;
@@ -66,6 +69,8 @@ export class Space {
   readonly pages: PageCache;
   /** What is being given back to the device is given to nobody. */
   readonly discards = new Discards();
+  /** Extents that are being emptied, by number: nothing is put there, nor referred to anew. */
+  readonly victims = new PbnTable(VICTIMS);
   private readonly bits: FrameBits;
   /** pbn: one more; -pbn: one less. */
   private readonly deltas = new Deltas();

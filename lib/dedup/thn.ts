@@ -139,6 +139,7 @@ export class Thn {
     const extent = Math.floor(pbn / Group.extentPages);
     const group = groupOf(pbn);
     if (group < space.firstGroup || group >= space.highWater) return;
+    if (space.victims.get(extent) !== 0) return;
     const counts = space.count(group);
     if (counts < 0) {
       if (counts === Miss.wait) this.missing = true;

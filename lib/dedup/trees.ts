@@ -41,7 +41,7 @@ export function levelOf(leaves: number): number {
 
 export class Trees {
   readonly pages: PageCache;
-  private readonly space: Space;
+  readonly space: Space;
   private readonly allocator: Allocator;
 
   /** Whether a pbn may need more than 32 bits. */
@@ -157,6 +157,11 @@ export class Trees {
       if (pbn === 0) return HOLE;
     }
     return this.get(pbn, magic, 0);
+  }
+
+  /** The frame of a node of a map, for reading; or a Miss. */
+  node(pbn: number, level: number): number {
+    return this.get(pbn, Magic.node, level);
   }
 
   /** The frame of a page of a tree that is what its place in the tree says; or a Miss. */
@@ -282,7 +287,8 @@ export class Trees {
     }
   }
 
-  private name(tree: Tree, parent: number, place: number, pbn: number): void {
+  /** Gives a tree another root, or a node another entry. */
+  name(tree: Tree, parent: number, place: number, pbn: number): void {
     if (parent < 0) tree.root = pbn;
     else this.setEntry(parent, place, pbn);
   }
@@ -355,7 +361,8 @@ export class Trees {
     for (let i = 0; i < REMEMBERED; i++) if (knownTrees[i] === volume.serial) knownTrees[i] = -1;
   }
 
-  private make(magic: number, level: number): number {
+  /** The frame of a new page of a tree, with a reference; or a Miss. */
+  make(magic: number, level: number): number {
     const { pages, space, allocator } = this;
     if (allocator.take(Stream.nodes, 1) === 0) return Miss.wait;
     const frame = pages.make(allocator.pbn, magic, 0, space.generation);
@@ -368,7 +375,8 @@ export class Trees {
     return frame;
   }
 
-  private own(pbn: number, magic: number, level: number): number {
+  /** The frame of a page that may be changed, which may be elsewhere then; or a Miss. */
+  own(pbn: number, magic: number, level: number): number {
     const { pages, space } = this;
     const frame = this.get(pbn, magic, level);
     if (frame < 0 || pages.generations[frame] === space.generation) return frame;

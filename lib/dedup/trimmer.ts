@@ -20,9 +20,9 @@ export class Trimmer {
     for (let leaf = 0; leaf < LEAVES && catalogue.deleting.length > 0; leaf++) {
       if (!this.engine.mayEnter || pages.dirtyCount > pages.frames * DIRTY_BEGIN) return;
       const volume = catalogue.deleting[0]!;
+      volume.changed = true; // its root may move though the rest has to wait
       const result = trees.trim(volume);
       if (result === Miss.wait) return;
-      volume.changed = true;
       if (result === 0) catalogue.gone(volume);
       // What of it cannot be read stays where it is, until the pool is opened again.
       if (result === Miss.bad) catalogue.deleting.shift();

@@ -291,6 +291,14 @@ describe('what cannot be', () => {
     expect((await json('pool', 'check', uri, '--data')).body).toMatchObject({ clean: true });
   });
 
+  it('cleans a pool, where anything is to be gained', async () => {
+    const { code, body } = await json('pool', 'clean', uri);
+    expect({ code, body }).toMatchObject({ code: 0, body: { schema: 'penstock.pool-clean/1' } });
+    expect(body).toMatchObject({ stopped: null });
+    expect(body['freed_extents']).toBe(body['victims']);
+    expect((await json('pool', 'check', uri, '--data')).body).toMatchObject({ clean: true });
+  });
+
   it('says that a pool is full, and closes it in order', async () => {
     const small = `file:${at('small.img')}`;
     await penstock(['pool', 'create', `${small}?create=24MiB`]);

@@ -33,6 +33,8 @@ class CrashRun implements SoakRun {
   /** Recoveries that applied entries, and of them those that left blocks out. */
   private replayed = 0;
   private lost = 0;
+  /** Passes that moved blocks. */
+  private cleaned = 0;
   /** Contents that were written in a row, to be written again. */
   private readonly series: number[][] = [];
 
@@ -59,7 +61,9 @@ class CrashRun implements SoakRun {
 
   async finish(): Promise<void> {
     await this.ram.close();
-    console.log(`dedup-crash: ${this.replayed} recoveries had entries, ${this.lost} lost blocks`);
+    const { replayed, lost, cleaned } = this;
+    const recovered = `${replayed} recoveries had entries, ${lost} lost blocks`;
+    console.log(`dedup-crash: ${recovered}; ${cleaned} passes of cleaning moved blocks`);
   }
 
   /** A part of the memory, which grows whenever somebody looks. */
@@ -205,6 +209,8 @@ class CrashRun implements SoakRun {
     if (random.chance(0.03)) await pool.grow();
     const trimmed = random.chance(0.06) ? pool.trim() : null;
     trimmed?.catch(() => undefined); // awaited below
+    const cleaned = random.chance(0.15) ? this.clean(pool) : null;
+    cleaned?.catch(() => undefined);
     if (random.chance(0.06)) await this.copy(pool, models);
     if (models.length > VOLUMES && random.chance(0.08)) {
       const at = random.between(VOLUMES, models.length - 1);
@@ -234,9 +240,17 @@ class CrashRun implements SoakRun {
         for (const [i, each] of models.entries()) each.flushed(snapshots[i]!);
       }
       await trimmed;
+      await cleaned;
     } finally {
       await disk.close();
     }
+  }
+
+  private async clean(pool: Pool): Promise<void> {
+    const { random } = this;
+    const maxUsed = random.pick([40, 126, 250]);
+    const { moved } = await pool.clean({ maxUsed, maxVictims: random.between(2, 20) });
+    if (moved > 0) this.cleaned++;
   }
 
   /** A clone: it has what was acknowledged, all of it durable. */
