@@ -1,5 +1,5 @@
-// `penstock pool grow` and `trim`: what a pool and its device give each other; `clean`: extents that
-// come free.
+// `penstock pool grow` and `trim`: what a pool and its device give each other; `clean`: extents
+// that come free.
 
 import type { Command } from 'commander';
 import { formatSize } from '../units.js';

@@ -277,9 +277,9 @@ export class Pool {
   }
 
   /**
-   * Empties extents with few blocks in use, beside other work: their blocks are copied to others, in
-   * order, and all maps name the copies. One pass; it ends early when the pool is closed or full,
-   * and says so. Errors: BAD_OPTION, POOL_FAILED.
+   * Empties extents with few blocks in use, beside other work: their blocks are copied to others,
+   * in order, and all maps name the copies. One pass; it ends early when the pool is closed or
+   * full, and says so. Errors: BAD_OPTION, POOL_FAILED.
    */
   clean(options: CleanOptions = {}): Promise<CleanReport> {
     this.assertOpen();
