@@ -1,5 +1,6 @@
 // Extents with few blocks in use are emptied: everything reads as before, what was shared is
-// shared, what lay in sequence does; beside other work, in a full pool, through closing, crashes.
+// shared, what lay in sequence does; beside other work, in a full pool, through closing and
+// crashes.
 
 import { expect, it } from 'vitest';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
