@@ -131,6 +131,11 @@ export class Checkpoint {
     else this.end();
   }
 
+  /** Whether it waits for who began in the time of this parity. */
+  waitsFor(parity: number): boolean {
+    return this.phase === Phase.releasing && parity === (this.number & 1);
+  }
+
   /** Looks whether those who may still read what was freed have finished. */
   step(): void {
     if (this.phase !== Phase.releasing || this.readers[this.number & 1] !== 0) return;

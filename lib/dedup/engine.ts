@@ -365,7 +365,7 @@ export class Engine implements LlrrmEvents {
       const set = this.toEnter.head;
       allocator.full = false; // what it says is of this set, then
       let result = this.failed === null ? this.entering.enter(set) : Miss.bad;
-      if (result === Miss.wait && this.isFull()) {
+      if (result === Miss.wait && (this.isFull() || this.holdsUp(set))) {
         sets.statuses[set] = Status.NO_SPACE;
         result = Miss.bad;
       }
@@ -389,6 +389,13 @@ export class Engine implements LlrrmEvents {
     if (space.pending[0]! + space.pending[1]! === 0) return !this.cleaner.relieve();
     this.wanted = true;
     return false;
+  }
+
+  /** A set finds no place for a node while the checkpoint that would free some waits for it. */
+  private holdsUp(set: number): boolean {
+    const { allocator, space, sets, checkpoint } = this.parts;
+    if (!allocator.full || space.discards.inFlight > 0) return false;
+    return checkpoint.waitsFor(sets.parities[set]! - 1);
   }
 
   /** Volumes are being deleted. */

@@ -68,3 +68,36 @@ it.each([1, 2])(
   },
   60_000,
 );
+
+it('ends writes that find no node with NO_SPACE, whatever a checkpoint waits for', async () => {
+  // Each block has a leaf of its own: it is nodes that there is no room for, and a checkpoint which
+  // would free some waits for writes that are under way.
+  const device = await open('ram:24MiB');
+  await Pool.create(device, { thn: 1, sampling: 1 });
+  const pool = await Pool.open(device, { cacheBytes: 2 ** 23, indexBytes: 2 ** 20 });
+  await pool.createVolume('wide', 2 ** 40);
+  const disk = pool.openVolume('wide');
+  const random = new Random(7);
+  const counts = { OK: 0, NO_SPACE: 0 };
+  for (let round = 0; round < 60; round++) {
+    const works = Array.from({ length: 64 }, async () => {
+      const buffer = disk.memory.alloc(PAGE);
+      // Zeros take no block, and a node all the same.
+      fillBlock(buffer.u32, 0, random.chance(0.3) ? 0 : random.between(1, 2 ** 30));
+      const code = await disk.write(random.below(2 ** 28), buffer).then(
+        () => 'OK',
+        (error: PenstockError) => error.code,
+      );
+      buffer.free();
+      counts[code as keyof typeof counts]++;
+    });
+    await Promise.all(works);
+  }
+  expect(counts.OK).toBeGreaterThan(1000);
+  expect(counts.NO_SPACE).toBeGreaterThan(100);
+  expect(counts.OK + counts.NO_SPACE).toBe(60 * 64);
+  await disk.close();
+  await pool.close();
+  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});
