@@ -121,6 +121,31 @@ describe('a pool that cannot be had', () => {
   });
 });
 
+it('of 64 TiB opens, with the memory of a small one, and keeps what is written', async () => {
+  const device = await open('ram:64TiB?sparse=1');
+  await Pool.create(device);
+  let pool = await Pool.open(device, OPEN);
+  await pool.createVolume('one', 64 * 2 ** 40);
+  const disk = pool.openVolume('one');
+  const places = [0, 2 ** 31, disk.info.blocks - 8];
+  for (const [i, place] of places.entries()) {
+    const buffer = filled(disk, range(10 * i + 1, 8));
+    await disk.write(place, buffer);
+    buffer.free();
+  }
+  await disk.close();
+  await pool.close();
+  pool = await Pool.open(device, OPEN);
+  const again = pool.openVolume('one');
+  for (const [i, place] of places.entries()) {
+    expect(await contentsOf(again, place, 8)).toEqual(range(10 * i + 1, 8));
+  }
+  await again.close();
+  await pool.close();
+  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});
+
 describe('volumes', () => {
   it('have names, sizes, and are there after the pool was closed', async () => {
     const [pool, device] = await onRam();
