@@ -186,7 +186,10 @@ describe('a damaged pool', () => {
         ...{ llrrm_threshold: 2, llrrm_policy: 'shared', data_checksum: true },
       },
     });
-    for (const name of ['a', 'b']) await json('volume', 'import', other, name, at('image'));
+    writeFileSync(at('shared'), content);
+    for (const name of ['a', 'b']) {
+      expect((await json('volume', 'import', other, name, at('shared'))).code).toBe(0);
+    }
     // Copies that were still to be made at a close are not.
     const { llrrm } = (await json('pool', 'stats', other)).body as { llrrm: { used: number } };
     expect(llrrm.used).toBeGreaterThan(0);
