@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import { ensureBuilt, root, run } from './setup.mjs';
 
 // Suites of drivers are TypeScript on both sides of the addon, and long under ASan: of NVMe what
-// stops, resets and ends is here, of the others what the addon's own suites and soaks do.
+// stops, resets and ends is here, of the others what the addon's own suites do.
 const TESTS = [
   'native',
   'memory',
@@ -20,7 +20,6 @@ const TESTS = [
   'pci',
   'drivers/nvme/recovery.test.ts',
   'dedup/fingerprint-index.test.ts',
-  'soak.test.ts',
 ];
 // What breaks in is a program of its own, which no sanitizer sees, and processes that end by signals
 // write no report of a sanitizer either.
