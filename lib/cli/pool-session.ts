@@ -4,7 +4,7 @@
 // Invariant: results are printed after the close, which makes them durable. A command that cannot
 // close its pool has failed, and has printed no result.
 
-import { Pool } from '../dedup/index.js';
+import { Pool, type OpenOptions } from '../dedup/index.js';
 import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import { open } from '../open.js';
@@ -29,10 +29,11 @@ export async function withDevice<T>(
 export function withPool<T>(
   uri: string,
   run: (pool: Pool, signal: AbortSignal) => Promise<T>,
+  options: OpenOptions = { openLlrrm: open },
 ): Promise<T> {
   return withDevice(uri, async (device, signal) => {
     throwIfInterrupted(signal);
-    const pool = await Pool.open(device, { openLlrrm: open });
+    const pool = await Pool.open(device, options);
     if (pool.space !== 'ok') warnOfSpace(uri, pool);
     pool.onSpace(() => warnOfSpace(uri, pool));
     return closing(pool, () => {

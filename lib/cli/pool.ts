@@ -136,11 +136,16 @@ async function set(uri: string, words: CreateWords): Promise<void> {
     ...(llrrmThreshold === undefined ? {} : { llrrmThreshold }),
     ...(llrrmPolicy === undefined ? {} : { llrrmPolicy }),
   };
-  await withPool(uri, async (pool) => {
-    if (words.llrrm === undefined) await pool.configure(options);
-    else if (words.llrrm === 'none') await pool.configure({ ...options, llrrm: null });
-    else await withLlrrm(words.llrrm, (llrrm) => pool.configure({ ...options, llrrm }));
-  });
+  const { llrrm: wanted } = words;
+  if (wanted === undefined) return withPool(uri, (pool) => pool.configure(options));
+  // The one that it has may be the one that is wanted: the pool must not hold it meanwhile.
+  const without = { llrrm: null };
+  if (wanted === 'none') {
+    return withPool(uri, (pool) => pool.configure({ ...options, ...without }), without);
+  }
+  const setTo = (pool: Pool): Promise<void> =>
+    withLlrrm(wanted, (llrrm) => pool.configure({ ...options, llrrm }));
+  await withPool(uri, setTo, without);
 }
 
 /** Runs with the device of a URI, if there is one, and closes it. */
@@ -156,10 +161,8 @@ async function withLlrrm(
 export function createOptions(words: CreateWords): CreateOptions {
   const { thn, llrrmThreshold, llrrmPolicy, sampling, force = false } = words;
   const options: CreateOptions = { force, dataChecksum: words.dataChecksum === true };
-  if (llrrmPolicy === 'shared' || llrrmPolicy === 'random') options.llrrmPolicy = llrrmPolicy;
-  else if (llrrmPolicy !== undefined) {
-    throw badOption(`--llrrm-policy is shared or random, not ${llrrmPolicy}`);
-  }
+  // What is no policy is for the pool to say.
+  if (llrrmPolicy !== undefined) options.llrrmPolicy = llrrmPolicy as 'shared' | 'random';
   if (thn !== undefined) options.thn = count('--thn', thn);
   if (llrrmThreshold !== undefined) {
     options.llrrmThreshold = count('--llrrm-threshold', llrrmThreshold);

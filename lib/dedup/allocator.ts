@@ -4,7 +4,10 @@
 // and an extent has either blocks or nodes. First come extents that were never used, up to the end
 // of the device, then empty ones, then those with the most room.
 //
-// Invariant: the pages of an open extent (summary, counts, fingerprints) are pinned.
+// Invariants
+// 1. The pages of an open extent (summary, counts, fingerprints) are pinned.
+// 2. Nodes without which no checkpoint can be, and nothing be deleted, are put aside before anybody
+//    else gets one: a full pool goes on, and opens.
 
 import { Group, Span, SpanShift } from './layout.js';
 import { Miss } from './pages.js';
@@ -20,8 +23,17 @@ export const enum Stream {
 /** Empty extents kept for nodes: writes of data find no space before (a part, and at least). */
 const NODES_PART = 256;
 const EXTENTS_KEPT = 2;
-/** Blocks that are kept for nodes of the catalogue. */
-const NODES_RESERVE = 32;
+/** Whom nodes are for. */
+export const enum NodesFor {
+  writes = 0,
+  /** What gives more back than it takes: maps that are taken apart. */
+  deleting = 1,
+  catalogue = 2,
+}
+
+/** Nodes put aside for the catalogue, beside one for each of its pages; and for deleting. */
+const CATALOGUE_NODES = 32;
+const DELETING_NODES = 32;
 /** Extents that are looked at in one call. */
 const LOOKS = 512;
 
@@ -51,8 +63,11 @@ export class Allocator {
   pbn = 0;
   /** Nothing is left for what was asked; it may be once a checkpoint is done. */
   full = false;
-  /** What is asked for is for the catalogue, without which no checkpoint can be. */
-  forCatalogue = false;
+  nodesFor = NodesFor.writes;
+  /** Pages of the catalogue. */
+  cataloguePages = 1;
+  /** Nodes that are put aside. */
+  private readonly aside: number[] = [];
   private readonly space: Space;
   private readonly open = [new OpenExtent(), new OpenExtent(), new OpenExtent()];
   /** Extents of the group below the high-water mark that were opened. */
@@ -69,7 +84,8 @@ export class Allocator {
   get room(): number {
     const { space } = this;
     const kept = Math.min(this.extentsKept, space.extentsEmpty) * Group.blocks;
-    return space.available - space.nodesFree - kept;
+    // Those that are put aside are among the free ones of extents of nodes.
+    return space.available + this.aside.length - space.nodesFree - kept;
   }
 
   /** Nodes need extents of their own: blocks leave some empty ones. */
@@ -87,13 +103,35 @@ export class Allocator {
    * now; ask again when pages have come, unless `full`.
    */
   take(stream: Stream, wanted: number): number {
+    if (stream !== Stream.nodes) return this.takeFrom(stream, wanted);
+    if (this.nodesFor === NodesFor.writes && !this.putAside()) return 0;
+    const got = this.takeFrom(stream, 1);
+    if (got > 0 || !this.full) return got;
+    const { aside } = this;
+    const least = this.nodesFor === NodesFor.catalogue ? 0 : this.catalogueNodes;
+    if (this.nodesFor === NodesFor.writes || aside.length <= least) return 0;
+    this.pbn = aside.pop()!;
+    this.full = false;
+    return 1;
+  }
+
+  private get catalogueNodes(): number {
+    return CATALOGUE_NODES + this.cataloguePages;
+  }
+
+  /** False: not all that is to be put aside is. */
+  private putAside(): boolean {
+    while (this.aside.length < this.catalogueNodes + DELETING_NODES) {
+      if (this.takeFrom(Stream.nodes, 1) === 0) return false;
+      this.aside.push(this.pbn);
+    }
+    return true;
+  }
+
+  private takeFrom(stream: Stream, wanted: number): number {
     const open = this.open[stream]!;
     const { space } = this;
     this.full = false;
-    if (stream === Stream.nodes && !this.forCatalogue && space.available < NODES_RESERVE) {
-      this.full = true;
-      return 0;
-    }
     if (stream === Stream.moves && open.next + wanted > Group.extentPages) this.letGo(stream);
     for (let tries = 0; tries < LOOKS; tries++) {
       if (open.extent < 0 && !this.openExtent(stream, open)) return 0;

@@ -49,6 +49,11 @@ export class Catalogue {
     this.nextSerial = nextSerial;
   }
 
+  /** Pages that it has, about, nodes included. */
+  get pages(): number {
+    return Math.ceil((this.volumes.length / Volume.perPage) * 1.01) + this.tree.level + 1;
+  }
+
   /** Volumes and snapshots; not what is being deleted. */
   get list(): VolumeRecord[] {
     return [...this.byName.values()].sort((a, b) => a.index - b.index);

@@ -1,5 +1,6 @@
-// Checkpoints: when one begins, and what has to be brought up to date before it does.
+// Checkpoints: when one begins, what is brought up to date before it, whether space waits for it.
 
+import { NodesFor } from './allocator.js';
 import { Phase } from './checkpoint.js';
 import type { Engine } from './engine.js';
 import { Miss } from './pages.js';
@@ -49,6 +50,24 @@ export class Checkpoints {
     index.maybeDouble();
   }
 
+  /** No place is left for a node of a map, and no checkpoint would free one. */
+  isFull(): boolean {
+    const { engine } = this;
+    const { allocator, space, checkpoint } = engine.parts;
+    if (!allocator.full || space.discards.inFlight > 0) return false;
+    if (checkpoint.phase !== Phase.idle || engine.wanted) return false;
+    if (space.pending[0]! + space.pending[1]! === 0) return !engine.cleaner.relieve();
+    engine.wanted = true;
+    return false;
+  }
+
+  /** A set finds no place for a node while the checkpoint that would free some waits for it. */
+  holdsUp(set: number): boolean {
+    const { allocator, space, sets, checkpoint } = this.engine.parts;
+    if (!allocator.full || space.discards.inFlight > 0) return false;
+    return checkpoint.waitsFor(sets.parities[set]! - 1);
+  }
+
   /** Brings catalogue and counts up to date; false: pages are on their way. */
   private prepare(): boolean {
     const { engine } = this;
@@ -64,9 +83,10 @@ export class Checkpoints {
       copy.taken = true;
       this.copied += to.mapped;
     }
-    allocator.forCatalogue = true;
+    allocator.cataloguePages = catalogue.pages;
+    allocator.nodesFor = NodesFor.catalogue;
     const written = catalogue.write(trees);
-    allocator.forCatalogue = false;
+    allocator.nodesFor = NodesFor.writes;
     if (written === Miss.bad) engine.fail('a page of the catalogue cannot be used');
     if (written < 0) return false;
     return space.settle();

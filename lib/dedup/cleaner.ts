@@ -90,7 +90,7 @@ export class Cleaner {
       allocator.full = false;
       const result = this.copying ? copier.step() : walk.step();
       if (result === Miss.wait) {
-        if (copier.inFlight === 0 && engine.isFull()) this.stopped = NO_SPACE;
+        if (copier.inFlight === 0 && engine.checkpoints.isFull()) this.stopped = NO_SPACE;
         return;
       }
       if (result === Miss.bad) this.stopped = 'a page of a map cannot be used';

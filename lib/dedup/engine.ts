@@ -59,6 +59,10 @@ export class Engine implements LlrrmEvents {
   llrrm: Llrrm | null = null;
   /** The pool is about to be closed: what goes on in the background stops. */
   closing = false;
+  /** It takes no requests any more: they get DEVICE_GONE. */
+  over = false;
+  /** Nothing of it may be used: its memory and queues are given back. */
+  closed = false;
   /** Who reads the last checkpoint: the next one begins as late as it can. */
   holds = 0;
   /** The checkpoint that was asked for and has not begun. */
@@ -106,7 +110,7 @@ export class Engine implements LlrrmEvents {
 
   /** Whatever can be done now is done. */
   run(): void {
-    if (this.running) return;
+    if (this.running || this.closed) return;
     this.running = true;
     this.rounds++;
     const { numbered } = this;
@@ -133,6 +137,7 @@ export class Engine implements LlrrmEvents {
     this.end();
     this.checkpoints.step();
     io.submit();
+    this.llrrm?.io.submit();
     this.running = false;
   }
 
@@ -365,7 +370,7 @@ export class Engine implements LlrrmEvents {
       const set = this.toEnter.head;
       allocator.full = false; // what it says is of this set, then
       let result = this.failed === null ? this.entering.enter(set) : Miss.bad;
-      if (result === Miss.wait && (this.isFull() || this.holdsUp(set))) {
+      if (result === Miss.wait && (this.checkpoints.isFull() || this.checkpoints.holdsUp(set))) {
         sets.statuses[set] = Status.NO_SPACE;
         result = Miss.bad;
       }
@@ -379,23 +384,6 @@ export class Engine implements LlrrmEvents {
       else if (sets.statuses[set] === 0) sets.statuses[set] = this.pageStatus();
       this.setFailed(set);
     }
-  }
-
-  /** No place is left for a node of a map, and no checkpoint would free one. */
-  isFull(): boolean {
-    const { allocator, space, checkpoint } = this.parts;
-    if (!allocator.full || space.discards.inFlight > 0) return false;
-    if (checkpoint.phase !== Phase.idle || this.wanted) return false;
-    if (space.pending[0]! + space.pending[1]! === 0) return !this.cleaner.relieve();
-    this.wanted = true;
-    return false;
-  }
-
-  /** A set finds no place for a node while the checkpoint that would free some waits for it. */
-  private holdsUp(set: number): boolean {
-    const { allocator, space, sets, checkpoint } = this.parts;
-    if (!allocator.full || space.discards.inFlight > 0) return false;
-    return checkpoint.waitsFor(sets.parities[set]! - 1);
   }
 
   /** Volumes are being deleted. */

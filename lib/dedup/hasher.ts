@@ -106,8 +106,8 @@ export class Hasher {
     }
     if (zeros === 0) return;
     // Somebody may have made other bytes with this fingerprint.
-    native.compareList(compares, zeros);
-    for (let i = 0; i < zeros; i++) {
+    const done = native.compareList(compares, zeros);
+    for (let i = 0; i < done; i++) {
       const at = i * Compare.words;
       if (compares[at + Compare.result] !== EQUAL) continue;
       const place = compares[at + Compare.own]!;

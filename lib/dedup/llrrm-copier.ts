@@ -29,6 +29,7 @@ const SEEN = 1024;
 /** Runs that were read that one round looks at. */
 const LOOKS = 32;
 const GHOSTS_LEAST = 64;
+const GHOSTS_MOST = 2 ** 16;
 const TWO_32 = 4294967296;
 
 export interface CopierParts {
@@ -84,7 +85,9 @@ export class LlrrmCopier {
   constructor(parts: CopierParts, target: CopierTarget) {
     this.parts = parts;
     this.target = target;
-    this.ghosts = new Float64Array(Math.max(GHOSTS_LEAST, target.table.slots));
+    this.ghosts = new Float64Array(
+      Math.min(GHOSTS_MOST, Math.max(GHOSTS_LEAST, target.table.slots)),
+    );
     this.buffers = addressSpace().create(JOBS * LLRRM_RUN * Page.bytes);
   }
 
@@ -155,14 +158,14 @@ export class LlrrmCopier {
   /** The data device has answered the read of a copy. */
   loaded(job: number, status: number): void {
     const count = this.jobCounts[job]!;
-    if (status !== Status.OK || this.target.failed !== null) {
+    if (status !== Status.OK || this.target.failed !== null || !this.isWanted(job)) {
       this.end(job, false);
       return;
     }
     const address = this.bufferOf(job);
     const pbn = this.target.table.pbnOf(this.jobSlots[job * LLRRM_RUN]!);
     const { checks } = this.parts;
-    if (checks !== null && checks.compare(pbn, count, address) !== (Status.OK as number)) {
+    if (checks !== null && !checks.isWhole(pbn, count, address)) {
       this.end(job, false);
       return;
     }
@@ -280,6 +283,15 @@ export class LlrrmCopier {
     this.freeJobCount--;
     this.jobCounts[job] = count;
     parts.io.ask(Op.READ, first, count, this.bufferOf(job), Io.promote, job);
+    return true;
+  }
+
+  /** All its blocks are still what they were when it began: none was freed, and given out anew. */
+  private isWanted(job: number): boolean {
+    const { states } = this.target.table;
+    for (let b = 0; b < this.jobCounts[job]!; b++) {
+      if (states[this.jobSlots[job * LLRRM_RUN + b]!] !== SlotState.filling) return false;
+    }
     return true;
   }
 

@@ -7,6 +7,7 @@ import { resolve } from 'node:path';
 import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import { formatUri, parseUri } from '../uri.js';
+import { claim } from './claim.js';
 import { Super } from './layout.js';
 import type { Engine } from './engine.js';
 import { Llrrm, type LlrrmPolicy } from './llrrm.js';
@@ -80,6 +81,7 @@ export class LlrrmSession {
       });
     }
     const uuid = device === null ? new Uint32Array(4) : newUuid();
+    if (device !== null) await claim(device);
     if (device !== null) await formatLlrrm(device, { pool: facts.uuid, uuid, stamp: 0 });
     facts.llrrmUuid = uuid;
     facts.llrrmUri = uri;
@@ -107,8 +109,11 @@ export class LlrrmSession {
     const { llrrm, device } = this;
     this.llrrm = null;
     this.device = null;
-    await llrrm?.close();
-    if (this.isOwn) await device?.close();
+    try {
+      await llrrm?.close();
+    } finally {
+      if (this.isOwn) await device?.close();
+    }
   }
 
   private async use(
@@ -117,7 +122,7 @@ export class LlrrmSession {
   ): Promise<void> {
     const { engine, facts } = this;
     const { space, trees, io, catalogue, checks } = engine.parts;
-    device.claim();
+    await claim(device);
     const place = await takeLlrrm(device, owner);
     const options = {
       threshold: facts.llrrmThreshold,

@@ -1,7 +1,8 @@
 // What stands on a low-latency device besides the copies (docs/format.md): whose it is, and, when
 // it was closed in order, which blocks the copies are of.
 //
-// Invariant: a device that holds something else is never written to, unless it is given for that.
+// Invariant: a device whose first 132 KiB hold something else is not written to, unless it is given
+// for that.
 
 import { randomBytes } from 'node:crypto';
 import { PenstockError } from '../errors.js';
@@ -29,6 +30,8 @@ export interface LlrrmOwner {
 }
 
 const SLOTS_MAX = 2 ** 28;
+/** Pages that are looked at before a device is used: 128 KiB and one. */
+const HEAD_PAGES = 33;
 /** Pages of one request. */
 const PIECE = 64;
 
@@ -50,13 +53,16 @@ export async function formatLlrrm(device: BlockDevice, owner: LlrrmOwner): Promi
  */
 export async function takeLlrrm(device: BlockDevice, owner: LlrrmOwner): Promise<LlrrmPlace> {
   const place = placeOf(device);
-  const page = device.memory.alloc(Page.bytes);
+  // Whatever else it may be has something in its first pages: superblocks of file systems, RAIDs.
+  const head = device.memory.alloc(
+    Math.min(HEAD_PAGES, place.firstPage + place.slots) * Page.bytes,
+  );
   try {
-    await device.read(0, page);
-    const words = page.u32;
+    await device.read(0, head);
+    const words = head.u32.subarray(0, Page.words);
     const isOwn =
       isSound(words, Magic.tier, 0, owner.pool[0]!) && same(words, Tier.pool, owner.pool);
-    if (!isOwn && words.some((word) => word !== 0)) {
+    if (!isOwn && head.u32.some((word) => word !== 0)) {
       throw new PenstockError('LLRRM_FOREIGN', `${device.uri} is not this pool's fast memory`, {
         hint: '`penstock pool set DEVICE --llrrm URI` makes it so; what it holds is lost then',
         exitCode: 3,
@@ -71,7 +77,7 @@ export async function takeLlrrm(device: BlockDevice, owner: LlrrmOwner): Promise
     await writeHead(device, owner, 0);
     return { ...place, uuid: owner.uuid, stamp: isKept ? owner.stamp : 0 };
   } finally {
-    page.free();
+    head.free();
   }
 }
 

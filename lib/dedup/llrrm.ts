@@ -16,6 +16,7 @@ import { PoolIo } from './io.js';
 import { Page } from './layout.js';
 import { LlrrmCopier, type CopierParts, type CopierTarget } from './llrrm-copier.js';
 import { LLRRM_RUN, LlrrmTable, SlotState } from './llrrm-table.js';
+import type { SpaceWatcher } from './space-watcher.js';
 
 /** Which blocks are copied once they have references enough. */
 export const enum LlrrmPolicy {
@@ -48,7 +49,7 @@ export interface LlrrmEvents {
   compared(run: number, loanLo: number, loanHi: number): void;
 }
 
-export class Llrrm implements CopierTarget {
+export class Llrrm implements CopierTarget, SpaceWatcher {
   readonly table: LlrrmTable;
   readonly io: PoolIo;
   readonly copier: LlrrmCopier;
@@ -93,7 +94,6 @@ export class Llrrm implements CopierTarget {
     parts: CopierParts,
     events: LlrrmEvents,
   ) {
-    this.io = new PoolIo(device, DEPTH);
     this.table = new LlrrmTable(place.slots);
     this.firstPage = place.firstPage;
     this.threshold = options.threshold;
@@ -101,6 +101,12 @@ export class Llrrm implements CopierTarget {
     this.parts = parts;
     this.events = events;
     this.copier = new LlrrmCopier(parts, this);
+    try {
+      this.io = new PoolIo(device, DEPTH);
+    } catch (error) {
+      this.copier.close();
+      throw error;
+    }
   }
 
   /** Nothing is under way, or waits to be copied. */

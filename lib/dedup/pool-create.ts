@@ -2,12 +2,13 @@
 
 import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
+import { claim } from './claim.js';
 import { Feature, Page, Place, ROOT_SLOT_WORDS, SetMax } from './layout.js';
 import { LlrrmPolicy } from './llrrm.js';
 import { LlrrmSession } from './llrrm-session.js';
 import { newUuid } from './llrrm-store.js';
 import { layoutOf } from './pool-layout.js';
-import { assertDevice, claim, lbaOf, readBoth } from './pool-open.js';
+import { assertDevice, lbaOf, readBoth } from './pool-open.js';
 import { writeSuperblock, type SuperblockFacts } from './superblock.js';
 
 export interface CreateOptions {
@@ -38,6 +39,7 @@ export async function createPool(device: BlockDevice, options: CreateOptions): P
   const { llrrmPolicy = 'shared', llrrm = null, dataChecksum = false } = options;
   assertDevice(device);
   assertOptions(thn, llrrmThreshold, sampling);
+  const policy = policyOf(llrrmPolicy) ?? LlrrmPolicy.shared;
   assertOther(device, llrrm);
   await claim(device);
   if (options.force !== true) {
@@ -74,7 +76,7 @@ export async function createPool(device: BlockDevice, options: CreateOptions): P
     blockSize: device.info.blockSize,
     llrrmUuid: new Uint32Array(4),
     llrrmStamp: 0,
-    llrrmPolicy: policyOf(llrrmPolicy) ?? LlrrmPolicy.shared,
+    llrrmPolicy: policy,
     llrrmUri: '',
     rootSlots: new Uint32Array(ROOT_SLOT_WORDS),
   };
@@ -93,9 +95,15 @@ export async function createPool(device: BlockDevice, options: CreateOptions): P
   }
 }
 
+/** Throws BAD_OPTION. */
 export function policyOf(name: 'shared' | 'random' | undefined): LlrrmPolicy | undefined {
   if (name === undefined) return undefined;
-  return name === 'random' ? LlrrmPolicy.random : LlrrmPolicy.shared;
+  if (name === 'random') return LlrrmPolicy.random;
+  if (name === 'shared') return LlrrmPolicy.shared;
+  throw new PenstockError('BAD_OPTION', `llrrmPolicy is shared or random, not ${String(name)}`, {
+    hint: 'shared: all blocks with references enough; random: of those what is read in short runs',
+    exitCode: 2,
+  });
 }
 
 export function assertOther(device: BlockDevice, llrrm: BlockDevice | null): void {

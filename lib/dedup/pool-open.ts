@@ -3,7 +3,7 @@
 import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import { addressSpace, type Segment } from '../memory/index.js';
-import { Allocator } from './allocator.js';
+import { Allocator, NodesFor } from './allocator.js';
 import { Catalogue } from './catalogue.js';
 import { Checkpoint } from './checkpoint.js';
 import { Engine } from './engine.js';
@@ -13,6 +13,7 @@ import { Intake } from './intake.js';
 import { Io, PoolIo } from './io.js';
 import { Journal } from './journal.js';
 import { Group, Magic, Page, Place, ROOT_SLOT_WORDS, SetMax, Span, Volume } from './layout.js';
+import { LlrrmPolicy } from './llrrm.js';
 import { LlrrmSession, type LlrrmOptions } from './llrrm-session.js';
 import { Miss, PageCache } from './pages.js';
 import { Planner } from './planner.js';
@@ -67,17 +68,21 @@ const INDEX_BYTES_UNIT = 2 ** 21;
 const INDEX_BYTES_MAX = 2 ** 31;
 const INDEX_LOAD = 0.9;
 const DEPTH = 512;
-/** How long a device may take to come free, and between two tries. */
-const CLAIM_MS = 1000;
-const CLAIM_AGAIN_MS = 20;
 const LEVEL_MAX = 4;
 const VOLUMES_MAX = 2 ** 24;
 
 /** Gives back what was taken, the last first; requests at the device before the memory they use. */
 export async function closeAll(closers: readonly Closer[]): Promise<void> {
   // The first is the queue: nothing is in flight after it.
-  for (const close of closers.slice(0, 1)) await close();
-  for (const close of closers.slice(1).reverse()) await close();
+  const failures: unknown[] = [];
+  for (const close of [...closers.slice(0, 1), ...closers.slice(1).reverse()]) {
+    try {
+      await close();
+    } catch (error) {
+      failures.push(error); // the others are given back all the same
+    }
+  }
+  if (failures.length > 0) throw failures[0];
 }
 
 export function failure(engine: Engine): PenstockError {
@@ -88,29 +93,6 @@ export function failure(engine: Engine): PenstockError {
 
 export function lbaOf(device: BlockDevice, pbn: number): number {
   return (pbn * Page.bytes) / device.info.blockSize;
-}
-
-/**
- * Takes the device for this pool alone. One of a process that has just died comes free within
- * moments. Throws POOL_BUSY.
- */
-export async function claim(device: BlockDevice): Promise<void> {
-  const until = performance.now() + CLAIM_MS;
-  for (;;) {
-    try {
-      device.claim();
-      return;
-    } catch (cause) {
-      if (!(cause instanceof PenstockError) || cause.code !== 'DEVICE_BUSY') throw cause;
-      if (performance.now() < until) {
-        await new Promise((resolve) => setTimeout(resolve, CLAIM_AGAIN_MS));
-        continue;
-      }
-      const { hint } = cause;
-      const message = `the pool of ${device.uri} is open elsewhere`;
-      throw new PenstockError('POOL_BUSY', message, { hint, exitCode: 3, cause });
-    }
-  }
 }
 
 export function assertDevice(device: BlockDevice): void {
@@ -213,6 +195,8 @@ export async function openParts(
   function ended(owner: number, status: number): void {
     engine.ended(owner, status);
   }
+  // What was there before has its nodes; from the first checkpoint on some are put aside.
+  allocator.nodesFor = NodesFor.catalogue;
   await loadCatalogue(engine, device, facts.volumes);
   await countNodes(engine);
   let recovery: RecoveryReport | null = null;
@@ -221,6 +205,8 @@ export async function openParts(
   if (!wasClean) recovery = await new Recovery(engine, device, reader).run();
   const llrrm = new LlrrmSession(engine, facts);
   closers.push(() => llrrm.close());
+  // After a crash nobody has told it of what was freed.
+  if (!wasClean) facts.llrrmStamp = 0;
   await llrrm.open(options);
   // From here on the epoch is this owner's: whoever had the pool before is fenced.
   if (!(await engine.checkpoint())) throw failure(engine);
@@ -277,7 +263,9 @@ function assertSense(facts: SuperblockFacts): void {
     sampling <= 2 ** 16 &&
     Number.isInteger(Math.log2(sampling)) &&
     facts.catalogueLevel <= LEVEL_MAX &&
-    facts.volumes <= VOLUMES_MAX;
+    facts.volumes <= VOLUMES_MAX &&
+    facts.llrrmThreshold >= 1 &&
+    facts.llrrmPolicy <= LlrrmPolicy.random;
   if (!isGood) throw corruptError('its superblock does not make sense');
 }
 

@@ -12,6 +12,7 @@
 import { PenstockError } from '../errors.js';
 import { BlockDevice } from '../hpdi/index.js';
 import type { VolumeRecord } from './catalogue.js';
+import { claim } from './claim.js';
 import { busyError, checkWhile, type CheckOptions } from './check.js';
 import { cleanPool, type CleanOptions, type CleanReport } from './clean.js';
 import type { CheckReport } from './check-report.js';
@@ -28,7 +29,6 @@ import {
   type CreateOptions,
 } from './pool-create.js';
 import {
-  claim,
   closeAll,
   failure,
   openParts,
@@ -155,12 +155,13 @@ export class Pool {
     const { facts, engine } = this;
     const { thn = facts.thn, llrrmThreshold = facts.llrrmThreshold, llrrm } = options;
     assertOptions(thn, llrrmThreshold, facts.sampling);
+    const policy = policyOf(options.llrrmPolicy) ?? facts.llrrmPolicy;
     if (llrrm !== null && llrrm !== undefined) assertOther(this.device, llrrm);
     if (llrrm !== undefined) await LlrrmSession.record(facts, llrrm);
     facts.thn = thn;
     engine.parts.thn.thn = thn;
     facts.llrrmThreshold = llrrmThreshold;
-    facts.llrrmPolicy = policyOf(options.llrrmPolicy) ?? facts.llrrmPolicy;
+    facts.llrrmPolicy = policy;
     if (engine.llrrm !== null) {
       engine.llrrm.threshold = llrrmThreshold;
       engine.llrrm.policy = facts.llrrmPolicy;
@@ -366,10 +367,15 @@ export class Pool {
     try {
       engine.llrrm?.copier.stop();
       await engine.settle();
+      // Who has a volume open all the same gets no further: what is saved now is the last state.
+      engine.over = true;
+      await engine.settle();
       await this.llrrmSession.settle();
       this.facts.clean = true;
       if (engine.failed === null) await this.checkpoint();
     } finally {
+      engine.over = true;
+      engine.closed = true;
       await closeAll(this.closers);
       opened.delete(this.device);
     }

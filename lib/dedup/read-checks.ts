@@ -25,10 +25,11 @@ export class ReadChecks {
   private readonly io: PoolIo;
   private readonly space: Space;
   private readonly ended: (owner: number, status: number) => void;
-  private readonly owners = new Int32Array(READS);
-  private readonly pbns = new Float64Array(READS);
-  private readonly addresses = new Float64Array(READS);
-  private readonly counts = new Int32Array(READS);
+  // One place more than reads: for `isWhole`.
+  private readonly owners = new Int32Array(READS + 1);
+  private readonly pbns = new Float64Array(READS + 1);
+  private readonly addresses = new Float64Array(READS + 1);
+  private readonly counts = new Int32Array(READS + 1);
   private readonly list = Int32Array.from({ length: READS }, (_, i) => i);
   private readonly arrived = new Fifo(READS);
   private readonly ranges = new Uint32Array(SetMax.blocks * RANGE_WORDS);
@@ -71,7 +72,7 @@ export class ReadChecks {
   step(): void {
     while (this.arrived.length > 0) {
       const id = this.arrived.head;
-      const result = this.compare(this.pbns[id]!, this.counts[id]!, this.addresses[id]!);
+      const result = this.compare(id);
       if (result < 0) return;
       this.arrived.shift();
       this.finish(id, result);
@@ -83,9 +84,21 @@ export class ReadChecks {
     this.ended(this.owners[id]!, status);
   }
 
+  /** Whether a run is what was written, as far as its fingerprints are here; in one extent. */
+  isWhole(pbn: number, count: number, address: number): boolean {
+    this.pbns[READS] = pbn;
+    this.counts[READS] = count;
+    this.addresses[READS] = address;
+    return this.compare(READS) === (Status.OK as number);
+  }
+
   /** A status; or Miss.wait: the fingerprints are on their way. */
-  compare(pbn: number, count: number, address: number): number {
+  private compare(id: number): number {
     const { ranges, prints } = this;
+    // By its place, not as arguments: an address as such would be an object of the heap.
+    const pbn = this.pbns[id]!;
+    const count = this.counts[id]!;
+    const address = this.addresses[id]!;
     const extent = Math.floor(pbn / Group.extentPages);
     const frame = this.space.fingerprints(extent);
     if (frame === Miss.wait) return frame;

@@ -42,6 +42,8 @@ export class Reads {
   /** The read whose time is taken. */
   readonly sample: ReadSample;
   private readonly fills = new Uint32Array(FILLS * 4);
+  /** By series of zeros: whose it is. */
+  private readonly fillSlots = new Int32Array(FILLS);
   private fillCount = 0;
 
   constructor(
@@ -134,7 +136,7 @@ export class Reads {
         break;
       }
       if (frame === HOLE) {
-        this.zero(to | 0, (to / TWO_32) | 0, here);
+        this.zero(slot, to | 0, (to / TWO_32) | 0, here);
         b += here;
         continue;
       }
@@ -144,7 +146,7 @@ export class Reads {
         length++;
       }
       const toHi = (to / TWO_32) | 0;
-      if (pbn === 0) this.zero(to | 0, toHi, length);
+      if (pbn === 0) this.zero(slot, to | 0, toHi, length);
       else if (!space.holdsBlocks(pbn, length)) slots.fail(slot, Status.MEDIA_ERROR);
       else this.ask(slot, leaf, pbn | 0, (pbn / TWO_32) | 0, length, to | 0, toHi);
       b += length;
@@ -183,8 +185,11 @@ export class Reads {
     this.slots.parts[slot] = this.slots.parts[slot]! + asked;
   }
 
-  private zero(addressLo: number, addressHi: number, blocks: number): void {
+  /** A part of a read is zeros: it ends when they are written. */
+  private zero(slot: number, addressLo: number, addressHi: number, blocks: number): void {
     if (this.fillCount === FILLS) this.fill();
+    this.slots.parts[slot] = this.slots.parts[slot]! + 1;
+    this.fillSlots[this.fillCount] = slot;
     const at = this.fillCount++ * 4;
     this.fills[at] = addressLo;
     this.fills[at + 1] = addressHi;
@@ -192,10 +197,19 @@ export class Reads {
     this.fills[at + 3] = 0;
   }
 
+  /** Writes the zeros. A buffer that is no memory any more fails its own read. */
   private fill(): void {
-    if (this.fillCount === 0) return;
-    native.fillList(this.fills, this.fillCount);
-    this.fillCount = 0;
+    const { fills, fillSlots, owner } = this;
+    while (this.fillCount > 0) {
+      const count = this.fillCount;
+      const done = native.fillList(fills, count);
+      if (done < count) this.slots.fail(fillSlots[done]!, Status.BAD_ADDRESS);
+      const ended = done < count ? done + 1 : count;
+      for (let i = 0; i < ended; i++) owner.partEnded(fillSlots[i]!);
+      fills.copyWithin(0, ended * 4, count * 4);
+      fillSlots.copyWithin(0, ended, count);
+      this.fillCount = count - ended;
+    }
   }
 
   // hot:end

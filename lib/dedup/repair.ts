@@ -25,7 +25,7 @@ import { Findings } from './check-report.js';
 import { SpaceCheck } from './check-space.js';
 import { Group, Page, Rec, RecKind } from './layout.js';
 import { Pool } from './pool.js';
-import { claim } from './pool-open.js';
+import { claim } from './claim.js';
 import { JournalReader, recordsOf, type RecoveryReport } from './recovery.js';
 import { CatalogueRepair } from './repair-catalogue.js';
 import { unsteady } from './repair-maps.js';
@@ -97,7 +97,8 @@ async function pass(
   const writer = new RepairWriter(device, facts, planned !== null);
   const old = new SpacePages(reader, space, facts);
   try {
-    const next = { ...facts };
+    // Nobody tells low-latency memory of what is freed here.
+    const next = { ...facts, llrrmStamp: 0 };
     const free = new FreePages(old, space, facts, journal.extents);
     const parts = { reader, space, maps, plan, writer, free, dropLost };
     await new CatalogueRepair(parts, next).run();

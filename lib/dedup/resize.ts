@@ -143,7 +143,7 @@ async function until(engine: Engine, change: () => number): Promise<void> {
       const result = change();
       if (result === Miss.bad) throw mapError(engine.pageStatus());
       if (result !== Miss.wait) return;
-      if (engine.isFull()) throw mapError(Status.NO_SPACE);
+      if (engine.checkpoints.isFull()) throw mapError(Status.NO_SPACE);
     }
     engine.run();
     await engine.turn();

@@ -289,8 +289,7 @@ export class SectorQueue implements QueueDriver {
     const { engine } = this;
     engine.run();
     this.step();
-    // Where nothing is at a device, the next round goes on.
-    if (this.done.length > 0 || engine.parts.io.inFlight === 0) return;
+    if (this.done.length > 0) return;
     park(engine.parts.io, engine.llrrm?.io, timeoutUs);
     engine.run();
   }

@@ -10,6 +10,8 @@ import { VolumeBackend, type VolumeOptions } from './volume.js';
 
 interface SharedPool {
   readonly pool: Promise<Pool>;
+  /** What it was opened with. */
+  readonly own: ReadonlyMap<string, string>;
   /** Closes its devices, once it is closed. */
   readonly close: () => Promise<void>;
   users: number;
@@ -46,6 +48,7 @@ export async function openVolume(
     });
   }
   const shared = pools.get(key) ?? share(key, open, own);
+  assertSame(shared, own, uri);
   shared.users++;
   const letGo = async (): Promise<void> => {
     shared.users--;
@@ -66,6 +69,17 @@ export async function openVolume(
   }
 }
 
+/** Throws BAD_OPTION for keys of the pool that is open which are other than it was opened with. */
+function assertSame(shared: SharedPool, own: ReadonlyMap<string, string>, uri: string): void {
+  for (const [key, value] of own) {
+    if (key === 'block' || shared.own.get(key) === value) continue;
+    throw new PenstockError('BAD_OPTION', `the pool of ${uri} is open with another dedup.${key}`, {
+      hint: 'leave the key out, or close the volumes that are open first',
+      exitCode: 2,
+    });
+  }
+}
+
 function share(
   key: string,
   open: (uri: string) => Promise<BlockDevice>,
@@ -73,7 +87,7 @@ function share(
 ): SharedPool {
   const devices: BlockDevice[] = [];
   const close = async (): Promise<void> => {
-    for (const device of devices.splice(0)) await device.close();
+    for (const device of devices.splice(0).reverse()) await device.close();
   };
   const make = async (): Promise<Pool> => {
     const options: OpenOptions = { ...optionsOf(own), openLlrrm: open };
@@ -92,7 +106,7 @@ function share(
       throw error;
     }
   };
-  const shared = { pool: make(), close, users: 0 };
+  const shared = { pool: make(), own, close, users: 0 };
   pools.set(key, shared);
   return shared;
 }
@@ -104,7 +118,7 @@ function optionsOf(own: ReadonlyMap<string, string>): OpenOptions {
   const index = own.get('index');
   const stats = own.get('stats');
   if (stats !== undefined) options.statsSocket = stats;
-  if (thn !== undefined) options.thn = Number(thn);
+  if (thn !== undefined) options.thn = /^\d+$/.test(thn) ? Number(thn) : NaN;
   if (cache !== undefined) options.cacheBytes = parseSize(cache);
   if (index !== undefined) options.indexBytes = parseSize(index);
   return options;

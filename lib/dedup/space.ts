@@ -16,6 +16,7 @@ import { FrameBits, Side } from './frame-bits.js';
 import { countIndex, groupOf } from './numbers.js';
 import { Frame, Miss, type PageCache } from './pages.js';
 import { PbnTable } from './pbn-table.js';
+import type { SpaceWatcher } from './space-watcher.js';
 import { Group, GroupShift, Head, Magic, Page, Span, SpanShift, SpanWord } from './layout.js';
 
 const FREED = 4096;
@@ -31,13 +32,6 @@ export interface SpaceFacts {
   readonly endGroup: number;
   readonly highWater: number;
   readonly roots: number;
-}
-
-export interface SpaceWatcher {
-  /** A block has got a reference, and has this many now. */
-  referred(pbn: number, references: number): void;
-  /** A block has lost its last one. */
-  freed(pbn: number): void;
 }
 
 export class Space {
@@ -330,7 +324,7 @@ export class Space {
     if (delta > 0) {
       pages.words[at] = count + 1;
       if (count === 0) this.nowUsed(summary, frame, pbn, index);
-      this.watcher?.referred(pbn, count + 1);
+      this.tell(summary, pbn, count + 1);
     } else if (count === 0) {
       this.broken ??= `block ${pbn} has fewer references than entries that name it`;
       return false;
@@ -341,6 +335,14 @@ export class Space {
     pages.touch(frame, this.generation);
     this.touched(summary, group);
     return true;
+  }
+
+  /** Nodes are nobody's business but the trees'. */
+  private tell(summary: number, pbn: number, references: number): void {
+    const { watcher } = this;
+    if (watcher === null) return;
+    if (this.holdsNodes(summary, Math.floor(pbn / Group.extentPages))) return;
+    watcher.referred(pbn, references);
   }
 
   /** References come in series of one group: its frames are remembered. */

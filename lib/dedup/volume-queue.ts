@@ -80,6 +80,7 @@ export class VolumeQueue implements QueueDriver {
     const mask = (sq.length >>> 3) - 1;
     const wanted = (tail - head) | 0;
     let taken = 0;
+    if (this.engine.over) return this.refuse(sq, head, wanted);
     for (; taken < wanted && this.slots.free > 0; taken++) {
       if (!this.accept(sq, ((head + taken) & mask) * Req.words)) break;
     }
@@ -229,6 +230,18 @@ export class VolumeQueue implements QueueDriver {
 
   // hot:end
 
+  /** The pool is closed. */
+  private refuse(sq: Uint32Array, head: number, count: number): number {
+    const mask = (sq.length >>> 3) - 1;
+    const room = Math.min(count, this.slots.depth - this.done.length);
+    for (let i = 0; i < room; i++) {
+      const at = ((head + i) & mask) * Req.words;
+      this.done.push(sq[at + Req.tag]!, Status.DEVICE_GONE, 0, 0);
+    }
+    if (this.armed) this.signal();
+    return room;
+  }
+
   /** What waits in this queue goes on; called once a round. */
   step(): void {
     const { slots } = this;
@@ -255,7 +268,7 @@ export class VolumeQueue implements QueueDriver {
         if (!engine.mayEnter) return;
         engine.parts.allocator.full = false;
         const done = engine.entering.unmap(volume, slots.lbns[slot]! + at, left);
-        if (done === Miss.wait && !engine.isFull()) return;
+        if (done === Miss.wait && !engine.checkpoints.isFull()) return;
         if (done > 0) {
           slots.progress[slot] = at + done;
           continue;

@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto';
 import {
   copyFileSync,
   existsSync,
+  linkSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -194,6 +195,13 @@ describe('a damaged pool', () => {
     const { llrrm } = (await json('pool', 'stats', other)).body as { llrrm: { used: number } };
     expect(llrrm.used).toBeGreaterThan(0);
     expect(llrrm.used).toBeLessThanOrEqual(254);
+    // The one that it has, once more; and what it is itself, which would be lost.
+    const again = await json('pool', 'set', other, '--llrrm', fast);
+    expect(again).toMatchObject({ code: 0, body: { llrrm: { state: 'on', uri: fast } } });
+    linkSync(at('other.img'), at('alias.img'));
+    const itself = await json('pool', 'set', other, '--llrrm', `file:${at('alias.img')}`);
+    rmSync(at('alias.img'));
+    expect(itself).toMatchObject({ code: 3, body: { code: 'POOL_BUSY' } });
     rmSync(at('fast.img'));
     const { body: missing } = await json('pool', 'info', other);
     expect(missing).toMatchObject({ llrrm: { state: 'degraded', uri: fast } });

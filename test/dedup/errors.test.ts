@@ -59,7 +59,7 @@ async function compare(pool: Pool, model: VolumeModel): Promise<void> {
 
 describe('a pool on a device that fails', () => {
   it.each([
-    ['write', 0.01],
+    ['write', 0.02],
     ['write', 0.1],
     ['flush', 0.2],
     ['read', 0.1],

@@ -4,6 +4,7 @@
 import { expect, it } from 'vitest';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
 import { PenstockError } from '../../lib/errors.js';
+import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { open } from '../../lib/open.js';
 import { contentOf, fillBlock, VolumeModel } from '../soak/dedup-model.js';
 import { Random } from '../soak/harness.js';
@@ -97,6 +98,70 @@ it('ends writes that find no node with NO_SPACE, whatever a checkpoint waits for
   expect(counts.NO_SPACE).toBeGreaterThan(100);
   expect(counts.OK + counts.NO_SPACE).toBe(60 * 64);
   await disk.close();
+  await pool.close();
+  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});
+
+/** A pool whose extents of data have holes, and no place for a node beside what is put aside. */
+async function withoutNodes(): Promise<{ device: BlockDevice; pool: Pool; disk: BlockDevice }> {
+  const device = await open('ram:24MiB');
+  await Pool.create(device, { thn: 1, sampling: 1 });
+  const pool = await Pool.open(device, { cacheBytes: 2 ** 23, indexBytes: 2 ** 20 });
+  await pool.createVolume('data', 2 ** 30);
+  await pool.createVolume('wide', 2 ** 40);
+  const data = pool.openVolume('data');
+  const disk = pool.openVolume('wide');
+  const buffer = disk.memory.alloc(64 * PAGE);
+  let written = 0;
+  for (let isFull = false; !isFull;) {
+    for (let b = 0; b < 64; b++) fillBlock(buffer.u32, b * 1024, written + b + 1);
+    isFull = await data.write(written, buffer).then(
+      () => false,
+      () => true,
+    );
+    if (!isFull) written += 64;
+  }
+  for (let at = 0; at < written; at += 16) await data.discard(at, 8);
+  await pool.checkpoint();
+  // Zeros: leaves of the map, and no blocks.
+  buffer.free();
+  const page = disk.memory.alloc(PAGE);
+  page.u8.fill(0);
+  const random = new Random(3);
+  let refused = 0;
+  for (let i = 0; refused < 200 && i < 20_000; i++) {
+    await disk.write(random.below(2 ** 28), page).catch(() => refused++);
+  }
+  page.free();
+  expect(refused).toBe(200);
+  await data.close();
+  return { device, pool, disk };
+}
+
+it('is closed, and opens, where no node is left', async () => {
+  const { device, pool, disk } = await withoutNodes();
+  await pool.checkpoint();
+  await disk.close();
+  await pool.close();
+  const again = await Pool.open(device, { cacheBytes: 2 ** 23, indexBytes: 2 ** 20 });
+  await again.close();
+  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});
+
+it('has volumes deleted where no node is left, and room after that', async () => {
+  const { device, pool, disk } = await withoutNodes();
+  await disk.close();
+  await pool.deleteVolume('wide');
+  await pool.settle();
+  await pool.createVolume('more', 2 ** 40);
+  const more = pool.openVolume('more');
+  const buffer = more.memory.alloc(PAGE);
+  fillBlock(buffer.u32, 0, 7);
+  for (let i = 0; i < 20; i++) await more.write(i * 2 ** 20, buffer);
+  buffer.free();
+  await more.close();
   await pool.close();
   expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
   await device.close();
