@@ -6,7 +6,7 @@
 // A batch's fingerprints are made just before it is timed, as they are where blocks were just
 // hashed: they are in the cache, the table is not.
 
-import { FingerprintIndex, IndexWords } from '../lib/dedup/fingerprint-index.js';
+import { FingerprintIndex, IndexWords } from '../lib/dedup/write/fingerprint-index.js';
 import {
   atLeast,
   atMost,

@@ -1,7 +1,7 @@
 // The figures of vm-images.ts: what exact deduplication of single blocks would save, what a pool
 // or the oracle kept of that, and the table and chart of it.
 
-import { ExtentCounter, type ReadExtents } from '../lib/dedup/extents.js';
+import { ExtentCounter, type ReadExtents } from '../lib/dedup/maps/extents.js';
 
 /** What each block of an image holds, as a number; 0: zeros. */
 export type Contents = Int32Array;

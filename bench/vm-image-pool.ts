@@ -4,7 +4,7 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { Random } from '../lib/bench/random.js';
 import { BLOCK_BYTES, isZeros, PIECE_BYTES } from '../lib/cli/volume-pieces.js';
-import { eachBlock } from '../lib/dedup/extents.js';
+import { eachBlock } from '../lib/dedup/maps/extents.js';
 import { Pool } from '../lib/dedup/index.js';
 import type { BlockDevice } from '../lib/hpdi/index.js';
 import { countExtents, type Contents, type Places, type Readings } from './vm-image-figures.js';

@@ -1,22 +1,22 @@
 // What an engine is made of (pool-open.ts makes it).
 
-import type { Allocator } from './allocator.js';
-import type { Catalogue } from './catalogue.js';
-import type { Checkpoint } from './checkpoint.js';
-import type { FingerprintIndex } from './fingerprint-index.js';
-import type { Hasher } from './hasher.js';
-import type { PoolIo } from './io.js';
-import type { Intake } from './intake.js';
-import type { Journal } from './journal.js';
-import type { PageCache } from './pages.js';
-import type { Planner } from './planner.js';
-import type { ReadChecks } from './read-checks.js';
-import type { SetTable } from './sets.js';
-import type { Space } from './space.js';
-import type { StageClock } from './stage-clock.js';
-import type { Thn } from './thn.js';
-import type { Trees } from './trees.js';
-import type { Traffic } from './traffic.js';
+import type { Allocator } from './space/allocator.js';
+import type { Catalogue } from './maps/catalogue.js';
+import type { Checkpoint } from './durable/checkpoint.js';
+import type { FingerprintIndex } from './write/fingerprint-index.js';
+import type { Hasher } from './write/hasher.js';
+import type { PoolIo } from './durable/io.js';
+import type { Intake } from './write/intake.js';
+import type { Journal } from './durable/journal.js';
+import type { PageCache } from './durable/pages.js';
+import type { Planner } from './write/planner.js';
+import type { ReadChecks } from './volume/read-checks.js';
+import type { SetTable } from './write/sets.js';
+import type { Space } from './space/space.js';
+import type { StageClock } from './stats/stage-clock.js';
+import type { Thn } from './write/thn.js';
+import type { Trees } from './maps/trees.js';
+import type { Traffic } from './stats/traffic.js';
 
 export interface EngineParts {
   readonly io: PoolIo;

@@ -12,20 +12,20 @@
 //    and reads go on.
 
 import { Op, Status } from '../hpdi/index.js';
-import type { VolumeRecord } from './catalogue.js';
-import { Phase } from './checkpoint.js';
-import { Checkpoints } from './checkpoints.js';
-import { Cleaner, NO_SPACE } from './cleaner.js';
-import { Entering } from './entering.js';
-import { Io } from './io.js';
-import type { Llrrm, LlrrmEvents } from './llrrm.js';
-import { Miss, PageFailure } from './pages.js';
-import { Plan } from './planner.js';
-import { Fifo, SETS } from './sets.js';
-import { Stage } from './stage-clock.js';
-import type { Traffic } from './traffic.js';
-import { Trimmer } from './trimmer.js';
-import type { VolumeQueue } from './volume-queue.js';
+import type { VolumeRecord } from './maps/catalogue.js';
+import { Phase } from './durable/checkpoint.js';
+import { Checkpoints } from './durable/checkpoints.js';
+import { Cleaner, NO_SPACE } from './clean/cleaner.js';
+import { Entering } from './maps/entering.js';
+import { Io } from './durable/io.js';
+import type { Llrrm, LlrrmEvents } from './llrrm/llrrm.js';
+import { Miss, PageFailure } from './durable/pages.js';
+import { Plan } from './write/planner.js';
+import { Fifo, SETS } from './write/sets.js';
+import { Stage } from './stats/stage-clock.js';
+import type { Traffic } from './stats/traffic.js';
+import { Reclaimer } from './maps/reclaimer.js';
+import type { VolumeQueue } from './volume/volume-queue.js';
 import { breathe } from './waiting.js';
 import type { EngineParts } from './engine-parts.js';
 
@@ -45,7 +45,7 @@ export class Engine implements LlrrmEvents {
   readonly entering: Entering;
   readonly traffic: Traffic;
   readonly cleaner: Cleaner;
-  private readonly trimmer: Trimmer;
+  private readonly reclaimer: Reclaimer;
   readonly checkpoints: Checkpoints;
   /** Queues by number; a queue has at most 2^15 slots. */
   readonly numbered: (VolumeQueue | null)[] = [];
@@ -82,7 +82,7 @@ export class Engine implements LlrrmEvents {
     this.traffic = parts.traffic;
     this.entering = new Entering(parts);
     this.cleaner = new Cleaner(this);
-    this.trimmer = new Trimmer(this);
+    this.reclaimer = new Reclaimer(this);
     this.checkpoints = new Checkpoints(this);
   }
 
@@ -98,7 +98,7 @@ export class Engine implements LlrrmEvents {
     const { io, sets, checkpoint } = this.parts;
     if (io.inFlight > 0 || sets.freeSets < SETS) return true;
     for (const queue of this.numbered) if (queue?.busy === true) return true;
-    if (this.trims || this.cleaner.active || this.llrrm?.idle === false) return true;
+    if (this.reclaims || this.cleaner.active || this.llrrm?.idle === false) return true;
     return this.failed === null && (this.wanted || checkpoint.phase !== Phase.idle);
   }
 
@@ -130,7 +130,7 @@ export class Engine implements LlrrmEvents {
     if (index.sweeping) index.sweep(SWEEP_BUCKETS);
     if (this.toEnter.length > 0) this.enter();
     for (let i = 0; i < numbered.length; i++) numbered[i]?.step();
-    if (this.trims) this.trimmer.step();
+    if (this.reclaims) this.reclaimer.step();
     if (this.cleaner.active) this.cleaner.step();
     if (journal.dirty) journal.commit();
     if (journal.broken + checkpoint.broken !== 0) this.fail('the device did not take metadata');
@@ -387,7 +387,7 @@ export class Engine implements LlrrmEvents {
   }
 
   /** Volumes are being deleted. */
-  private get trims(): boolean {
+  private get reclaims(): boolean {
     return this.failed === null && !this.closing && this.parts.catalogue.deleting.length > 0;
   }
 

@@ -3,13 +3,13 @@
 import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import { claim } from './claim.js';
-import { Feature, Page, Place, ROOT_SLOT_WORDS, SetMax } from './layout.js';
-import { LlrrmPolicy } from './llrrm.js';
-import { LlrrmSession } from './llrrm-session.js';
-import { newUuid } from './llrrm-store.js';
-import { layoutOf } from './pool-layout.js';
+import { Feature, Page, Place, ROOT_SLOT_WORDS, SetMax } from './format/layout.js';
+import { LlrrmPolicy } from './llrrm/llrrm.js';
+import { LlrrmSession } from './llrrm/llrrm-session.js';
+import { newUuid } from './llrrm/llrrm-store.js';
+import { layoutOf } from './format/pool-layout.js';
 import { assertDevice, lbaOf, readBoth } from './pool-open.js';
-import { writeSuperblock, type SuperblockFacts } from './superblock.js';
+import { writeSuperblock, type SuperblockFacts } from './format/superblock.js';
 
 export interface CreateOptions {
   /** Runs of at least this many blocks are deduplicated (8); 0: nothing is. */

@@ -3,35 +3,49 @@
 import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import { addressSpace, type Segment } from '../memory/index.js';
-import { Allocator, NodesFor } from './allocator.js';
-import { Catalogue } from './catalogue.js';
-import { Checkpoint } from './checkpoint.js';
+import { Allocator, NodesFor } from './space/allocator.js';
+import { Catalogue } from './maps/catalogue.js';
+import { Checkpoint } from './durable/checkpoint.js';
 import { Engine } from './engine.js';
-import { FingerprintIndex } from './fingerprint-index.js';
-import { Hasher } from './hasher.js';
-import { Intake } from './intake.js';
-import { Io, PoolIo } from './io.js';
-import { Journal } from './journal.js';
-import { Group, Magic, Page, Place, ROOT_SLOT_WORDS, SetMax, Span, Volume } from './layout.js';
-import { LlrrmPolicy } from './llrrm.js';
-import { LlrrmSession, type LlrrmOptions } from './llrrm-session.js';
-import { Miss, PageCache } from './pages.js';
-import { Planner } from './planner.js';
-import { ReadChecks } from './read-checks.js';
+import { FingerprintIndex } from './write/fingerprint-index.js';
+import { Hasher } from './write/hasher.js';
+import { Intake } from './write/intake.js';
+import { Io, PoolIo } from './durable/io.js';
+import { Journal } from './durable/journal.js';
+import {
+  Group,
+  Magic,
+  Page,
+  Place,
+  ROOT_SLOT_WORDS,
+  SetMax,
+  Span,
+  Volume,
+} from './format/layout.js';
+import { LlrrmPolicy } from './llrrm/llrrm.js';
+import { LlrrmSession, type LlrrmOptions } from './llrrm/llrrm-session.js';
+import { Miss, PageCache } from './durable/pages.js';
+import { Planner } from './write/planner.js';
+import { ReadChecks } from './volume/read-checks.js';
 import {
   corruptError,
   JournalReader,
   pageError,
   Recovery,
   type RecoveryReport,
-} from './recovery.js';
-import { SetTable } from './sets.js';
-import { Space } from './space.js';
-import { assertPage, readSuperblock, writeSuperblock, type SuperblockFacts } from './superblock.js';
-import { StageClock } from './stage-clock.js';
-import { Thn } from './thn.js';
-import { Traffic } from './traffic.js';
-import { Trees } from './trees.js';
+} from './durable/recovery.js';
+import { SetTable } from './write/sets.js';
+import { Space } from './space/space.js';
+import {
+  assertPage,
+  readSuperblock,
+  writeSuperblock,
+  type SuperblockFacts,
+} from './format/superblock.js';
+import { StageClock } from './stats/stage-clock.js';
+import { Thn } from './write/thn.js';
+import { Traffic } from './stats/traffic.js';
+import { Trees } from './maps/trees.js';
 
 export interface OpenOptions extends LlrrmOptions {
   /** Another THN than the pool's own, for this time. */

@@ -11,16 +11,16 @@
 
 import { PenstockError } from '../errors.js';
 import { BlockDevice } from '../hpdi/index.js';
-import type { VolumeRecord } from './catalogue.js';
+import type { VolumeRecord } from './maps/catalogue.js';
 import { claim } from './claim.js';
-import { busyError, checkWhile, type CheckOptions } from './check.js';
-import { cleanPool, type CleanOptions, type CleanReport } from './clean.js';
-import type { CheckReport } from './check-report.js';
+import { busyError, checkWhile, type CheckOptions } from './check/check.js';
+import { cleanPool, type CleanOptions, type CleanReport } from './clean/clean.js';
+import type { CheckReport } from './check/check-report.js';
 import type { Engine } from './engine.js';
-import { readExtents, type ReadExtents } from './extents.js';
-import { growPool } from './grow.js';
-import { Page, VolumeState } from './layout.js';
-import { LlrrmSession, type LlrrmState } from './llrrm-session.js';
+import { readExtents, type ReadExtents } from './maps/extents.js';
+import { growPool } from './space/grow.js';
+import { Page, VolumeState } from './format/layout.js';
+import { LlrrmSession, type LlrrmState } from './llrrm/llrrm-session.js';
 import {
   assertOptions,
   assertOther,
@@ -36,15 +36,15 @@ import {
   type Opened,
   type OpenOptions,
 } from './pool-open.js';
-import { rebuildIndex } from './rebuild.js';
-import type { RecoveryReport } from './recovery.js';
-import { resizeVolume } from './resize.js';
-import { SpaceWatch, type SpaceState } from './space-watch.js';
-import { poolStats, type PoolStats } from './stats.js';
-import { StatsSocket } from './stats-socket.js';
-import { trimPool, type TrimOptions } from './trim.js';
-import { uuidText, type SuperblockFacts } from './superblock.js';
-import { VolumeBackend, type VolumeOptions } from './volume.js';
+import { rebuildIndex } from './write/rebuild.js';
+import type { RecoveryReport } from './durable/recovery.js';
+import { resizeVolume } from './maps/resize.js';
+import { SpaceWatch, type SpaceState } from './space/space-watch.js';
+import { poolStats, type PoolStats } from './stats/stats.js';
+import { StatsSocket } from './stats/stats-socket.js';
+import { trimPool, type TrimOptions } from './space/trim.js';
+import { uuidText, type SuperblockFacts } from './format/superblock.js';
+import { VolumeBackend, type VolumeOptions } from './volume/volume.js';
 
 /** How often a check begins before it ends with POOL_BUSY. */
 const CHECKS = 4;

@@ -1,6 +1,6 @@
 // Waiting until one of a pool's devices may have answered.
 
-import type { PoolIo } from './io.js';
+import type { PoolIo } from './durable/io.js';
 
 const SLEEP_MS = 50;
 /** How long a thread is blocked for low-latency memory before it looks at the data device. */

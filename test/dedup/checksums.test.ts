@@ -2,8 +2,8 @@
 
 import { describe, expect, it } from 'vitest';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
-import { Feature, Super } from '../../lib/dedup/layout.js';
-import { checksum } from '../../lib/dedup/superblock.js';
+import { Feature, Super } from '../../lib/dedup/format/layout.js';
+import { checksum } from '../../lib/dedup/format/superblock.js';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { addressSpace } from '../../lib/memory/index.js';
 import { open } from '../../lib/open.js';

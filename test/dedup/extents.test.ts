@@ -1,10 +1,10 @@
 // Read extents: what the pool counts in its maps is what a plain look at every block finds.
 
 import { expect, it } from 'vitest';
-import { ExtentCounter } from '../../lib/dedup/extents.js';
+import { ExtentCounter } from '../../lib/dedup/maps/extents.js';
 import { Pool } from '../../lib/dedup/index.js';
-import { Magic, Node } from '../../lib/dedup/layout.js';
-import { Miss } from '../../lib/dedup/pages.js';
+import { Magic, Node } from '../../lib/dedup/format/layout.js';
+import { Miss } from '../../lib/dedup/durable/pages.js';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { open } from '../../lib/open.js';
 import { fillBlock } from '../soak/dedup-model.js';

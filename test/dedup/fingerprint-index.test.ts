@@ -2,7 +2,7 @@
 
 import fc from 'fast-check';
 import { afterEach, describe, expect, test } from 'vitest';
-import { FingerprintIndex, IndexWords } from '../../lib/dedup/fingerprint-index.js';
+import { FingerprintIndex, IndexWords } from '../../lib/dedup/write/fingerprint-index.js';
 import { expectInvalid, native } from '../native/support.js';
 import { FingerprintModel, type Fingerprint } from './fingerprint-model.js';
 

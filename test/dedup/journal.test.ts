@@ -1,10 +1,10 @@
 // The journal's order of acknowledgement, with a device that answers when the test says so.
 
 import { afterEach, describe, expect, it } from 'vitest';
-import type { PoolIo } from '../../lib/dedup/io.js';
-import { Journal } from '../../lib/dedup/journal.js';
-import { StageClock } from '../../lib/dedup/stage-clock.js';
-import { Ticks } from '../../lib/dedup/ticks.js';
+import type { PoolIo } from '../../lib/dedup/durable/io.js';
+import { Journal } from '../../lib/dedup/durable/journal.js';
+import { StageClock } from '../../lib/dedup/stats/stage-clock.js';
+import { Ticks } from '../../lib/dedup/stats/ticks.js';
 
 const PLACE = { page: 100, pages: 64, seed: 1, epoch: 1 };
 const journals: Journal[] = [];

@@ -3,7 +3,7 @@
 
 import { describe, expect, it } from 'vitest';
 import { Pool } from '../../lib/dedup/index.js';
-import { Magic, Node } from '../../lib/dedup/layout.js';
+import { Magic, Node } from '../../lib/dedup/format/layout.js';
 import { open } from '../../lib/open.js';
 import { Random } from '../soak/harness.js';
 import { fillBlock } from '../soak/dedup-model.js';

@@ -1,9 +1,9 @@
 // The cache of metadata pages, held against a map of its own.
 
 import { expect, it } from 'vitest';
-import type { PoolIo } from '../../lib/dedup/io.js';
-import { Magic } from '../../lib/dedup/layout.js';
-import { Miss, PageCache } from '../../lib/dedup/pages.js';
+import type { PoolIo } from '../../lib/dedup/durable/io.js';
+import { Magic } from '../../lib/dedup/format/layout.js';
+import { Miss, PageCache } from '../../lib/dedup/durable/pages.js';
 import { Random } from '../soak/harness.js';
 
 const IO = { ask: () => undefined } as unknown as PoolIo;

@@ -2,9 +2,9 @@
 
 import { describe, expect, it } from 'vitest';
 import { Pool, type PoolStats } from '../../lib/dedup/index.js';
-import { bucketOf, Latency, middleOf, UNIT_TICKS } from '../../lib/dedup/latency.js';
-import { Stage, StageClock } from '../../lib/dedup/stage-clock.js';
-import { ReadSample, Traffic } from '../../lib/dedup/traffic.js';
+import { bucketOf, Latency, middleOf, UNIT_TICKS } from '../../lib/dedup/stats/latency.js';
+import { Stage, StageClock } from '../../lib/dedup/stats/stage-clock.js';
+import { ReadSample, Traffic } from '../../lib/dedup/stats/traffic.js';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { native } from '../../lib/native.js';
 import { open } from '../../lib/open.js';

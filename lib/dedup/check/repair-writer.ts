@@ -1,0 +1,122 @@
+// Where a repair writes: as a checkpoint does, beside the state that the superblock names, and at
+// last the superblock, to the slot of the one before (docs/format.md, "States").
+
+import { PenstockError } from '../../errors.js';
+import type { BlockDevice } from '../../hpdi/index.js';
+import type { SpaceCheck } from './check-space.js';
+import { Group, Head, type Magic, Page } from '../format/layout.js';
+import type { SpacePages } from './repair-space.js';
+import { setPair } from '../format/numbers.js';
+import { checksum, writeSuperblock, type SuperblockFacts } from '../format/superblock.js';
+
+export class RepairWriter {
+  /** Pages that were written, or would be. */
+  pages = 0;
+  /** What only has to look right is not made for a repair that writes nothing. */
+  readonly isReal: boolean;
+  private readonly device: BlockDevice;
+  private readonly facts: SuperblockFacts;
+  private readonly number: number;
+
+  constructor(device: BlockDevice, facts: SuperblockFacts, isReal: boolean) {
+    this.device = device;
+    this.facts = facts;
+    this.number = facts.checkpoint + 1;
+    this.isReal = isReal;
+  }
+
+  /** Writes a page whose words from 8 on are `words`'. */
+  async write(pbn: number, magic: Magic, own: number, words: Uint32Array): Promise<void> {
+    this.pages++;
+    if (!this.isReal) return;
+    await this.put(pbn, (page) => {
+      page.set(words);
+      page[Head.magic] = magic;
+      setPair(page, Head.pbnLo, pbn);
+      setPair(page, Head.seqLo, this.facts.seq);
+      page[Head.checkpoint] = this.number;
+      page[Head.own] = own >>> 0;
+      page[Head.crc] = checksum(page, this.facts.uuid[0]!);
+    });
+  }
+
+  /** From here on what was written counts. */
+  async name(facts: SuperblockFacts): Promise<void> {
+    this.pages++;
+    if (!this.isReal) return;
+    await this.device.flush();
+    const slot = this.number & 1;
+    await this.put(slot, (page) =>
+      writeSuperblock(page, { ...facts, checkpoint: this.number }, slot),
+    );
+    await this.device.flush();
+  }
+
+  private async put(pbn: number, fill: (page: Uint32Array) => void): Promise<void> {
+    const { device } = this;
+    const page = device.memory.alloc(Page.bytes);
+    try {
+      fill(page.u32);
+      await device.write((pbn * Page.bytes) / device.info.blockSize, page);
+    } finally {
+      page.free();
+    }
+  }
+}
+
+/** Pages for nodes: free in the state that is there, in the one to be, and to the journal. */
+export class FreePages {
+  highWater: number;
+  private readonly space: SpaceCheck;
+  private readonly facts: SuperblockFacts;
+  private readonly pages: AsyncGenerator<number, void>;
+
+  /** `named`: extents in which the journal has blocks. */
+  constructor(old: SpacePages, space: SpaceCheck, facts: SuperblockFacts, named: Set<number>) {
+    this.space = space;
+    this.facts = facts;
+    this.highWater = facts.highWater;
+    this.pages = this.look(old, named);
+  }
+
+  /** A page, with `count` references. Throws NO_SPACE. */
+  async take(count: number): Promise<number> {
+    const next = await this.pages.next();
+    if (next.done === true) {
+      throw new PenstockError('NO_SPACE', 'the pool has no free page for a node', {
+        hint: 'a repair writes beside what is there: it needs a few pages',
+      });
+    }
+    const pbn = next.value;
+    this.highWater = Math.max(this.highWater, Math.floor(pbn / Group.pages) + 1);
+    this.space.setFound(pbn, count);
+    this.space.holdsNode(pbn);
+    return pbn;
+  }
+
+  private async *look(old: SpacePages, named: Set<number>): AsyncGenerator<number, void> {
+    const { facts, space } = this;
+    for (let group = facts.firstGroup; group < facts.highWater; group++) {
+      const { words } = await old.counts(group);
+      if (words === null || space.known[group - facts.firstGroup] !== 1) continue;
+      const found = space.foundIn(group);
+      for (let k = 0; k < Group.extents; k++) {
+        const extent = group * Group.extents + k;
+        if (named.has(extent) || space.withBlocks.has(extent)) continue;
+        const isFree = (b: number): boolean => words[Head.words + b] === 0 && found[b] === 0;
+        const blocks = Array.from({ length: Group.blocks }, (_, i) => k * Group.blocks + i);
+        if (!space.holdsNodes(group, k) && !blocks.every(isFree)) continue;
+        for (const b of blocks) if (isFree(b)) yield placeOf(extent, b % Group.blocks);
+      }
+    }
+    const end = Math.floor(facts.pages / Group.pages) * Group.extents;
+    for (let extent = facts.highWater * Group.extents; extent < end; extent++) {
+      if (named.has(extent)) continue;
+      for (let b = 0; b < Group.blocks; b++) yield placeOf(extent, b);
+    }
+  }
+}
+
+function placeOf(extent: number, block: number): number {
+  return extent * Group.extentPages + Group.metaPages + block;
+}

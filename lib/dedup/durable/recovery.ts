@@ -1,0 +1,332 @@
+// Recovery: what the journal says happened after the checkpoint (docs/format.md, "Journal").
+//
+// First all entries that count are read, and the blocks that they name reserved, so that no node of
+// a map is put there; then their records are applied in order. Blocks of entries that may not have
+// survived a power cut are compared with their fingerprints: those that differ are left out.
+
+import type { BlockDevice } from '../../hpdi/index.js';
+import { native } from '../../native.js';
+import type { Engine } from '../engine.js';
+import {
+  Entry,
+  EntryKind,
+  Fingerprint,
+  Group,
+  Head,
+  Magic,
+  Node,
+  Page,
+  Rec,
+  RecKind,
+  SetMax,
+} from '../format/layout.js';
+import { ENTRY_PAGES, type JournalPlace } from './journal.js';
+import { Miss, PageFailure, type PageCache } from './pages.js';
+import { groupOf, pair } from '../format/numbers.js';
+import { PenstockError } from '../../errors.js';
+import type { VolumeRecord } from '../maps/catalogue.js';
+
+export interface RecoveryReport {
+  /** Entries that were applied, records of them, and blocks that were left out. */
+  readonly entries: number;
+  readonly records: number;
+  readonly blocksLost: number;
+  /** Sequence of the last entry, and where the next one goes. */
+  readonly seq: number;
+  readonly at: number;
+  readonly ms: number;
+}
+
+/** Turns in which nothing is on its way after which nothing will come. */
+const IDLE_MOST = 1000;
+
+interface Scanned {
+  readonly seq: number;
+  readonly page: number;
+  readonly bytes: number;
+}
+
+/** Reads the journal as it is on a device. */
+export class JournalReader {
+  readonly entries: Scanned[] = [];
+  seq: number;
+  at: number;
+  durable: number;
+  private readonly device: BlockDevice;
+  private readonly place: JournalPlace;
+
+  constructor(device: BlockDevice, place: JournalPlace, seq: number, at: number) {
+    this.device = device;
+    this.place = place;
+    this.seq = seq;
+    this.at = at;
+    this.durable = seq;
+  }
+
+  /** Finds all entries that are valid. */
+  async scan(): Promise<void> {
+    const buffer = this.device.memory.alloc(ENTRY_PAGES * Page.bytes);
+    let { epoch } = this.place;
+    try {
+      // No more than the ring holds: an entry of an earlier lap has an older sequence.
+      for (let pages = 0; pages < this.place.pages;) {
+        const words = await this.read(this.at, buffer);
+        if (words === null || words[Entry.epoch]! < epoch) break;
+        epoch = words[Entry.epoch]!;
+        this.seq++;
+        this.durable = Math.max(this.durable, this.seq - words[Entry.durableBack]!);
+        const bytes = words[Entry.bytes]!;
+        const isWrap = words[Entry.kind] === EntryKind.wrap;
+        const used = isWrap ? this.place.pages - this.at : Math.ceil(bytes / Page.bytes);
+        if (!isWrap) this.entries.push({ seq: this.seq, page: this.at, bytes });
+        this.at = (this.at + used) % this.place.pages;
+        pages += used;
+      }
+    } finally {
+      buffer.free();
+    }
+  }
+
+  /** The words of an entry that `scan` has found. */
+  async load(entry: Scanned): Promise<Uint32Array> {
+    const buffer = this.device.memory.alloc(Math.ceil(entry.bytes / Page.bytes) * Page.bytes);
+    try {
+      await this.device.read(this.lba(entry.page), buffer);
+      return buffer.u32.slice(0, entry.bytes / 4);
+    } finally {
+      buffer.free();
+    }
+  }
+
+  private lba(page: number): number {
+    return ((this.place.page + page) * Page.bytes) / this.device.info.blockSize;
+  }
+
+  /** The entry at a page of the ring, if the next one is there. */
+  private async read(
+    page: number,
+    buffer: ReturnType<BlockDevice['memory']['alloc']>,
+  ): Promise<Uint32Array | null> {
+    const most = Math.min(ENTRY_PAGES, this.place.pages - page);
+    const part = this.device.memory.alloc(most * Page.bytes);
+    try {
+      await this.device.read(this.lba(page), part);
+      buffer.u8.set(part.u8);
+    } finally {
+      part.free();
+    }
+    const words = buffer.u32;
+    if (words[Entry.magic] !== Magic.entry || pair(words, Entry.seqLo) !== this.seq + 1)
+      return null;
+    const bytes = words[Entry.bytes]!;
+    if (bytes < Entry.words * 4 || bytes > most * Page.bytes || bytes % 4 !== 0) return null;
+    const crc = words[Entry.crc]!;
+    words[Entry.crc] = this.place.seed;
+    return native.crc32c(buffer.u8.subarray(0, bytes), 0) === crc ? words : null;
+  }
+}
+
+export class Recovery {
+  private readonly engine: Engine;
+  private readonly device: BlockDevice;
+  private readonly reader: JournalReader;
+  private readonly reserved: number[] = [];
+  private readonly begun = new Set<number>();
+  private records = 0;
+  private blocksLost = 0;
+
+  constructor(engine: Engine, device: BlockDevice, reader: JournalReader) {
+    this.engine = engine;
+    this.device = device;
+    this.reader = reader;
+  }
+
+  /** Applies what the reader has found. */
+  async run(): Promise<RecoveryReport> {
+    const started = performance.now();
+    const { entries } = this.reader;
+    for (const entry of entries) {
+      const words = await this.reader.load(entry);
+      for (const at of recordsOf(words)) await this.reserve(words, at);
+    }
+    for (const entry of entries) {
+      const words = await this.reader.load(entry);
+      for (const at of recordsOf(words)) {
+        await this.apply(words, at, entry.seq > this.reader.durable);
+        this.records++;
+      }
+    }
+    const { space } = this.engine.parts;
+    await this.until(() => (space.settle() ? 0 : Miss.wait));
+    for (const pbn of this.reserved) space.unreserve(pbn);
+    return {
+      entries: entries.length,
+      records: this.records,
+      blocksLost: this.blocksLost,
+      seq: this.reader.seq,
+      at: this.reader.at,
+      ms: performance.now() - started,
+    };
+  }
+
+  /** Nothing else is put where a record says that blocks are. */
+  private async reserve(words: Uint32Array, at: number): Promise<void> {
+    if ((words[at]! & 0xff) !== RecKind.write) return;
+    const { space } = this.engine.parts;
+    const pbn = pair(words, at + Rec.pbnLo);
+    const count = words[at]! >>> 8;
+    const group = groupOf(pbn);
+    const extent = Math.floor(pbn / Group.extentPages);
+    const page = pbn % Group.extentPages;
+    if (group < space.firstGroup || group >= space.endGroup) this.corrupt('a record', pbn);
+    if (page < Group.metaPages || page + count > Group.extentPages) this.corrupt('a record', pbn);
+    while (space.highWater <= group) await this.until(() => (space.openGroup() ? 0 : Miss.wait));
+    const summary = await this.until(() => space.summary(group));
+    if (space.usedIn(summary, extent) === 0 && !this.begun.has(extent)) {
+      await this.until(() => space.beginExtent(extent, false));
+    }
+    this.begun.add(extent);
+    const counts = await this.until(() => space.count(group));
+    for (let b = 0; b < count; b++) {
+      if (!space.isFree(counts, pbn + b)) continue;
+      space.reserve(counts, pbn + b);
+      this.reserved.push(pbn + b);
+    }
+  }
+
+  private async apply(words: Uint32Array, at: number, verify: boolean): Promise<void> {
+    const { catalogue } = this.engine.parts;
+    const volume = catalogue.at(words[at + Rec.volume]!, words[at + Rec.serial]!);
+    if (volume === null) return;
+    const lbn = pair(words, at + Rec.lbnLo);
+    if ((words[at]! & 0xff) === RecKind.unmap) {
+      await this.unmap(volume, lbn, pair(words, at + Rec.pbnLo));
+      return;
+    }
+    const count = words[at]! >>> 8;
+    const pbn = pair(words, at + Rec.pbnLo);
+    const prints = words.subarray(at + Rec.words, at + Rec.words + count * Fingerprint.words);
+    const sound = verify ? await this.verify(pbn, count, prints) : null;
+    for (let b = 0; b < count; b++) {
+      if (sound !== null && sound[b] === 0) {
+        this.blocksLost++;
+        continue;
+      }
+      await this.map(volume, lbn + b, pbn + b);
+      await this.enterPrint(pbn + b, prints, b);
+    }
+  }
+
+  private async map(volume: VolumeRecord, lbn: number, pbn: number): Promise<void> {
+    const { trees } = this.engine.parts;
+    const leaf = Math.floor(lbn / Node.entries);
+    const frame = await this.until(() => trees.ownMapLeaf(volume, leaf));
+    volume.changed = true;
+    this.engine.entering.map(volume, frame, lbn % Node.entries, pbn);
+  }
+
+  private async unmap(volume: VolumeRecord, lbn: number, count: number): Promise<void> {
+    const { trees } = this.engine.parts;
+    for (let at = lbn; at < lbn + count;) {
+      const leaf = Math.floor(at / Node.entries);
+      // -1 says that there is none, and Misses are one less.
+      const found = (await this.until(() => trees.nextLeaf(volume, leaf) + 1)) - 1;
+      if (found < 0) return;
+      if (found !== leaf) {
+        at = found * Node.entries;
+        continue;
+      }
+      const end = Math.min(lbn + count, (leaf + 1) * Node.entries);
+      for (; at < end; at++) await this.map(volume, at, 0);
+    }
+  }
+
+  private async enterPrint(pbn: number, prints: Uint32Array, b: number): Promise<void> {
+    const { space, pages } = this.engine.parts;
+    const extent = Math.floor(pbn / Group.extentPages);
+    const frame = await this.until(() => space.fingerprints(extent));
+    const page = (pbn % Group.extentPages) - Group.metaPages;
+    const to = (frame << Page.shift) + Head.words + page * Fingerprint.words;
+    for (let i = 0; i < Fingerprint.words; i++) {
+      pages.words[to + i] = prints[b * Fingerprint.words + i]!;
+    }
+    // Its summary is here: it was looked at a moment ago.
+    space.touchFingerprints(frame, extent);
+  }
+
+  /** Which of the blocks are on the device as they were written: 1 each. */
+  private async verify(pbn: number, count: number, prints: Uint32Array): Promise<Uint8Array> {
+    const buffer = this.device.memory.alloc(count * Page.bytes);
+    const sound = new Uint8Array(count);
+    try {
+      await this.device.read((pbn * Page.bytes) / this.device.info.blockSize, buffer);
+      const print = new Uint32Array(Fingerprint.words);
+      for (let b = 0; b < count; b++) {
+        native.xxh3(buffer.u8.subarray(b * Page.bytes, (b + 1) * Page.bytes), print);
+        const at = b * Fingerprint.words;
+        if (print.every((word, i) => word === prints[at + i])) sound[b] = 1;
+      }
+      return sound;
+    } finally {
+      buffer.free();
+    }
+  }
+
+  /** Asks until the answer is no Miss.wait. Throws what stands in the way. */
+  private async until(ask: () => number): Promise<number> {
+    for (let idle = 0; ;) {
+      const answer = ask();
+      const { space, pages, io } = this.engine.parts;
+      if (space.broken !== null) throw corruptError(space.broken);
+      if (answer === Miss.bad) throw pageError(pages, this.device);
+      if (answer !== Miss.wait) return answer;
+      idle = io.inFlight > 0 ? 0 : idle + 1;
+      if (idle > IDLE_MOST) {
+        throw new PenstockError(
+          'OUT_OF_MEMORY',
+          'the journal changes more pages than the cache has',
+          {
+            hint: 'open the pool with the cache that it had, or a larger one: dedup.cache=128MiB',
+          },
+        );
+      }
+      await this.engine.turn();
+    }
+  }
+
+  private corrupt(what: string, pbn: number): never {
+    throw corruptError(`${what} of the journal names block ${pbn}, which is none`);
+  }
+}
+
+/** Words at which the records of an entry begin. */
+export function recordsOf(words: Uint32Array): number[] {
+  const found: number[] = [];
+  let at: number = Entry.words;
+  for (let i = 0; i < words[Entry.records]!; i++) {
+    if (at + Rec.words > words.length) throw corruptError('a record is damaged');
+    found.push(at);
+    const isWrite = (words[at]! & 0xff) === RecKind.write;
+    const count = words[at]! >>> 8;
+    if (isWrite && (count === 0 || count > SetMax.blocks))
+      throw corruptError('a record is damaged');
+    at += Rec.words + (isWrite ? count * Fingerprint.words : 0);
+    if (at > words.length) throw corruptError('a record is damaged');
+  }
+  return found;
+}
+
+/** Why a page cannot be had: the device's own error, or POOL_CORRUPT. */
+export function pageError(pages: PageCache, device: BlockDevice): PenstockError {
+  if (pages.failure === PageFailure.corrupt) {
+    return corruptError(`page ${pages.failurePbn} cannot be used`);
+  }
+  const { code, message, hint } = device.explain(pages.failureStatus);
+  return new PenstockError(code, `page ${pages.failurePbn} of the pool: ${message}`, { hint });
+}
+
+export function corruptError(what: string): PenstockError {
+  return new PenstockError('POOL_CORRUPT', `the pool is damaged: ${what}`, {
+    hint: '`penstock pool check` says what can still be used',
+  });
+}

@@ -1,0 +1,39 @@
+// Reclaimer: takes the maps of deleted volumes apart in the background, a part a round, so that
+// nobody waits for all of it. A crash loses no more than the parts since the last checkpoint.
+
+import { NodesFor } from '../space/allocator.js';
+import { DIRTY_BEGIN } from '../durable/checkpoints.js';
+import type { Engine } from '../engine.js';
+import { Miss } from '../durable/pages.js';
+
+/** Leaves that a round takes apart. */
+const LEAVES = 8;
+
+export class Reclaimer {
+  private readonly engine: Engine;
+
+  constructor(engine: Engine) {
+    this.engine = engine;
+  }
+
+  step(): void {
+    const { catalogue, trees, pages, allocator } = this.engine.parts;
+    for (let leaf = 0; leaf < LEAVES && catalogue.deleting.length > 0; leaf++) {
+      if (!this.engine.mayEnter || pages.dirtyCount > pages.frames * DIRTY_BEGIN) return;
+      const volume = catalogue.deleting[0]!;
+      volume.changed = true; // its root may move though the rest has to wait
+      allocator.full = false;
+      allocator.nodesFor = NodesFor.deleting;
+      const result = trees.takeApart(volume);
+      allocator.nodesFor = NodesFor.writes;
+      if (result === Miss.wait) {
+        // Where no node is left, it asks for a checkpoint, which frees some.
+        this.engine.checkpoints.isFull();
+        return;
+      }
+      if (result === 0) catalogue.gone(volume);
+      // What of it cannot be read stays where it is, until the pool is opened again.
+      if (result === Miss.bad) catalogue.deleting.shift();
+    }
+  }
+}

@@ -1,0 +1,160 @@
+// Trim: free space is given back to the data device.
+//
+// Invariant: only what may be given out for new data is discarded: blocks without references whose
+// freeing is durable, and groups that were never used. So neither the checkpoint nor a record of
+// the journal after it names any of it (DEDUP, invariant 2).
+
+import { Op, Status, statusError, type BlockDevice } from '../../hpdi/index.js';
+import { DISCARDS_MOST } from './discards.js';
+import type { Engine } from '../engine.js';
+import { Group, Page } from '../format/layout.js';
+import { Miss } from '../durable/pages.js';
+import { failure } from '../pool-open.js';
+
+/** While volumes are at work there is one discard at a time, and a rest of so many times it. */
+const REST = 4;
+/** Shortest run that is discarded, in blocks. */
+const RUN_MIN = 16;
+/** Groups of one discard where nothing was ever used. */
+const GROUPS_MOST = 16;
+/** Groups between two turns of the event loop where nothing is to be done. */
+const SLICE = 64;
+
+export interface TrimOptions {
+  onProgress?: (progress: { done: number; total: number; bytes: number }) => void;
+  /** Ends it early, in order. */
+  signal?: AbortSignal;
+}
+
+/**
+ * Discards all free space that there is; resolves with how many bytes. Errors: UNSUPPORTED,
+ * POOL_FAILED, the device's.
+ */
+export async function trimPool(
+  engine: Engine,
+  device: BlockDevice,
+  options: TrimOptions,
+): Promise<number> {
+  if ((device.info.operations & (1 << Op.DISCARD)) === 0) {
+    throw statusError(`a trim of ${device.uri}`, device.explain(Status.UNSUPPORTED));
+  }
+  // What was freed so far is free for good after it.
+  if (!(await engine.checkpoint())) throw failure(engine);
+  const { discards } = engine.parts.space;
+  discards.broken = 0;
+  const run = new Trim(engine, options);
+  try {
+    await run.used();
+    await run.unused();
+  } finally {
+    while (discards.inFlight > 0) await engine.turn();
+  }
+  if (discards.broken !== 0) {
+    throw statusError(`a discard on ${device.uri}`, device.explain(discards.broken));
+  }
+  return run.bytes;
+}
+
+class Trim {
+  bytes = 0;
+  private readonly engine: Engine;
+  private readonly options: TrimOptions;
+  /** When the last one began, and till when there is a rest after it; ms. */
+  private begunMs = 0;
+  private restMs = 0;
+
+  constructor(engine: Engine, options: TrimOptions) {
+    this.engine = engine;
+    this.options = options;
+  }
+
+  /** Free runs of the groups that are in use. */
+  async used(): Promise<void> {
+    const { space } = this.engine.parts;
+    for (let group = space.firstGroup; group < space.highWater && !this.ended; group++) {
+      if (group % SLICE === 0) await new Promise((resolve) => setImmediate(resolve));
+      for (let page = 0; page < Group.pages && !this.ended;) {
+        const counts = this.isFull(group) ? Miss.bad : space.count(group);
+        // What cannot be read is left as it is.
+        if (counts === Miss.bad) break;
+        if (counts === Miss.wait || this.isBusy) {
+          await this.engine.turn();
+          continue;
+        }
+        const pbn = group * Group.pages + page;
+        const length = this.runAt(counts, pbn);
+        if (length >= RUN_MIN) this.begin(pbn, length);
+        page += Math.max(1, length);
+      }
+      this.tell(group + 1);
+    }
+  }
+
+  /** Groups that were never used: they may hold what was there before the pool. */
+  async unused(): Promise<void> {
+    const { space } = this.engine.parts;
+    for (let group = space.highWater; group < space.endGroup && !this.ended;) {
+      if (this.isBusy) {
+        await this.engine.turn();
+        // Some may be in use by now.
+        group = Math.max(group, space.highWater);
+        continue;
+      }
+      const groups = Math.min(GROUPS_MOST, space.endGroup - group);
+      this.begin(group * Group.pages, groups * Group.pages);
+      group += groups;
+      this.tell(group);
+    }
+  }
+
+  /** Free blocks from one on that follow each other, in its extent. */
+  private runAt(counts: number, pbn: number): number {
+    const { space, allocator } = this.engine.parts;
+    const page = pbn % Group.extentPages;
+    if (page < Group.metaPages || allocator.isOpen(Math.floor(pbn / Group.extentPages))) return 0;
+    let length = 0;
+    while (page + length < Group.extentPages && space.isFree(counts, pbn + length)) length++;
+    return length;
+  }
+
+  private begin(pbn: number, pages: number): void {
+    const { space, io } = this.engine.parts;
+    space.discards.begin(io, pbn, pages);
+    this.begunMs = performance.now();
+    this.restMs = 0;
+    this.bytes += pages * Page.bytes;
+  }
+
+  private isFull(group: number): boolean {
+    const { space } = this.engine.parts;
+    const summary = space.summary(group);
+    if (summary < 0) return false;
+    for (let k = 0; k < Group.extents; k++) {
+      if (space.usedIn(summary, group * Group.extents + k) < Group.blocks) return false;
+    }
+    return true;
+  }
+
+  /** No discard is to begin now. */
+  private get isBusy(): boolean {
+    const { numbered, parts } = this.engine;
+    const { inFlight } = parts.space.discards;
+    if (!numbered.some((queue) => queue?.busy === true)) return inFlight >= DISCARDS_MOST;
+    if (inFlight > 0) return true;
+    const now = performance.now();
+    if (this.restMs === 0) this.restMs = now + REST * (now - this.begunMs);
+    return now < this.restMs;
+  }
+
+  private get ended(): boolean {
+    const { engine, options } = this;
+    if (engine.closing || engine.failed !== null || options.signal?.aborted === true) return true;
+    return engine.parts.space.discards.broken !== 0;
+  }
+
+  private tell(group: number): void {
+    const { firstGroup, endGroup } = this.engine.parts.space;
+    const { bytes } = this;
+    this.options.onProgress?.({ done: group - firstGroup, total: endGroup - firstGroup, bytes });
+  }
+}

@@ -1,0 +1,225 @@
+// Reads: the reads of a volume's queue, from its map to the devices.
+//
+// The reads of one submit are looked up together: their entries of the map lie far apart, and the
+// processor fetches them at the same time when nothing stands between.
+//
+// Invariant: between looking up and asking nothing changes the map, or what is in memory of it.
+
+import { Op, Status } from '../../hpdi/index.js';
+import { native } from '../../native.js';
+import type { VolumeRecord } from '../maps/catalogue.js';
+import { SLOT_BITS, type Engine } from '../engine.js';
+import { Io } from '../durable/io.js';
+import { Node, Page } from '../format/layout.js';
+import { LLRRM_DEPTH } from '../llrrm/llrrm.js';
+import { LLRRM_RUN } from '../llrrm/llrrm-table.js';
+import { Miss } from '../durable/pages.js';
+import type { RequestSlots } from './request-slots.js';
+import { Fifo } from '../write/sets.js';
+import { ReadSample, Tier } from '../stats/traffic.js';
+import { HOLE } from '../maps/trees.js';
+
+const TWO_32 = 4294967296;
+/** Series of zeros that are written in one call. */
+const FILLS = 256;
+
+export interface ReadsOwner {
+  partEnded(slot: number): void;
+}
+
+export class Reads {
+  private readonly engine: Engine;
+  private readonly volume: VolumeRecord;
+  private readonly slots: RequestSlots;
+  private readonly owner: ReadsOwner;
+  /** Of a request's owner, as the devices give it back: the queue's number. */
+  private readonly number: number;
+  private readonly added: Int32Array;
+  private addedCount = 0;
+  private readonly pbns: Float64Array;
+  /** Those whose map is on its way. */
+  private readonly parked: Fifo;
+  /** The read whose time is taken. */
+  readonly sample: ReadSample;
+  private readonly fills = new Uint32Array(FILLS * 4);
+  /** By series of zeros: whose it is. */
+  private readonly fillSlots = new Int32Array(FILLS);
+  private fillCount = 0;
+
+  constructor(
+    engine: Engine,
+    volume: VolumeRecord,
+    slots: RequestSlots,
+    number: number,
+    owner: ReadsOwner,
+  ) {
+    this.engine = engine;
+    this.volume = volume;
+    this.slots = slots;
+    this.number = number;
+    this.owner = owner;
+    this.added = new Int32Array(slots.depth);
+    this.pbns = new Float64Array(slots.depth);
+    this.parked = new Fifo(slots.depth);
+    this.sample = new ReadSample(engine.traffic);
+  }
+
+  // hot:begin
+
+  /** A read was taken: `go` begins it. */
+  add(slot: number): void {
+    this.added[this.addedCount++] = slot;
+  }
+
+  /** Begins the reads that were added. */
+  go(): void {
+    const { added, addedCount, pbns, slots, volume, sample } = this;
+    if (addedCount === 0) return;
+    this.addedCount = 0;
+    const { lbns, counts, addresses, parities } = slots;
+    const { trees, space, io, checkpoint } = this.engine.parts;
+    const parity = space.generation & 1;
+    checkpoint.readers[parity] = checkpoint.readers[parity]! + addedCount;
+    const number = this.number << SLOT_BITS;
+    const timed = sample.due(addedCount);
+    if (timed >= 0) sample.begin(added[timed]!);
+    trees.lookUp(volume, lbns, added, addedCount, pbns);
+    const { llrrm } = this.engine;
+    const { checks, traffic } = this.engine.parts;
+    const isPlain = llrrm === null && checks === null;
+    let plain = 0;
+    for (let i = 0; i < addedCount; i++) {
+      const slot = added[i]!;
+      const pbn = pbns[i]!;
+      parities[slot] = parity + 1;
+      if (isPlain && counts[slot] === 1 && pbn !== 0 && space.holdsBlocks(pbn, 1)) {
+        const to = addresses[slot]!;
+        const hi = (pbn / TWO_32) | 0;
+        const toHi = (to / TWO_32) | 0;
+        plain++;
+        // The part of its taking is that of its only request.
+        io.askWords(Op.READ, pbn | 0, hi, 1, to | 0, toHi, Io.read, number | slot);
+        continue;
+      }
+      slots.progress[slot] = 0;
+      traffic.blocksRead += counts[slot]!;
+      if (slot === sample.slot) sample.tier = Tier.none;
+      if (this.read(slot)) continue;
+      if (slot === sample.slot) sample.forget();
+      this.parked.push(slot);
+    }
+    traffic.reads += addedCount;
+    traffic.blocksRead += plain;
+    traffic.deviceReads += plain;
+    this.fill();
+  }
+
+  /** Goes on with a read; false: pages of the map are on their way. */
+  private read(slot: number): boolean {
+    const { trees, space, checks } = this.engine.parts;
+    const { volume, slots } = this;
+    const lbn = slots.lbns[slot]!;
+    const count = slots.counts[slot]!;
+    const address = slots.addresses[slot]!;
+    for (let b = slots.progress[slot]!; b < count;) {
+      const leaf = Math.floor((lbn + b) / Node.entries);
+      const frame = trees.mapLeaf(volume, leaf);
+      if (frame === Miss.wait || (checks !== null && checks.free <= LLRRM_DEPTH)) {
+        slots.progress[slot] = b;
+        return false;
+      }
+      const e = (lbn + b) & (Node.entries - 1);
+      const here = Math.min(count - b, Node.entries - e);
+      const to = address + b * Page.bytes;
+      if (frame === Miss.bad) {
+        slots.fail(slot, this.engine.pageStatus());
+        break;
+      }
+      if (frame === HOLE) {
+        this.zero(slot, to | 0, (to / TWO_32) | 0, here);
+        b += here;
+        continue;
+      }
+      const pbn = trees.entry(frame, e);
+      let length = 1;
+      while (length < here && trees.entry(frame, e + length) === (pbn === 0 ? 0 : pbn + length)) {
+        length++;
+      }
+      const toHi = (to / TWO_32) | 0;
+      if (pbn === 0) this.zero(slot, to | 0, toHi, length);
+      else if (!space.holdsBlocks(pbn, length)) slots.fail(slot, Status.MEDIA_ERROR);
+      else this.ask(slot, leaf, pbn | 0, (pbn / TWO_32) | 0, length, to | 0, toHi);
+      b += length;
+    }
+    slots.progress[slot] = count;
+    this.owner.partEnded(slot);
+    return true;
+  }
+
+  /** Asks for a run: low-latency memory if it has all of it, or the data device. */
+  private ask(
+    slot: number,
+    leaf: number,
+    pbnLo: number,
+    pbnHi: number,
+    count: number,
+    toLo: number,
+    toHi: number,
+  ): void {
+    const { llrrm, parts, traffic } = this.engine;
+    const { sample } = this;
+    const owner = (this.number << SLOT_BITS) | slot;
+    let asked = 0;
+    if (llrrm !== null && count <= LLRRM_RUN) {
+      asked = llrrm.read(pbnLo, pbnHi, count, toLo, toHi, owner);
+      if (asked === 0) llrrm.copier.noticed(this.volume.index, leaf, pbnLo, pbnHi, count);
+      else if (slot === sample.slot) sample.tier |= Tier.llrrm;
+    }
+    if (asked === 0) {
+      asked = 1;
+      traffic.deviceReads++;
+      if (slot === sample.slot) sample.tier |= Tier.device;
+      if (parts.checks !== null) parts.checks.read(pbnLo, pbnHi, count, toLo, toHi, owner);
+      else parts.io.askWords(Op.READ, pbnLo, pbnHi, count, toLo, toHi, Io.read, owner);
+    }
+    this.slots.parts[slot] = this.slots.parts[slot]! + asked;
+  }
+
+  /** A part of a read is zeros: it ends when they are written. */
+  private zero(slot: number, addressLo: number, addressHi: number, blocks: number): void {
+    if (this.fillCount === FILLS) this.fill();
+    this.slots.parts[slot] = this.slots.parts[slot]! + 1;
+    this.fillSlots[this.fillCount] = slot;
+    const at = this.fillCount++ * 4;
+    this.fills[at] = addressLo;
+    this.fills[at + 1] = addressHi;
+    this.fills[at + 2] = blocks * Page.bytes;
+    this.fills[at + 3] = 0;
+  }
+
+  /** Writes the zeros. A buffer that is no memory any more fails its own read. */
+  private fill(): void {
+    const { fills, fillSlots, owner } = this;
+    while (this.fillCount > 0) {
+      const count = this.fillCount;
+      const done = native.fillList(fills, count);
+      if (done < count) this.slots.fail(fillSlots[done]!, Status.BAD_ADDRESS);
+      const ended = done < count ? done + 1 : count;
+      for (let i = 0; i < ended; i++) owner.partEnded(fillSlots[i]!);
+      fills.copyWithin(0, ended * 4, count * 4);
+      fillSlots.copyWithin(0, ended, count);
+      this.fillCount = count - ended;
+    }
+  }
+
+  // hot:end
+
+  /** What waited for pages goes on; called once a round. */
+  step(): void {
+    for (let left = this.parked.length; left > 0; left--) {
+      const slot = this.parked.shift();
+      if (!this.read(slot)) this.parked.push(slot);
+    }
+    this.fill();
+  }
+}

@@ -1,0 +1,125 @@
+// Pools that are open by URI: all volumes of one pool that this environment opens share it, and it
+// is closed with the last of them.
+
+import { PenstockError } from '../../errors.js';
+import type { Backend, BlockDevice } from '../../hpdi/index.js';
+import { parseSize } from '../../units.js';
+import { Pool } from '../pool.js';
+import type { OpenOptions } from '../pool-open.js';
+import { VolumeBackend, type VolumeOptions } from './volume.js';
+
+interface SharedPool {
+  readonly pool: Promise<Pool>;
+  /** What it was opened with. */
+  readonly own: ReadonlyMap<string, string>;
+  /** Closes its devices, once it is closed. */
+  readonly close: () => Promise<void>;
+  users: number;
+}
+
+const pools = new Map<string, SharedPool>();
+
+/** Keys of a `dedup:` URI that are its own, with one line of help each. */
+export const DEDUP_KEYS: Readonly<Record<string, string>> = {
+  'dedup.thn': 'blocks of the shortest run that is deduplicated, other than the pool has it',
+  'dedup.cache': 'SIZE of memory for pages of metadata (64MiB)',
+  'dedup.llrrm': 'URI of low-latency memory for this time; none: without',
+  'dedup.block': 'SIZE of logical blocks: 512, or 4096 (the default)',
+  'dedup.stats': 'path of a socket that serves statistics: `penstock pool top PATH`',
+  'dedup.index': 'SIZE of memory for the fingerprint index (by the size of the pool)',
+};
+
+/**
+ * Opens a volume of the pool on a data device; `key` is the device's URI, opened by `open` unless
+ * it is open, as is low-latency memory. Errors: BAD_URI without a volume, BAD_OPTION, those of
+ * Pool.open and its openVolume.
+ */
+export async function openVolume(
+  key: string,
+  open: (uri: string) => Promise<BlockDevice>,
+  own: ReadonlyMap<string, string>,
+  volume: string,
+  uri: string,
+): Promise<Backend> {
+  if (volume === '') {
+    throw new PenstockError('BAD_URI', `the URI '${uri}' names no volume`, {
+      hint: `write ${uri}#NAME; \`penstock volume list\` shows the names`,
+      exitCode: 2,
+    });
+  }
+  const shared = pools.get(key) ?? share(key, open, own);
+  assertSame(shared, own, uri);
+  shared.users++;
+  const letGo = async (): Promise<void> => {
+    shared.users--;
+    if (shared.users > 0) return;
+    pools.delete(key);
+    const pool = await shared.pool;
+    await pool.close().finally(() => shared.close());
+  };
+  try {
+    const pool = await shared.pool;
+    const record = pool.engine.parts.catalogue.get(volume);
+    const block = own.get('block');
+    const options: VolumeOptions = block === undefined ? {} : { blockSize: parseSize(block) };
+    return new VolumeBackend(uri, pool.engine, record, pool.device, options, letGo);
+  } catch (error) {
+    await letGo().catch(() => undefined);
+    throw error;
+  }
+}
+
+/** Throws BAD_OPTION for keys of the pool that is open which are other than it was opened with. */
+function assertSame(shared: SharedPool, own: ReadonlyMap<string, string>, uri: string): void {
+  for (const [key, value] of own) {
+    if (key === 'block' || shared.own.get(key) === value) continue;
+    throw new PenstockError('BAD_OPTION', `the pool of ${uri} is open with another dedup.${key}`, {
+      hint: 'leave the key out, or close the volumes that are open first',
+      exitCode: 2,
+    });
+  }
+}
+
+function share(
+  key: string,
+  open: (uri: string) => Promise<BlockDevice>,
+  own: ReadonlyMap<string, string>,
+): SharedPool {
+  const devices: BlockDevice[] = [];
+  const close = async (): Promise<void> => {
+    for (const device of devices.splice(0).reverse()) await device.close();
+  };
+  const make = async (): Promise<Pool> => {
+    const options: OpenOptions = { ...optionsOf(own), openLlrrm: open };
+    const llrrm = own.get('llrrm');
+    try {
+      const device = await open(key);
+      devices.push(device);
+      if (llrrm === 'none') options.llrrm = null;
+      else if (llrrm !== undefined) {
+        options.llrrm = await open(llrrm);
+        devices.push(options.llrrm);
+      }
+      return await Pool.open(device, options);
+    } catch (error) {
+      await close();
+      throw error;
+    }
+  };
+  const shared = { pool: make(), own, close, users: 0 };
+  pools.set(key, shared);
+  return shared;
+}
+
+function optionsOf(own: ReadonlyMap<string, string>): OpenOptions {
+  const options: OpenOptions = {};
+  const thn = own.get('thn');
+  const cache = own.get('cache');
+  const index = own.get('index');
+  const stats = own.get('stats');
+  if (stats !== undefined) options.statsSocket = stats;
+  if (thn !== undefined) options.thn = /^\d+$/.test(thn) ? Number(thn) : NaN;
+  if (cache !== undefined) options.cacheBytes = parseSize(cache);
+  if (index !== undefined) options.indexBytes = parseSize(index);
+  return options;
+}
