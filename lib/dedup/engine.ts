@@ -134,6 +134,7 @@ export class Engine implements LlrrmEvents {
     if (this.cleaner.active) this.cleaner.step();
     if (journal.dirty) journal.commit();
     if (journal.broken + checkpoint.broken !== 0) this.fail('the device did not take metadata');
+    if (checkpoint.fence.fenced) this.fail('another owner has opened it since');
     this.end();
     this.checkpoints.step();
     io.submit();

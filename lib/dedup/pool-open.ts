@@ -6,6 +6,7 @@ import { addressSpace, type Segment } from '../memory/index.js';
 import { Allocator, NodesFor } from './space/allocator.js';
 import { Catalogue } from './maps/catalogue.js';
 import { Checkpoint } from './durable/checkpoint.js';
+import { Fence } from './durable/fence.js';
 import { Engine } from './engine.js';
 import { FingerprintIndex } from './write/fingerprint-index.js';
 import { Hasher } from './write/hasher.js';
@@ -100,6 +101,12 @@ export async function closeAll(closers: readonly Closer[]): Promise<void> {
 }
 
 export function failure(engine: Engine): PenstockError {
+  if (engine.parts.checkpoint.fence.fenced) {
+    return new PenstockError('POOL_BUSY', 'another owner has opened the pool since', {
+      hint: 'what was flushed is in its hands; close the pool here, and use it there',
+      exitCode: 3,
+    });
+  }
   return new PenstockError('POOL_FAILED', `the pool takes no changes: ${engine.failed}`, {
     hint: 'what was read and flushed is safe; open the pool again once its device works',
   });
@@ -166,7 +173,9 @@ export async function openParts(
   const clock = new StageClock(traffic.ticks);
   const journal = new Journal(io, Io.journal, own, reader.seq, reader.at, clock);
   closers.push(() => journal.close());
-  const parts = { io, pages, space, journal, seed };
+  const fence = new Fence(io, facts);
+  closers.push(() => fence.close());
+  const parts = { io, pages, space, journal, fence, seed };
   const checkpoint = new Checkpoint(parts, Io.checkpoint, facts.rootSlots, (words, number) => {
     Object.assign(facts, {
       checkpoint: number,

@@ -370,9 +370,11 @@ export class Pool {
       // Who has a volume open all the same gets no further: what is saved now is the last state.
       engine.over = true;
       await engine.settle();
-      await this.llrrmSession.settle();
       this.facts.clean = true;
-      if (engine.failed === null) await this.checkpoint();
+      if (engine.failed === null) {
+        await this.llrrmSession.settle();
+        await this.checkpoint();
+      }
     } finally {
       engine.over = true;
       engine.closed = true;

@@ -5,16 +5,19 @@
 // device flushed, the superblock written, the device flushed. Then what the state before needed is
 // free: journal, old places of nodes, blocks without references.
 //
-//   idle → (begin) → writing → flushing → naming → ending → releasing → idle
+//   idle → (begin) → looking → writing → flushing → confirming → naming → ending → releasing → idle
 //
 // Invariants
 // 1. Frames whose copies are not durable yet stay in memory (`staged`).
 // 2. Blocks that were freed are not given out before everybody who may still read them has
 //    finished: who began in the checkpoint's time or before (`readers`).
+// 3. Nothing is written, and nothing named, unless the pool was found to be this owner's just
+//    before (`fence.ts`).
 
 import { Op } from '../../hpdi/index.js';
 import { addressSpace, type Segment } from '../../memory/index.js';
 import { native } from '../../native.js';
+import type { Fence } from './fence.js';
 import type { PoolIo } from './io.js';
 import type { Journal } from './journal.js';
 import { GroupShift, Group, Head, Magic, Page, Place, SpanWord } from '../format/layout.js';
@@ -24,11 +27,13 @@ import type { Space } from '../space/space.js';
 
 export const enum Phase {
   idle = 0,
-  writing = 1,
-  flushing = 2,
-  naming = 3,
-  ending = 4,
-  releasing = 5,
+  looking = 1,
+  writing = 2,
+  flushing = 3,
+  confirming = 4,
+  naming = 5,
+  ending = 6,
+  releasing = 7,
 }
 
 /** Pages of one write. */
@@ -36,10 +41,10 @@ const RUN_PAGES = 64;
 const FRAME_END = 2 ** 16;
 const TWO_32 = 4294967296;
 
-/** Owners of the requests: the flushes and the superblock; pages have 0. */
+/** Whose requests these are: what a look is answered with may be an error. */
 const enum Owner {
-  pages = 0,
-  other = 1,
+  state = 0,
+  look = 1,
 }
 
 export class Checkpoint {
@@ -61,6 +66,7 @@ export class Checkpoint {
   private readonly pages: PageCache;
   private readonly space: Space;
   private readonly journal: Journal;
+  readonly fence: Fence;
   private readonly seed: number;
   private readonly segment: Segment;
   private readonly order: Float64Array;
@@ -77,7 +83,14 @@ export class Checkpoint {
 
   /** `writeSuper` writes a superblock's page for a checkpoint and returns its pbn. */
   constructor(
-    parts: { io: PoolIo; pages: PageCache; space: Space; journal: Journal; seed: number },
+    parts: {
+      io: PoolIo;
+      pages: PageCache;
+      space: Space;
+      journal: Journal;
+      fence: Fence;
+      seed: number;
+    },
     kind: number,
     rootSlots: Uint32Array,
     writeSuper: (words: Uint32Array, checkpoint: number) => number,
@@ -88,6 +101,7 @@ export class Checkpoint {
     this.pages = parts.pages;
     this.space = parts.space;
     this.journal = parts.journal;
+    this.fence = parts.fence;
     this.seed = parts.seed;
     this.writeSuper = writeSuper;
     const most = this.pages.frames + parts.space.rootDirty.length + 1;
@@ -114,21 +128,36 @@ export class Checkpoint {
     // What the superblock says is of this moment, too.
     this.superPbn = this.writeSuper(this.page(this.count), this.number);
     space.generation++;
-    this.phase = Phase.writing;
-    this.writePages();
+    this.look(Phase.looking);
     this.beginMsMax = Math.max(this.beginMsMax, performance.now() - started);
-    if (this.waiting === 0) this.flush(Phase.flushing);
   }
 
   /** The device has answered a request of a checkpoint. */
   answered(owner: number, status: number): void {
-    if (status !== 0 && this.broken === 0) this.broken = status;
+    if (status !== 0 && owner === Owner.state && this.broken === 0) this.broken = status;
     this.waiting--;
     if (this.waiting > 0 || this.broken !== 0) return;
-    if (owner === Owner.pages || this.phase === Phase.writing) this.flush(Phase.flushing);
-    else if (this.phase === Phase.flushing) this.name();
-    else if (this.phase === Phase.naming) this.flush(Phase.ending);
-    else this.end();
+    switch (this.phase) {
+      case Phase.looking:
+        this.fence.judge(this.number);
+        if (!this.fence.fenced) this.writePages();
+        break;
+      case Phase.writing:
+        this.flush(Phase.flushing);
+        break;
+      case Phase.flushing:
+        this.look(Phase.confirming);
+        break;
+      case Phase.confirming:
+        this.fence.judge(this.number);
+        if (!this.fence.fenced) this.name();
+        break;
+      case Phase.naming:
+        this.flush(Phase.ending);
+        break;
+      default:
+        this.end();
+    }
   }
 
   /** Whether it waits for who began in the time of this parity. */
@@ -247,8 +276,14 @@ export class Checkpoint {
     for (let i = 0; i < count; i++) words[(i << Page.shift) + Head.crc] = crcs[i]!;
   }
 
+  private look(phase: Phase): void {
+    this.phase = phase;
+    this.waiting = this.fence.ask(this.kind, Owner.look);
+  }
+
   private writePages(): void {
     const { order, io, segment } = this;
+    this.phase = Phase.writing;
     for (let first = 0; first < this.count;) {
       let next = first + 1;
       while (next < this.count && next - first < RUN_PAGES) {
@@ -259,24 +294,25 @@ export class Checkpoint {
       const pbn = order[first]!;
       const pbnHi = (pbn / TWO_32) | 0;
       const hi = (address / TWO_32) | 0;
-      io.askWords(Op.WRITE, pbn | 0, pbnHi, next - first, address | 0, hi, this.kind, Owner.pages);
+      io.askWords(Op.WRITE, pbn | 0, pbnHi, next - first, address | 0, hi, this.kind, Owner.state);
       this.waiting++;
       first = next;
     }
     this.pagesWritten += this.count;
+    if (this.waiting === 0) this.flush(Phase.flushing);
   }
 
   private flush(phase: Phase): void {
     this.phase = phase;
     this.waiting = 1;
-    this.io.ask(Op.FLUSH, 0, 0, 0, this.kind, Owner.other);
+    this.io.ask(Op.FLUSH, 0, 0, 0, this.kind, Owner.state);
   }
 
   private name(): void {
     this.phase = Phase.naming;
     this.waiting = 1;
     const address = this.segment.address + this.count * Page.bytes;
-    this.io.ask(Op.WRITE, this.superPbn, 1, address, this.kind, Owner.other);
+    this.io.ask(Op.WRITE, this.superPbn, 1, address, this.kind, Owner.state);
   }
 
   private page(index: number): Uint32Array {
@@ -290,6 +326,7 @@ export class Checkpoint {
     this.journal.reclaim(this.position);
     this.journal.durable = Math.max(this.journal.durable, this.stagedSeq);
     this.seq = this.stagedSeq;
+    this.fence.wrote(this.page(this.count));
     this.done++;
     this.phase = Phase.releasing;
     this.step();
