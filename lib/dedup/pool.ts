@@ -206,12 +206,12 @@ export class Pool {
     catalogue.assertNew(name, bytes);
     if (reserve !== 0) assertReserve(reserve, bytes);
     const blocks = reserve / Page.bytes;
-    const isFree = (): boolean => allocator.room - catalogue.promised(null) >= blocks;
+    const most = (): number => catalogue.promisable(allocator.room);
     // What was freed so far may be promised.
-    if (blocks > 0 && !isFree()) await this.checkpoint();
-    if (blocks > 0 && !isFree()) {
-      const free = Math.max(0, allocator.room - catalogue.promised(null)) * Page.bytes;
-      throw new PenstockError('NO_SPACE', `${free} bytes of the pool can be promised, no more`, {
+    if (blocks > most()) await this.checkpoint();
+    if (blocks > most()) {
+      const text = `${most() * Page.bytes} bytes of the pool can be promised, no more`;
+      throw new PenstockError('NO_SPACE', text, {
         hint: 'reserve less, delete what is not needed, or let the pool grow',
       });
     }

@@ -84,14 +84,47 @@ describe('what is promised', () => {
     await fail('one', 5000).toMatchObject({ code: 'BAD_SIZE' });
     await make('one', 32 * MIB);
     await fail('two', 32 * MIB).toMatchObject({ code: 'NO_SPACE' });
-    await make('two', 16 * MIB);
-    expect(pool.volumes.map(({ reserved }) => reserved * PAGE)).toEqual([32 * MIB, 16 * MIB]);
+    await make('two', 12 * MIB);
+    expect(pool.volumes.map(({ reserved }) => reserved * PAGE)).toEqual([32 * MIB, 12 * MIB]);
     await pool.resizeVolume('one', 8 * MIB, { shrink: true });
     await make('three', 16 * MIB);
     await pool.deleteVolume('two');
     expect(pool.stats().reserved_blocks).toBe((24 * MIB) / PAGE + 24 + 253);
     await pool.close();
     expect(await checkPool(device)).toMatchObject({ clean: true, volumes: 2 });
+    await device.close();
+  });
+});
+
+describe('all that can be promised', () => {
+  it.each([
+    ['an empty pool', 0],
+    ['one with little left', 11_500],
+    ['one that is nearly full', 12_900],
+  ])('is there, twice, in %s', async (_, taken) => {
+    const device = await open('ram:64MiB');
+    await Pool.create(device, { thn: 0 });
+    const pool = await Pool.open(device, OPEN);
+    await pool.createVolume('other', 2 ** 30);
+    const other = pool.openVolume('other');
+    for (let block = 0; block < taken; block += 100) await write(other, block, 100);
+    const asked = pool.createVolume('all', 2 ** 30, { reserve: 2 ** 30 });
+    const refused: unknown = await asked.catch((error: unknown) => error);
+    const most = Number(/^(\d+) bytes/.exec((refused as Error).message)![1]);
+    expect(most).toBeGreaterThan(0);
+    const asks = (bytes: number) => pool.createVolume('all', 2 ** 30, { reserve: bytes });
+    await expect(asks(most + PAGE)).rejects.toMatchObject({ code: 'NO_SPACE' });
+    await asks(most);
+    await fill(other, taken);
+    const all = pool.openVolume('all');
+    const blocks = most / PAGE;
+    for (let round = 0; round < 3; round++) {
+      for (let at = 0; at < blocks; at += 64) await write(all, at, Math.min(64, blocks - at));
+    }
+    await all.close();
+    await other.close();
+    await pool.close();
+    expect(await checkPool(device)).toMatchObject({ clean: true });
     await device.close();
   });
 });

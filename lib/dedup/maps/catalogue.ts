@@ -126,6 +126,17 @@ export class Catalogue {
     return blocks === 0 ? 0 : blocks + Group.blocks;
   }
 
+  /** Blocks of so much room that can be promised to one more volume, which may rewrite them all. */
+  promisable(room: number): number {
+    const promised = this.promised(null);
+    const free = room - (promised === 0 ? Group.blocks : promised);
+    const nodes = 1 / NODES_PART;
+    // As `promised` counts it now, and once all of it is written.
+    const large = Math.floor((free - REWRITE_BLOCKS) / (1 + nodes)) - 1;
+    const small = Math.floor(free / (2 + nodes)) - 1;
+    return Math.max(0, large >= REWRITE_BLOCKS ? large : Math.min(small, REWRITE_BLOCKS));
+  }
+
   /**
    * A record for what is to be cut off a volume, as one that is deleted: a crash frees it. It is
    * taken apart once it is in `deleting`.

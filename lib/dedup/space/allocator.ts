@@ -34,6 +34,8 @@ export const enum NodesFor {
 /** Nodes put aside for the catalogue, beside one for each of its pages; and for deleting. */
 const CATALOGUE_NODES = 32;
 const DELETING_NODES = 32;
+/** Free places for nodes from which on they get no other extent while space is short. */
+const NODES_SPARED = 128;
 /** Extents that are looked at in one call. */
 const LOOKS = 512;
 
@@ -75,6 +77,8 @@ export class Allocator {
   private readonly rounds = [new Round(), new Round(), new Round()];
   /** Empty extents are not for what is looked for. */
   private sparing = false;
+  /** Extents of nodes were looked at, and none has room. */
+  private nodesFilled = false;
 
   constructor(space: Space) {
     this.space = space;
@@ -172,7 +176,7 @@ export class Allocator {
   private openExtent(stream: Stream, open: OpenExtent): boolean {
     const nodes = stream === Stream.nodes;
     const { space } = this;
-    this.sparing = !nodes && space.extentsEmpty <= this.extentsKept;
+    this.sparing = nodes ? this.sparesNodes : space.extentsEmpty <= this.extentsKept;
     if (nodes && space.nodesBest >= 0) return this.goOn(open);
     const fresh: number = this.sparing ? Miss.bad : this.neverUsed();
     if (fresh === Miss.wait) return false;
@@ -182,6 +186,13 @@ export class Allocator {
       return true;
     }
     return this.reuse(open, stream);
+  }
+
+  /** Where space is short, nodes go to holes between others, as long as there are many. */
+  private get sparesNodes(): boolean {
+    const { nodesFree, extentsEmpty } = this.space;
+    if (this.nodesFilled || extentsEmpty > 2 * this.extentsKept) return false;
+    return nodesFree - this.aside.length >= NODES_SPARED;
   }
 
   /** Nodes go on where there was most room for them when the pool was opened. */
@@ -258,8 +269,10 @@ export class Allocator {
       round.best = extent;
       round.bestUsed = used;
     }
-    this.full = round.best < 0;
-    return !this.full;
+    if (round.best >= 0) return true;
+    if (nodes && this.sparing) this.nodesFilled = true;
+    else this.full = true;
+    return false;
   }
 
   /** Blocks in use of an extent that has room for what is wanted; a Miss where it cannot be had. */
@@ -296,6 +309,7 @@ export class Allocator {
     if (count < 0 || summary < 0) return false;
     const fingerprints = nodes ? -1 : space.fingerprints(extent);
     if (!nodes && fingerprints < 0) return false;
+    if (nodes) this.nodesFilled = false;
     open.extent = extent;
     open.next = Group.metaPages;
     open.summary = summary;
