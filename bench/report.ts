@@ -105,7 +105,10 @@ export function table(rows: readonly Record<string, Cell>[]): string {
 }
 
 /** Prints the report and sets the exit code. Progress belongs on stderr. */
-export function finish(report: BenchReport, options: BenchOptions): void {
+export function finish(
+  report: BenchReport,
+  options: Pick<BenchOptions, 'json' | 'check'> & Partial<BenchOptions>,
+): void {
   if (options.json) {
     console.log(JSON.stringify(report, null, 2));
   } else {

@@ -51,7 +51,7 @@ import { Trees } from './maps/trees.js';
 export interface OpenOptions extends LlrrmOptions {
   /** Another THN than the pool's own, for this time. */
   thn?: number;
-  /** Bytes of memory for pages of metadata (64 MiB), and for the fingerprint index (by size). */
+  /** Bytes of memory for pages of metadata (32 MiB), and for the fingerprint index (by size). */
   cacheBytes?: number;
   indexBytes?: number;
   /** Operations at the data device at a time (512). */
@@ -75,13 +75,13 @@ export interface Opened {
   readonly closers: Closer[];
 }
 
-const CACHE_BYTES = 64 * 2 ** 20;
+const CACHE_BYTES = 32 * 2 ** 20;
 const CACHE_BYTES_MIN = 2 ** 20;
 const CACHE_BYTES_MAX = 2 ** 28;
 const INDEX_BYTES_MIN = 2 ** 20;
 const INDEX_BYTES_UNIT = 2 ** 21;
 const INDEX_BYTES_MAX = 2 ** 31;
-const INDEX_LOAD = 0.9;
+const INDEX_LOAD = 0.95;
 const DEPTH = 512;
 const LEVEL_MAX = 4;
 const VOLUMES_MAX = 2 ** 24;
@@ -327,10 +327,9 @@ async function readRoots(device: BlockDevice, facts: SuperblockFacts): Promise<U
   return words;
 }
 
-/** What is free in extents that hold nodes, and where most is. */
+/** Which extents hold nodes, and what is free there. */
 async function countNodes(engine: Engine): Promise<void> {
   const { space } = engine.parts;
-  let most = 0;
   for (let group = space.firstGroup; group < space.highWater; group++) {
     let summary = space.summary(group);
     while (summary === Miss.wait) {
@@ -339,12 +338,10 @@ async function countNodes(engine: Engine): Promise<void> {
     }
     for (let k = 0; k < Group.extents && summary >= 0; k++) {
       const extent = group * Group.extents + k;
-      const free = Group.blocks - space.usedIn(summary, extent);
-      if (free === Group.blocks || !space.holdsNodes(summary, extent)) continue;
-      space.nodesFree += free;
-      if (free <= most) continue;
-      most = free;
-      space.nodesBest = extent;
+      if (!space.holdsNodes(summary, extent)) continue;
+      space.nodeExtents.add(extent);
+      const used = space.usedIn(summary, extent);
+      if (used > 0) space.nodesFree += Group.blocks - used;
     }
   }
 }

@@ -277,6 +277,58 @@ describe('space', () => {
 });
 
 describe('the index', () => {
+  it('forgets what was at a place that is written again', async () => {
+    const device = await open('ram:32MiB');
+    await Pool.create(device, { thn: 4, sampling: 1 });
+    const pool = await Pool.open(device, { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 });
+    await pool.createVolume('one', 2 ** 26);
+    const disk = pool.openVolume('one');
+    let content = 1;
+    for (let round = 0; round < 24; round++) {
+      // Every block once in 16 rounds, none with its neighbour.
+      const works: Promise<void>[] = [];
+      for (let at = (round * 7) % 16; at < 4096; at += round === 0 ? 64 : 16) {
+        const count = round === 0 ? 64 : 1;
+        const buffer = filled(disk, range(content, count));
+        content += count;
+        works.push(disk.write(at, buffer).then(() => buffer.free()));
+      }
+      await Promise.all(works);
+      await pool.checkpoint();
+    }
+    expect(content).toBeGreaterThan(9000);
+    // (What was in an extent that came to be empty goes by its age.)
+    const { blocksTotal } = pool.engine.parts.space;
+    expect(pool.stats().index.entries).toBeLessThan(1.2 * blocksTotal);
+    await disk.close();
+    await pool.close();
+    await device.close();
+  });
+
+  it('samples no less for what is not there any more', async () => {
+    const device = await open('ram:32MiB');
+    await Pool.create(device, { thn: 4, sampling: 1 });
+    // Room for 8192 entries; as many blocks are never in use.
+    const pool = await Pool.open(device, { cacheBytes: 2 ** 21, indexBytes: 2 ** 16 });
+    await pool.createVolume('one', 2 ** 26);
+    const disk = pool.openVolume('one');
+    const write = async (to: number, content: number): Promise<void> => {
+      for (let at = 0; at < 3072; at += 128) {
+        const buffer = filled(disk, range(content + at, 128));
+        await disk.write(to + at, buffer);
+        buffer.free();
+      }
+    };
+    for (let round = 0; round < 12; round++) await write(0, 1 + round * 4096);
+    expect(pool.stats().index).toMatchObject({ rate: 1, entries: 8192 });
+    const before = pool.stats().written.same;
+    await write(8192, 1 + 11 * 4096);
+    expect(pool.stats().written.same - before).toBe(3072);
+    await disk.close();
+    await pool.close();
+    await device.close();
+  });
+
   it('that is too small samples less, and goes on finding what it has', async () => {
     const device = await open('ram:64MiB');
     await Pool.create(device, { thn: 4, sampling: 1 });

@@ -25,7 +25,7 @@ export class Checkpoints {
   /** Goes on with the one that is under way, or begins one that is due; called once a round. */
   step(): void {
     const { engine } = this;
-    const { checkpoint, pages, journal, index, clock } = engine.parts;
+    const { checkpoint, pages, journal, index, space, clock } = engine.parts;
     if (engine.failed !== null) {
       engine.wanted = false;
       return;
@@ -47,7 +47,7 @@ export class Checkpoints {
     const was = clock.turn(Stage.checkpoint);
     checkpoint.begin();
     clock.turn(was);
-    index.maybeDouble();
+    index.maybeDouble(space.used);
   }
 
   /** No place is left for a node of a map, and no checkpoint would free one. */

@@ -2,15 +2,16 @@
 //
 // Each fills one extent at a time, from its start: a series of new blocks is contiguous,
 // and an extent has either blocks or nodes. First come extents that were never used, up to the end
-// of the device, then empty ones, then those with the most room.
+// of the device, then empty ones, then those with much room (`extent-search.ts`).
 //
 // Invariants
 // 1. The pages of an open extent (summary, counts, fingerprints) are pinned.
 // 2. Nodes without which no checkpoint can be, and nothing be deleted, are put aside before anybody
 //    else gets one: a full pool goes on, and opens.
 
-import { Group, Span, SpanShift } from '../format/layout.js';
 import { Miss } from '../durable/pages.js';
+import { Group } from '../format/layout.js';
+import { ExtentSearch, Found } from './extent-search.js';
 import type { Space } from './space.js';
 
 export const enum Stream {
@@ -36,8 +37,8 @@ const CATALOGUE_NODES = 32;
 const DELETING_NODES = 32;
 /** Free places for nodes from which on they get no other extent while space is short. */
 const NODES_SPARED = 128;
-/** Extents that are looked at in one call. */
-const LOOKS = 512;
+/** Extents that are opened in one call. */
+const OPENED_MOST = 512;
 
 class OpenExtent {
   /** pbn / 256; -1: none. */
@@ -48,16 +49,6 @@ class OpenExtent {
   count = -1;
   /** -1 for nodes. */
   fingerprints = -1;
-}
-
-/** A round over all extents: what is left to be looked at, and the best one so far. */
-class Round {
-  left = 0;
-  cursor = 0;
-  best = -1;
-  bestUsed: number = Group.blocks;
-  /** The best one is to be opened. */
-  found = false;
 }
 
 export class Allocator {
@@ -74,14 +65,21 @@ export class Allocator {
   private readonly open = [new OpenExtent(), new OpenExtent(), new OpenExtent()];
   /** Extents of the group below the high-water mark that were opened. */
   private opened: number = Group.extents;
-  private readonly rounds = [new Round(), new Round(), new Round()];
+  private readonly searches: ExtentSearch[];
   /** Empty extents are not for what is looked for. */
   private sparing = false;
   /** Extents of nodes were looked at, and none has room. */
   private nodesFilled = false;
+  /** Nodes have an extent, or had one. */
+  private nodesBegun = false;
 
   constructor(space: Space) {
     this.space = space;
+    const isOpen = (extent: number): boolean => this.isOpen(extent);
+    this.searches = [Stream.blocks, Stream.nodes, Stream.moves].map((stream) => {
+      const kind = { nodes: stream === Stream.nodes, emptyOnly: stream === Stream.moves };
+      return new ExtentSearch(space, kind, isOpen);
+    });
   }
 
   /** Blocks that a write may take now. */
@@ -137,7 +135,7 @@ export class Allocator {
     const { space } = this;
     this.full = false;
     if (stream === Stream.moves && open.next + wanted > Group.extentPages) this.letGo(stream);
-    for (let tries = 0; tries < LOOKS; tries++) {
+    for (let tries = 0; tries < OPENED_MOST; tries++) {
       if (open.extent < 0 && !this.openExtent(stream, open)) return 0;
       const base = open.extent * Group.extentPages;
       let { next } = open;
@@ -177,7 +175,6 @@ export class Allocator {
     const nodes = stream === Stream.nodes;
     const { space } = this;
     this.sparing = nodes ? this.sparesNodes : space.extentsEmpty <= this.extentsKept;
-    if (nodes && space.nodesBest >= 0) return this.goOn(open);
     const fresh: number = this.sparing ? Miss.bad : this.neverUsed();
     if (fresh === Miss.wait) return false;
     if (fresh >= 0) {
@@ -188,21 +185,11 @@ export class Allocator {
     return this.reuse(open, stream);
   }
 
-  /** Where space is short, nodes go to holes between others, as long as there are many. */
+  /** Nodes go to holes between others when the pool was opened, and where space is short. */
   private get sparesNodes(): boolean {
     const { nodesFree, extentsEmpty } = this.space;
-    if (this.nodesFilled || extentsEmpty > 2 * this.extentsKept) return false;
-    return nodesFree - this.aside.length >= NODES_SPARED;
-  }
-
-  /** Nodes go on where there was most room for them when the pool was opened. */
-  private goOn(open: OpenExtent): boolean {
-    const { space } = this;
-    const used = this.usable(space.nodesBest, true, Group.blocks);
-    if (used === Miss.wait) return false;
-    const isOpen = used > 0 && this.enter(open, space.nodesBest, true, false);
-    space.nodesBest = -1;
-    return isOpen;
+    if (this.nodesFilled || nodesFree - this.aside.length < NODES_SPARED) return false;
+    return !this.nodesBegun || extentsEmpty <= 2 * this.extentsKept;
   }
 
   /** An extent that was never used; Miss.wait: ask again; Miss.bad: there is none. */
@@ -218,86 +205,21 @@ export class Allocator {
     return isDiscarded ? Miss.wait : extent;
   }
 
-  /**
-   * Goes round all extents once, in as many calls as that takes: the next that is empty, else the
-   * one with the most room. What was found is kept until it is open, or of no use.
-   */
+  /** An extent that others have left, or have room in. What was found is kept until it is open. */
   private reuse(open: OpenExtent, stream: Stream): boolean {
-    const round = this.rounds[stream]!;
     const nodes = stream === Stream.nodes;
-    const below = stream === Stream.moves ? 1 : Group.blocks;
-    if (round.left <= 0 && !round.found && !this.beginRound(round, below)) return false;
-    if (!round.found && !this.look(round, nodes)) return false;
-    round.found = true;
+    const search = this.searches[stream]!;
+    const found = search.look(this.sparing);
+    if (found === Found.none && nodes && this.sparing) this.nodesFilled = true;
+    else if (found === Found.none) this.full = true;
+    if (found !== Found.yes) return false;
     // It may be another's by now, or have been filled.
-    const used = this.usable(round.best, nodes, below);
+    const below = stream === Stream.moves ? 1 : Group.blocks;
+    const used = search.usable(search.best, below, this.sparing);
     if (used === Miss.wait) return false;
-    if (used >= 0 && !this.enter(open, round.best, nodes, used === 0)) return false;
-    round.found = false;
-    round.left = 0;
+    if (used >= 0 && !this.enter(open, search.best, nodes, used === 0)) return false;
+    search.end();
     return used >= 0;
-  }
-
-  private beginRound(round: Round, below: number): boolean {
-    const { space } = this;
-    round.left = (space.highWater - space.firstGroup) * Group.extents;
-    round.best = -1;
-    round.bestUsed = below;
-    return round.left > 0;
-  }
-
-  /** Goes on with a round; true when it has found an extent. */
-  private look(round: Round, nodes: boolean): boolean {
-    const { space } = this;
-    const from = space.firstGroup * Group.extents;
-    const end = space.highWater * Group.extents;
-    for (let looks = 0; round.left > 0 && round.bestUsed > 0; looks++) {
-      if (looks === LOOKS) return false;
-      if (round.cursor >= end || round.cursor < from) round.cursor = from;
-      const extent = round.cursor;
-      const span = Math.floor(extent / (Group.extents * Span.groups));
-      if (space.roots[space.spanAt(span)]! >>> SpanShift.free === 0) {
-        round.cursor = (span + 1) * Group.extents * Span.groups;
-        round.left -= round.cursor - extent;
-        continue;
-      }
-      const used = this.usable(extent, nodes, round.bestUsed);
-      if (used === Miss.wait) return false;
-      round.left--;
-      round.cursor++;
-      if (used < 0) continue;
-      round.best = extent;
-      round.bestUsed = used;
-    }
-    if (round.best >= 0) return true;
-    if (nodes && this.sparing) this.nodesFilled = true;
-    else this.full = true;
-    return false;
-  }
-
-  /** Blocks in use of an extent that has room for what is wanted; a Miss where it cannot be had. */
-  private usable(extent: number, nodes: boolean, below: number): number {
-    const { space } = this;
-    const group = Math.floor(extent / Group.extents);
-    const summary = space.summary(group);
-    if (summary < 0) return summary;
-    const used = space.usedIn(summary, extent);
-    if (used >= below || this.isOpen(extent)) return Miss.bad;
-    if (used === 0 && this.sparing) return Miss.bad;
-    if (space.victims.get(extent) !== 0) return Miss.bad;
-    if (used > 0 && space.holdsNodes(summary, extent) !== nodes) return Miss.bad;
-    const count = space.count(group);
-    if (count < 0) return count;
-    return this.hasRoom(count, extent, used === 0) ? used : Miss.bad;
-  }
-
-  /** Whether a block of the extent is free; all of them, if it is to be empty. */
-  private hasRoom(count: number, extent: number, empty: boolean): boolean {
-    const base = extent * Group.extentPages;
-    for (let page: number = Group.metaPages; page < Group.extentPages; page++) {
-      if (this.space.isFree(count, base + page) !== empty) return !empty;
-    }
-    return empty;
   }
 
   private enter(open: OpenExtent, extent: number, nodes: boolean, empty: boolean): boolean {
@@ -309,7 +231,10 @@ export class Allocator {
     if (count < 0 || summary < 0) return false;
     const fingerprints = nodes ? -1 : space.fingerprints(extent);
     if (!nodes && fingerprints < 0) return false;
-    if (nodes) this.nodesFilled = false;
+    if (nodes) {
+      this.nodesBegun = true;
+      this.nodesFilled = false;
+    }
     open.extent = extent;
     open.next = Group.metaPages;
     open.summary = summary;

@@ -16,6 +16,7 @@ import { Freed } from './freed.js';
 import { FrameBits, Side } from '../durable/frame-bits.js';
 import { countIndex, groupOf } from '../format/numbers.js';
 import { Frame, Miss, type PageCache } from '../durable/pages.js';
+import { NodeExtents } from './node-extents.js';
 import { PbnTable } from './pbn-table.js';
 import type { SpaceWatcher } from './space-watcher.js';
 import {
@@ -57,8 +58,7 @@ export class Space {
   extentsUsed = 0;
   /** Blocks without a count in extents that hold nodes: no place for data. */
   nodesFree = 0;
-  /** Extent with the most of them when the pool was opened; -1: none. */
-  nodesBest = -1;
+  readonly nodeExtents = new NodeExtents();
   /** Blocks with a count; given out and not counted yet; freed and not free yet. */
   used = 0;
   reserved = 0;
@@ -273,6 +273,9 @@ export class Space {
       if (frame < 0) return frame;
       pages.words[(frame << Page.shift) + Head.own] = extent >>> 0;
     }
+    const held = (word & bit) !== 0;
+    if (nodes && !held) this.nodeExtents.add(extent);
+    if (!nodes && held) this.nodeExtents.remove(extent);
     pages.words[at] = nodes ? word | bit : word & ~bit;
     this.touched(summary, group);
     return 0;

@@ -22,7 +22,7 @@ const pools = new Map<string, SharedPool>();
 /** Keys of a `dedup:` URI that are its own, with one line of help each. */
 export const DEDUP_KEYS: Readonly<Record<string, string>> = {
   'dedup.thn': 'blocks of the shortest run that is deduplicated, other than the pool has it',
-  'dedup.cache': 'SIZE of memory for pages of metadata (64MiB)',
+  'dedup.cache': 'SIZE of memory for pages of metadata (32MiB)',
   'dedup.llrrm': 'URI of low-latency memory for this time; none: without',
   'dedup.block': 'SIZE of logical blocks: 512, or 4096 (the default)',
   'dedup.stats': 'path of a socket that serves statistics: `penstock pool top PATH`',

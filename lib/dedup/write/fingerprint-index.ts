@@ -21,7 +21,7 @@ const ENTRY_BYTES = 8;
 const BUCKET_BYTES = 64;
 const RATE_MAX = 2 ** 16;
 /** Beyond this share of its places in use, a table loses entries that it could keep. */
-const LOAD_MAX = 0.9;
+const LOAD_MAX = 0.94;
 
 /** Words of an element of the arrays that callers give. */
 export const enum IndexWords {
@@ -161,11 +161,13 @@ export class FingerprintIndex {
   // hot:end
 
   /**
-   * Doubles the rate when the table is more than nine tenths full, and so begins a sweep: call
-   * `sweep` until it is done. False when there is no need, while a sweep runs, or at the last rate.
+   * Doubles the rate when the table is full (0.94) and the sampled ones of so many blocks would fill
+   * it, and so begins a sweep: call `sweep` until it is done. False when there is no need, while a
+   * sweep runs, or at the last rate. (Entries of blocks that are gone make room by being the oldest.)
    */
-  maybeDouble(): boolean {
-    if (this.entries <= LOAD_MAX * this.slots) return false;
+  maybeDouble(blocks = Infinity): boolean {
+    const most = LOAD_MAX * this.slots;
+    if (this.entries <= most || blocks / this.sampleRate <= most) return false;
     if (this.sweeping || this.sampleRate === RATE_MAX) return false;
     this.sampleRate *= 2;
     this.cursor = 0;

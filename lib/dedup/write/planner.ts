@@ -71,6 +71,10 @@ export class Planner {
   private readonly prints = new Uint32Array(INSERTS * Fingerprint.words);
   private readonly blocks = new Uint32Array(INSERTS * 2);
   private inserts = 0;
+  /** What it is to forget. */
+  private readonly oldPrints = new Uint32Array(INSERTS * Fingerprint.words);
+  private readonly oldBlocks = new Uint32Array(INSERTS * 2);
+  private removes = 0;
   /** Runs that are being compared: set, first block, how many. */
   private readonly runs = new Int32Array(SETS * 64 * 3);
   private readonly freeRuns: Int32Array;
@@ -301,6 +305,7 @@ export class Planner {
     const { prints, blocks } = this;
     const { fingerprints } = sets;
     const at = this.inserts * Fingerprint.words;
+    for (let i = 0; i < length; i++) this.leaves(to + i * Fingerprint.words, pbn + i);
     for (let i = 0; i < length * Fingerprint.words; i++) {
       const word = fingerprints[from + i]!;
       words[to + i] = word;
@@ -311,8 +316,28 @@ export class Planner {
     space.touchFingerprints(frame, Math.floor(pbn / Group.extentPages));
   }
 
+  /** What was at a place before is not any more: the index is to forget it. */
+  private leaves(at: number, pbn: number): void {
+    const { index, space } = this.parts;
+    const { words } = space.pages;
+    const first = words[at]!;
+    if (first === 0 || ((first >>> 4) & (index.rate - 1)) !== 0) return;
+    const { oldPrints } = this;
+    const to = this.removes * Fingerprint.words;
+    for (let i = 0; i < Fingerprint.words; i++) oldPrints[to + i] = words[at + i]!;
+    setPair(this.oldBlocks, this.removes * 2, pbn);
+    this.removes++;
+    if (this.removes === INSERTS) this.remove();
+  }
+
+  private remove(): void {
+    this.parts.index.remove(this.oldPrints, this.oldBlocks, this.removes);
+    this.removes = 0;
+  }
+
   /** Tells the index of the blocks that were given places since the last time. */
   insert(): void {
+    if (this.removes > 0) this.remove();
     if (this.inserts === 0) return;
     this.parts.index.insert(this.prints, this.blocks, this.inserts);
     this.inserts = 0;
