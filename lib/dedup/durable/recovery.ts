@@ -281,7 +281,11 @@ export class Recovery {
     for (let idle = 0; ;) {
       const answer = ask();
       const { space, pages, io } = this.engine.parts;
-      if (space.broken !== null) throw corruptError(space.broken);
+      // What the device could not read is not damaged.
+      if (space.broken !== null) {
+        const isDamaged = pages.failure !== PageFailure.device;
+        throw isDamaged ? corruptError(space.broken) : pageError(pages, this.device);
+      }
       if (answer === Miss.bad) throw pageError(pages, this.device);
       if (answer !== Miss.wait) return answer;
       idle = io.inFlight > 0 ? 0 : idle + 1;
