@@ -49,18 +49,28 @@ async function check(uri: string, words: CheckWords): Promise<number> {
 
 async function repair(uri: string, words: CheckWords): Promise<number> {
   const { data = false, dropLost = false, yes = false, json = false } = words;
+  let shown = { left: 0, leftTotal: 0 };
   const report = await withDevice(uri, (device) =>
     repairPool(device, {
       data,
       dropLost,
       dryRun: !yes,
       // What it will do comes before it does it.
-      onPlan: (plan) => (json ? undefined : printText(formatPlan(plan, yes))),
+      onPlan: (plan) => {
+        shown = { left: plan.left.length, leftTotal: plan.leftTotal };
+        if (!json) printText(formatPlan(plan, yes));
+      },
     }),
   );
-  const isWell = report.check?.clean ?? (report.planTotal === 0 && !report.loses);
+  const { check, planTotal, left, leftTotal } = report;
+  // That a pool does not open is among what is left.
+  const isWell = (check?.clean ?? planTotal === 0) && leftTotal === 0;
   if (json) printJson('pool-repair', report);
-  else if (report.check !== null) printText(formatReport(report.check));
+  else if (check !== null) {
+    // What was not known when the plan was told.
+    const later = formatLeft(left.slice(shown.left), leftTotal - shown.leftTotal);
+    printText([...later, formatReport(check)].join('\n'));
+  }
   return isWell ? Exit.OK : Exit.FAILED;
 }
 
@@ -68,14 +78,18 @@ function formatPlan(report: RepairReport, yes: boolean): string {
   const { plan, planTotal, left, leftTotal, pages, journalEntries } = report;
   const lines = plan.map((line) => `repair  ${line}`);
   if (planTotal > plan.length) lines.push(`repair  … and ${planTotal - plan.length} more`);
-  lines.push(...left.map((line) => `leave   ${line}`));
-  if (leftTotal > left.length) lines.push(`leave   … and ${leftTotal - left.length} more`);
+  lines.push(...formatLeft(left, leftTotal));
   if (report.loses) lines.push('--drop-lost makes zeros of what is lost, and frees its space');
   if (planTotal === 0) return [...lines, 'nothing is repaired: nothing was changed'].join('\n');
   if (journalEntries > 0) lines.push(`journal: entries that are applied then: ${journalEntries}`);
   if (yes) lines.push(`pages that are written: ${pages}`);
   else lines.push(`nothing was changed; --yes writes these: pages: ${pages}`);
   return lines.join('\n');
+}
+
+function formatLeft(left: readonly string[], total: number): string[] {
+  const lines = left.map((line) => `leave   ${line}`);
+  return total > left.length ? [...lines, `leave   … and ${total - left.length} more`] : lines;
 }
 
 function formatReport(report: CheckReport): string {

@@ -8,6 +8,7 @@ import { LlrrmPolicy } from './llrrm/llrrm.js';
 import { LlrrmSession } from './llrrm/llrrm-session.js';
 import { newUuid } from './llrrm/llrrm-store.js';
 import { layoutOf } from './format/pool-layout.js';
+import { SAMPLING_MAX } from './format/sense.js';
 import { assertDevice, lbaOf, readBoth } from './pool-open.js';
 import { writeSuperblock, type SuperblockFacts } from './format/superblock.js';
 
@@ -31,7 +32,6 @@ export interface CreateOptions {
 const THN = 8;
 const LLRRM_THRESHOLD = 4;
 const SAMPLING = 8;
-const SAMPLING_MAX = 2 ** 16;
 
 /** As Pool.create. */
 export async function createPool(device: BlockDevice, options: CreateOptions): Promise<void> {
@@ -57,6 +57,7 @@ export async function createPool(device: BlockDevice, options: CreateOptions): P
   const facts: SuperblockFacts = {
     ...layout,
     uuid: newUuid(),
+    compatible: 0,
     incompatible: dataChecksum ? Feature.dataChecksum : 0,
     readCompatible: 0,
     epoch: 0,

@@ -13,17 +13,7 @@ import { Hasher } from './write/hasher.js';
 import { Intake } from './write/intake.js';
 import { Io, PoolIo } from './durable/io.js';
 import { Journal } from './durable/journal.js';
-import {
-  Group,
-  Magic,
-  Page,
-  Place,
-  ROOT_SLOT_WORDS,
-  SetMax,
-  Span,
-  Volume,
-} from './format/layout.js';
-import { LlrrmPolicy } from './llrrm/llrrm.js';
+import { Group, Magic, Page, Place, Span, Volume } from './format/layout.js';
 import { LlrrmSession, type LlrrmOptions } from './llrrm/llrrm-session.js';
 import { Miss, PageCache } from './durable/pages.js';
 import { Planner } from './write/planner.js';
@@ -35,10 +25,12 @@ import {
   Recovery,
   type RecoveryReport,
 } from './durable/recovery.js';
+import { superblockFaults } from './format/sense.js';
 import { SetTable } from './write/sets.js';
 import { Space } from './space/space.js';
 import {
   assertPage,
+  assertWritable,
   readSuperblock,
   writeSuperblock,
   type SuperblockFacts,
@@ -83,8 +75,6 @@ const INDEX_BYTES_UNIT = 2 ** 21;
 const INDEX_BYTES_MAX = 2 ** 31;
 const INDEX_LOAD = 0.95;
 const DEPTH = 512;
-const LEVEL_MAX = 4;
-const VOLUMES_MAX = 2 ** 24;
 
 /** Gives back what was taken, the last first; requests at the device before the memory they use. */
 export async function closeAll(closers: readonly Closer[]): Promise<void> {
@@ -246,7 +236,9 @@ function assertUsable(
       exitCode: 3,
     });
   }
-  assertSense(facts);
+  assertWritable(facts);
+  const [fault] = superblockFaults(facts);
+  if (fault !== undefined) throw corruptError(`its superblock does not make sense: ${fault}`);
   const pages = Math.floor((device.info.blocks * device.info.blockSize) / Page.bytes);
   if (facts.pages > pages) {
     const lost = (facts.pages - pages) * Page.bytes;
@@ -265,31 +257,6 @@ function assertUsable(
       exitCode: 3,
     });
   }
-}
-
-/** Throws POOL_CORRUPT for facts that no pool has, whatever their checksum. */
-function assertSense(facts: SuperblockFacts): void {
-  const { roots, journalPage, journalPages, firstGroup, highWater, pages, sampling } = facts;
-  const endGroup = pages / Group.pages;
-  const isGood =
-    roots >= 1 &&
-    roots <= ROOT_SLOT_WORDS * 32 &&
-    journalPage === Place.roots + 2 * roots &&
-    journalPage + journalPages === firstGroup * Group.pages &&
-    facts.journalAt < journalPages &&
-    Number.isInteger(endGroup) &&
-    endGroup <= roots * Span.perRoot * Span.groups &&
-    firstGroup <= highWater &&
-    highWater <= endGroup &&
-    facts.thn <= SetMax.blocks &&
-    sampling >= 1 &&
-    sampling <= 2 ** 16 &&
-    Number.isInteger(Math.log2(sampling)) &&
-    facts.catalogueLevel <= LEVEL_MAX &&
-    facts.volumes <= VOLUMES_MAX &&
-    facts.llrrmThreshold >= 1 &&
-    facts.llrrmPolicy <= LlrrmPolicy.random;
-  if (!isGood) throw corruptError('its superblock does not make sense');
 }
 
 function framesOf(bytes: number): number {

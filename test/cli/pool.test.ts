@@ -16,6 +16,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { PoolImage, sound } from '../dedup/pool-image.js';
 import { MAIN, command, penstock } from './command.js';
 
 const MIB = 2 ** 20;
@@ -248,6 +249,37 @@ describe('a damaged pool', () => {
     expect(dropped).toMatchObject({ code: 0, body: { done: true, check: { clean: true } } });
     expect((await penstock(['volume', 'export', damaged, 'two', at('two.left')])).exitCode).toBe(0);
     expect(readFileSync(at('two.left')).equals(content)).toBe(true);
+  });
+
+  it('is not well as long as its journal cannot be applied', async () => {
+    let image: PoolImage | null = null;
+    await sound(async (device) => void (image = await PoolImage.of(device)));
+    const left = image as unknown as PoolImage;
+    const put = (): void => {
+      writeFileSync(at('damaged.img'), left.u8);
+      truncateSync(at('damaged.img'), 256 * MIB);
+    };
+    put();
+    expect(await json('pool', 'check', damaged)).toMatchObject({ code: 0 });
+    expect(await json('pool', 'check', damaged, '--repair')).toMatchObject({ code: 0 });
+    // The first record of its first entry names a block of the superblock.
+    left.changeEntry((words) => (words[16 + 4] = 1));
+    put();
+    const checked = await penstock(['pool', 'check', damaged]);
+    expect(checked.exitCode).toBe(1);
+    expect(checked.stdout).toMatch(/^journal: journal \(page \d+\): .*cannot be applied/);
+    for (const words of [[], ['--yes']]) {
+      const { stdout, exitCode } = await penstock(['pool', 'check', damaged, '--repair', ...words]);
+      expect(exitCode).toBe(1);
+      expect(stdout).toMatch(/^leave {3}journal: .*cannot be applied.*\nnothing is repaired/);
+    }
+    left.flip(left.root);
+    put();
+    const { stdout, exitCode } = await penstock(['pool', 'check', damaged, '--repair', '--yes']);
+    expect(exitCode).toBe(1);
+    expect(stdout.match(/^leave {3}journal/gm)).toHaveLength(1);
+    expect(stdout).toMatch(/^pages that are written: \d+\nleave {3}the pool does not open yet: /m);
+    expect(stdout).toMatch(/^journal: .*\n(.*\n)*1 findings: /m);
   });
 
   it('is not repaired by half a command', async () => {

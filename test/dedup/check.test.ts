@@ -223,6 +223,8 @@ describe('what does not agree, with right checksums, is found', () => {
       (words) => (words[at] = 4),
       (words) => (words[at + 4] = 4095),
       (words) => (words[at + 8] = 17),
+      (words) => (words[at + 12] = 3 * 2 ** 18 + 1),
+      (words) => (words[at + 13] = 1),
       (words) => (words[whole.record(3)] = 1),
     ];
     for (const change of changes) {
@@ -234,13 +236,36 @@ describe('what does not agree, with right checksums, is found', () => {
   test('a level that is not the one of the tree', async () => {
     const pbn = whole.catalogue;
     const at = whole.record(1) + 1;
-    const found = await damaged((image) => image.change(pbn, (words) => words[at]!++));
-    expect(found).toEqual(
+    const higher = await damaged((image) => image.change(pbn, (words) => words[at]!++));
+    expect(higher).toContain(`node at ${whole.rootOf(1)}`);
+    const lower = await damaged((image) => image.change(pbn, (words) => words[at]!--));
+    expect(lower).toEqual(
       expect.arrayContaining([`volume at ${pbn}`, `node at ${whole.rootOf(1)}`]),
     );
     expect(
       await damaged((image) => image.change(pbn, (words) => (words[at] = 0xffffffff))),
     ).toContain(`volume at ${pbn}`);
+  });
+
+  test('a size beyond what any volume has, and a level too low for it', async () => {
+    const pbn = whole.catalogue;
+    for (const [volume, word, value] of [
+      [1, 5, 2 ** 15],
+      [2, 1, 4],
+      [2, 4, 2 ** 30],
+    ] as const) {
+      const image = whole.copy();
+      image.change(pbn, (words) => (words[image.record(volume) + word] = value));
+      // Also one that is being deleted.
+      for (const state of [1, 3]) {
+        image.change(pbn, (words) => (words[image.record(volume)] = state));
+        const { findings } = await check(image);
+        expect(findings.map(({ where }) => where.pbn)).toContain(pbn);
+        const device = await image.device();
+        await expect(Pool.open(device)).rejects.toMatchObject({ code: 'POOL_CORRUPT' });
+        await device.close();
+      }
+    }
   });
 
   test('a page that is newer than the checkpoint', async () => {
@@ -249,21 +274,74 @@ describe('what does not agree, with right checksums, is found', () => {
     expect(found).toContain(`count at ${pbn}`);
   });
 
-  test('places in the superblock that cannot be', async () => {
+  test('what a superblock says and cannot be: opening refuses it, too', async () => {
     const pbn = whole.superblock;
     for (const [word, value] of [
       [20, 0xffffffff],
       [22, 0],
+      [20, 65_535],
       [23, 3],
+      [24, 5],
       [18, 2 ** 20],
       [25, 2 ** 31],
       [26, 2 ** 31],
-      [31, 9],
+      [27, 257],
+      [28, 0],
+      [30, 0],
+      [30, 3],
+      [30, 2 ** 17],
+      [31, 5],
+      [34, 2 ** 25],
+      [42, 2],
     ] as const) {
-      const found = await damaged((image) => image.change(pbn, (words) => (words[word] = value)));
-      expect(new Set(found)).toEqual(new Set([`superblock at ${pbn}`]));
+      const damage = (image: PoolImage): void =>
+        image.change(pbn, (words) => (words[word] = value));
+      expect(new Set(await damaged(damage)), `word ${word}`).toEqual(
+        new Set([`superblock at ${pbn}`]),
+      );
+      const image = whole.copy();
+      damage(image);
+      const device = await image.device();
+      await expect(Pool.open(device)).rejects.toMatchObject({ code: 'POOL_CORRUPT' });
+      await device.close();
     }
   });
+
+  test('a superblock whose number belongs to the other place', async () => {
+    const pbn = whole.superblock;
+    const found = await damaged((image) => image.change(pbn, (words) => words[6]!++));
+    expect(found).toEqual([`superblock at ${pbn}`]);
+  });
+});
+
+test('a journal that opening the pool would refuse is found', async () => {
+  let left = whole;
+  await sound(async (device) => void (left = await PoolImage.of(device)));
+  // The first record of the first entry is at word 16.
+  const changes: [string, (words: Uint32Array) => unknown][] = [
+    ['a block before the groups', (words) => (words[16 + 4] = 3)],
+    ['a block beyond the pool', (words) => (words[16 + 4] = 65_536 + 3)],
+    ['a block far beyond it', (words) => (words[16 + 5] = 1)],
+    ["an extent's own page", (words) => (words[16 + 4] = words[16 + 4]! & ~255)],
+    ['blocks of two extents', (words) => (words[16 + 4] = words[16 + 4]! | 255)],
+    ['no block', (words) => (words[16] = 1)],
+    ['too many blocks', (words) => (words[16] = 1 | (257 << 8))],
+    ['no kind of a record', (words) => words[16]!++ && words[16]!++],
+    ['no kind of an entry', (words) => (words[5] = 7)],
+    ['records beyond its end', (words) => (words[7] = 100_000)],
+    ['beyond the end of the volume', (words) => (words[16 + 2] = 2 ** 24)],
+  ];
+  expect(left.page(left.entry)[16]! & 0xff).toBe(1);
+  expect(left.page(left.entry)[16]! >>> 8).toBeGreaterThan(1);
+  for (const [name, change] of changes) {
+    const image = left.copy();
+    image.changeEntry(change);
+    const report = await check(image, { data: true });
+    expect(report.findings, name).toMatchObject([{ kind: 'journal', where: { pbn: left.entry } }]);
+    const device = await image.device();
+    await expect(Pool.open(device), name).rejects.toMatchObject({ code: 'POOL_CORRUPT' });
+    await device.close();
+  }
 });
 
 describe('an entry that names what it cannot is found', () => {

@@ -114,3 +114,48 @@ describe('a pool on a device that fails', () => {
     60_000,
   );
 });
+
+describe('reads that fail while a pool with a journal is opened', () => {
+  it('are told as such, and are no damage', async () => {
+    const ram = await ramDriver.open('64MiB', new Map(), 'ram:');
+    const first = withFaults(ram, [['cache', '16MiB']]);
+    await Pool.create(first, { sampling: 1 });
+    const pool = await Pool.open(first, OPEN);
+    const blocks = 250;
+    await pool.createVolume('one', 16 * blocks * PAGE);
+    const disk = pool.openVolume('one');
+    const buffer = disk.memory.alloc(blocks * PAGE);
+    const write = async (at: number, content: number): Promise<void> => {
+      for (let i = 0; i < blocks; i++) fillBlock(buffer.u32, i * 1024, content + i);
+      await disk.write(at * blocks, buffer);
+    };
+    for (let at = 0; at < 16; at++) await write(at, 1 + at * blocks);
+    await pool.checkpoint();
+    // What is written over lies in groups that nothing else of the journal is in.
+    for (const at of [0, 6]) await write(at, 100_000 + at * blocks);
+    await disk.flush();
+    await faultControl(first.backend)!.cut({ survive: 1 });
+    buffer.free();
+    await disk.close();
+    await pool.close().catch(assertTyped);
+    await first.close();
+
+    let opened: Pool | null = null;
+    // None of those that fail has written anything.
+    for (let at = 1; opened === null; at++) {
+      const device = withFaults(ram, [
+        ['errorFrom', String(at)],
+        ['errorOps', 'read'],
+      ]);
+      opened = await Pool.open(device, OPEN).catch((error: unknown) => {
+        assertTyped(error);
+        return null;
+      });
+      if (opened !== null) expect(at).toBeGreaterThan(20);
+      await opened?.close();
+      await device.close();
+    }
+    expect(opened.recovery).toMatchObject({ entries: 2, blocksLost: 0 });
+    await ram.close();
+  });
+});

@@ -84,6 +84,21 @@ export class PoolImage {
     words[1] = native.crc32c(this.u8.subarray(pbn * PAGE, (pbn + 1) * PAGE), 0);
   }
 
+  /** Page of the journal's first entry after the checkpoint. */
+  get entry(): number {
+    const words = this.page(this.superblock);
+    return words[23]! + words[18]!;
+  }
+
+  /** Changes words of that entry, and makes its checksum right. */
+  changeEntry(by: (words: Uint32Array) => void): void {
+    const at = this.entry * PAGE_WORDS;
+    const words = this.u32.subarray(at, at + 16 * PAGE_WORDS);
+    by(words);
+    words[1] = this.page(this.superblock)[8]!;
+    words[1] = native.crc32c(this.u8.subarray(at * 4, at * 4 + words[8]!), 0);
+  }
+
   /** The newer superblock. */
   get superblock(): number {
     return this.page(1)[6]! > this.page(0)[6]! ? 1 : 0;

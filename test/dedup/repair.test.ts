@@ -64,6 +64,32 @@ async function wrong(pool: Pool): Promise<Map<string, Set<string>>> {
   return found;
 }
 
+/** The pool as a power cut leaves it half-way through growing `one`, whose data is there. */
+async function halfGrown(): Promise<PoolImage> {
+  const device = await whole.device();
+  const pool = await Pool.open(device);
+  const { trees, catalogue } = pool.engine.parts;
+  const one = catalogue.get('one');
+  expect(one.level).toBe(1);
+  const raise = trees.raise.bind(trees);
+  let image: Promise<PoolImage> | null = null;
+  // The second level finds no page free in memory until a checkpoint that somebody asked for.
+  trees.raise = (tree) => {
+    if (tree !== one || one.level === 1) return raise(tree);
+    image ??= pool.checkpoint().then(() => {
+      trees.raise = raise;
+      return PoolImage.of(device);
+    });
+    return false;
+  };
+  await pool.resizeVolume('one', 2 ** 40);
+  expect(one.level).toBe(3);
+  const found = await image!;
+  await pool.close();
+  await device.close();
+  return found;
+}
+
 interface Seen {
   report: RepairReport;
   wrong: Map<string, Set<string>>;
@@ -209,6 +235,7 @@ describe('nothing is lost, and all is clean afterwards:', () => {
       ['none', (words) => (words[whole.record(3) + 2] = 5000)],
       ['volume that there is not', (words) => (words[at + 8] = 1017)],
       ['size', (words) => (words[at + 4] = 4095)],
+      ['reserved', (words) => (words[at + 13] = 1)],
       ['size', (words) => words.fill(0, at + 4, at + 6)],
     ];
     for (const [word, change] of changes) {
@@ -216,6 +243,57 @@ describe('nothing is lost, and all is clean afterwards:', () => {
       clean(seen);
       expect(seen.report.plan.join()).toContain(word);
     }
+  });
+
+  test('a size that cannot be of what is being deleted', async () => {
+    const seen = await repaired(whole, (image) =>
+      image.change(image.catalogue, (words) => {
+        words[image.record(2)] = 3;
+        words[image.record(2) + 5] = 2 ** 20;
+      }),
+    );
+    expect(seen.report).toMatchObject({ left: [], check: { clean: true, volumes: 2 } });
+    expect(seen.report.plan.join()).toContain('size');
+  });
+
+  test('a map that is too low for its size is raised: the size stays', async () => {
+    const image = whole.copy();
+    // Of 64 MiB and one level of nodes; and one of 1 MiB that is empty.
+    image.change(image.catalogue, (words) => {
+      words[image.record(0) + 5] = 2 ** 9;
+      words[image.record(2) + 5] = 2;
+    });
+    const device = await image.device();
+    await expect(Pool.open(device)).rejects.toMatchObject({ code: 'POOL_CORRUPT' });
+    const report = await repairPool(device);
+    expect(report).toMatchObject({ done: true, left: [], check: { clean: true } });
+    expect(report.plan.join()).toMatch(/volume one: .* level 3, not 1.*volume empty: .* level 2/);
+    expect(report.plan.join()).toContain('pages are used for what is written: 3');
+    expect(report.plan.join()).not.toContain('other data');
+    const pool = await Pool.open(device);
+    const sizes = pool.volumes.map(({ bytes }) => bytes);
+    expect(sizes).toEqual([64 * 2 ** 20 + 2 ** 41, 3 * 2 ** 30, 2 ** 20 + 2 ** 33]);
+    expect(await wrong(pool)).toEqual(new Map());
+    await use(pool);
+    await pool.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
+  });
+
+  test('a map that is higher than its size needs, which growing may leave, is none', async () => {
+    const image = await halfGrown();
+    const device = await image.device();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    expect(await repairPool(device)).toMatchObject({ done: false, plan: [], left: [] });
+    const pool = await Pool.open(device);
+    const one = pool.volumes.find(({ name }) => name === 'one')!;
+    expect(one).toMatchObject({ bytes: 64 * 2 ** 20, level: 2 });
+    expect(await wrong(pool)).toEqual(new Map());
+    await pool.resizeVolume('one', 32 * 2 ** 20, { shrink: true });
+    expect(one).toMatchObject({ bytes: 32 * 2 ** 20, level: 1 });
+    await pool.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
   });
 
   test('a volume whose name is another one, or none, gets one', async () => {
@@ -362,6 +440,45 @@ describe('what cannot be repaired is told, and left alone', () => {
     await expect(repairPool(device, { dropLost: true })).rejects.toMatchObject({ code });
     expect(Buffer.compare((await PoolImage.of(device)).u8, image.u8)).toBe(0);
     await device.close();
+  });
+
+  test('a journal that cannot be applied', async () => {
+    const image = left.copy();
+    image.changeEntry((words) => (words[16 + 4] = 3));
+    const device = await image.device();
+    const report = await repairPool(device);
+    expect(report).toMatchObject({ done: false, planTotal: 0, leftTotal: 1, loses: false });
+    expect(report.left.join()).toMatch(/^journal: .* cannot be applied/);
+    await device.close();
+    const seen = await repaired(left, (copy) => {
+      copy.changeEntry((words) => (words[16 + 4] = 3));
+      copy.flip(copy.root);
+    });
+    expect(seen.report).toMatchObject({ done: true, leftTotal: 2, recovery: null });
+    expect(seen.report.left[1]).toMatch(/^the pool does not open yet: /);
+    expect(seen.kinds).toEqual(new Set(['journal']));
+  });
+
+  test('a pool that is written to while it is read', async () => {
+    for (const at of [3, 12]) {
+      const device = await whole.device();
+      const pool = await Pool.open(device);
+      // As another process has it: a device of its own, of the same bytes.
+      const other = new BlockDevice(Object.create(device.backend) as Backend);
+      const read = other.read.bind(other);
+      let reads = 0;
+      other.read = async (...args) => {
+        if (++reads === at) await pool.createVolume('late', 2 ** 20);
+        return read(...args);
+      };
+      const plans: RepairReport[] = [];
+      const repairing = repairPool(other, { dryRun: true, onPlan: (plan) => plans.push(plan) });
+      await expect(repairing).rejects.toMatchObject({ code: 'POOL_BUSY', exitCode: 3 });
+      expect(reads).toBeGreaterThan(at);
+      expect(plans).toEqual([]);
+      await pool.close();
+      await device.close();
+    }
   });
 
   test('a pool that is open', async () => {

@@ -8,10 +8,9 @@ import { pairOf, type Expected, type PageReader } from './check-pages.js';
 import type { Findings } from './check-report.js';
 import type { Naming, SpaceCheck } from './check-space.js';
 import { Head, Magic, Node, Page, Volume, VolumeState } from '../format/layout.js';
+import { isVolumeSize, leastLevel, MAP_LEVEL_MAX } from '../format/sense.js';
 import type { SuperblockFacts } from '../format/superblock.js';
 
-/** Levels that a map can have: 512 ^ 4 blocks are all that a pbn can name. */
-export const MAP_LEVELS = 4;
 /** What is mapped below a node cannot be known: a page there is damaged. */
 export const UNKNOWN = -1;
 /** A node itself cannot be used. */
@@ -69,7 +68,7 @@ export class MapsCheck {
     const { memory } = this.reader.device;
     const page = memory.alloc(Page.bytes);
     try {
-      while (this.buffers.length < MAP_LEVELS) this.buffers.push(memory.alloc(Page.bytes));
+      while (this.buffers.length <= MAP_LEVEL_MAX) this.buffers.push(memory.alloc(Page.bytes));
       if (facts.catalogueRoot !== 0) {
         const { catalogueRoot, catalogueLevel } = facts;
         await this.catalogue(catalogueRoot, catalogueLevel, 0, this.top, page, onVolume);
@@ -155,9 +154,13 @@ export class MapsCheck {
       this.volumes++;
       this.facets(words, index, say);
     }
-    if (level >= MAP_LEVELS) {
+    const bytes = pairOf(words, Volume.bytesLo);
+    const least = leastLevel(bytes / Page.bytes);
+    if (!isVolumeSize(bytes)) say(`has ${bytes} bytes, which cannot be`);
+    else if (level < least) say(`has level ${level}, and ${bytes} bytes need ${least}`);
+    if (level > MAP_LEVEL_MAX) {
       say(`has level ${level}, which no map has`);
-      this.lostRoots.add(index);
+      if (root !== 0) this.lostRoots.add(index);
       return;
     }
     const known = root === 0 ? 0 : await this.node(root, level, by);
@@ -171,19 +174,17 @@ export class MapsCheck {
   private facets(words: Uint32Array, index: number, say: (text: string) => void): void {
     const { facts } = this;
     const state = words[Volume.state]!;
-    const bytes = pairOf(words, Volume.bytesLo);
     const serial = words[Volume.serial]!;
     const origin = words[Volume.origin]!;
     if (index >= facts.volumes) say(`is beyond the ${facts.volumes} that the superblock has`);
     if (state > VolumeState.deleting) say(`has state ${state}, which is none`);
-    if (bytes === 0 || bytes % Page.bytes !== 0) say(`has ${bytes} bytes, which cannot be`);
-    else if (words[Volume.level] !== levelOf(bytes / Page.bytes)) {
-      say(`has level ${words[Volume.level]}, and ${bytes} bytes need ${levelOf(bytes / 4096)}`);
-    }
     if (serial >= facts.nextSerial) say(`has serial ${serial}, which was not given out yet`);
     const elder = this.serials.get(serial);
     if (elder !== undefined) say(`has serial ${serial}, and so has volume ${elder}`);
     this.serials.set(serial, index);
+    const blocks = pairOf(words, Volume.bytesLo) / Page.bytes;
+    const reserved = pairOf(words, Volume.reservedLo);
+    if (reserved > blocks) say(`has ${blocks} blocks, and ${reserved} are reserved for it`);
     if (origin > facts.volumes) say(`was taken of volume ${origin - 1}, which there is not`);
     const name = nameOf(words);
     if (name === null) {
@@ -265,13 +266,6 @@ export function entryOf(words: Uint32Array, e: number): number {
 
 function entriesOf(words: Uint32Array): number[] {
   return Array.from({ length: Node.entries }, (_, e) => entryOf(words, e));
-}
-
-/** The least level of a root that spans so many blocks. */
-export function levelOf(blocks: number): number {
-  let level = 0;
-  while (Node.entries ** (level + 1) < blocks) level++;
-  return level;
 }
 
 /** The name of a volume; null when it is none: empty, no UTF-8, or with zeros inside. */

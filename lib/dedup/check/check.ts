@@ -10,26 +10,19 @@
 // checkpoints off.
 //
 // Memory, per TiB of groups that are in use: 1 GiB for the references found (4 bytes per block),
-// 2.3 MB for summaries, and about 30 MB per TiB that is mapped, for its nodes.
+// 2.3 MB for summaries, and about 30 MB per TiB that is mapped, for its nodes; and 4 KiB for 15
+// volumes.
 
 import { PenstockError } from '../../errors.js';
 import type { BlockDevice } from '../../hpdi/index.js';
 import type { DmaBuffer } from '../../memory/index.js';
+import { readJournal, type JournalAfter } from './check-journal.js';
 import { MapsCheck } from './check-maps.js';
 import { PageReader } from './check-pages.js';
 import { Findings, type CheckReport } from './check-report.js';
 import { SpaceCheck, type Naming } from './check-space.js';
-import {
-  Group,
-  Head,
-  Magic,
-  Page,
-  PBN_END,
-  Place,
-  ROOT_SLOT_WORDS,
-  Span,
-} from '../format/layout.js';
-import { JournalReader } from '../durable/recovery.js';
+import { Head, Magic, Page, Place } from '../format/layout.js';
+import { superblockFaults } from '../format/sense.js';
 import { readSuperblock, type SuperblockFacts } from '../format/superblock.js';
 
 export interface CheckOptions {
@@ -46,9 +39,6 @@ export interface CheckProgress {
   readonly done: number;
   readonly total: number;
 }
-
-/** Levels that the catalogue can have: it has at most 2^32 volumes, 15 a page. */
-const CATALOGUE_LEVELS = 5;
 
 /** Pages of the two superblocks, and how they are called. */
 const SLOTS: readonly [Naming, Naming] = [
@@ -139,10 +129,23 @@ async function checkAll(
   await space.summaries();
   await maps.run(async (done, total) => onProgress?.({ phase: 'maps', done, total }));
   await space.counts(data, async (done, total) => onProgress?.({ phase: 'space', done, total }));
-  const journalEntries = await entriesAfter(device, facts, findings);
+  const journal = await readJournal(device, facts, maps);
+  tellJournal(facts, journal, findings);
   const { pages } = reader;
   const { nodes, volumes } = maps;
+  const journalEntries = journal.entries;
   return reportOf(findings, { pages, nodes, blocks: space.blocks, volumes, journalEntries });
+}
+
+function tellJournal(facts: SuperblockFacts, journal: JournalAfter, findings: Findings): void {
+  const { entries, fault } = journal;
+  if (fault !== null) {
+    const text = `what the journal has after the checkpoint cannot be applied: ${fault.text}`;
+    findings.add('journal', 'journal', fault.pbn, text);
+  }
+  if (!facts.clean || entries === 0) return;
+  const text = `the pool was closed in order, and ${entries} entries follow`;
+  findings.add('journal', 'journal', facts.journalPage + facts.journalAt, text);
 }
 
 function reportOf(
@@ -219,7 +222,7 @@ export function tellSuperblocks(device: BlockDevice, read: Superblocks, findings
   }
 }
 
-/** Whether what a superblock says of places can be: else nothing further is read. */
+/** Whether what a superblock says can be: else nothing further is read. */
 export function isPlausible(
   device: BlockDevice,
   facts: SuperblockFacts,
@@ -227,53 +230,13 @@ export function isPlausible(
   findings: Findings,
 ): boolean {
   const devicePages = Math.floor((device.info.blocks * device.info.blockSize) / Page.bytes);
-  const endGroup = Math.floor(facts.pages / Group.pages);
-  const { journalPage, journalPages, firstGroup, highWater, roots } = facts;
-  const faults: string[] = [];
+  const faults = superblockFaults(facts);
   if (facts.pages > devicePages) {
     faults.push(`the pool has ${facts.pages} pages, and the device ${devicePages}`);
   }
-  if (facts.pages > PBN_END) faults.push(`${facts.pages} pages are more than a pool can have`);
-  if (roots > ROOT_SLOT_WORDS * 32 || roots * Span.perRoot * Span.groups < endGroup) {
-    faults.push(`${roots} root pages cannot be for ${endGroup} groups`);
-  }
-  if (
-    journalPage < Place.roots + 2 * roots ||
-    journalPage + journalPages > firstGroup * Group.pages
-  )
-    faults.push(`the journal, ${journalPages} pages from ${journalPage} on, is where others are`);
-  if (facts.journalAt >= journalPages) {
-    faults.push(`the next entry's page, ${facts.journalAt}, is beyond the journal's end`);
-  }
-  if (firstGroup > highWater || highWater > endGroup) {
-    faults.push(`the high-water mark, ${highWater}, is not from ${firstGroup} to ${endGroup}`);
-  }
-  if (facts.catalogueLevel >= CATALOGUE_LEVELS) {
-    faults.push(`the catalogue has level ${facts.catalogueLevel}`);
+  if (at.pbn !== facts.checkpoint % 2) {
+    faults.push(`it has number ${facts.checkpoint}, which belongs to the other place`);
   }
   for (const fault of faults) findings.add('superblock', at.page, at.pbn, fault);
   return faults.length === 0;
-}
-
-/** Entries of the journal that follow the checkpoint. */
-async function entriesAfter(
-  device: BlockDevice,
-  facts: SuperblockFacts,
-  findings: Findings,
-): Promise<number> {
-  const { journalPage: page, journalPages: pages, epoch } = facts;
-  const place = { page, pages, seed: facts.uuid[0]!, epoch };
-  const journal = new JournalReader(device, place, facts.seq, facts.journalAt);
-  try {
-    await journal.scan();
-  } catch (error) {
-    if (!(error instanceof PenstockError)) throw error;
-    findings.add('journal', 'journal', page, `the journal cannot be read (${error.code})`);
-  }
-  const { entries } = journal;
-  if (facts.clean && entries.length > 0) {
-    const text = `the pool was closed in order, and ${entries.length} entries follow`;
-    findings.add('journal', 'journal', page + facts.journalAt, text);
-  }
-  return entries.length;
 }

@@ -1,10 +1,10 @@
 // The catalogue as a repair mends it: records that do not make sense are mended, pages and nodes
 // that change are written elsewhere, and what leads to them is made anew.
 
-import { VOLUME_BYTES_MAX } from '../maps/catalogue.js';
-import { levelOf, MAP_LEVELS, nameOf, UNKNOWN } from './check-maps.js';
+import { nameOf, UNKNOWN } from './check-maps.js';
 import { pairOf } from './check-pages.js';
 import { Head, Magic, Node, Page, Volume, VolumeState } from '../format/layout.js';
+import { isVolumeSize, leastLevel, MAP_LEVEL_MAX, VOLUME_BYTES_MAX } from '../format/sense.js';
 import { MapsRepair, setEntry, type RepairParts } from './repair-maps.js';
 import { setPair } from '../format/numbers.js';
 import type { SuperblockFacts } from '../format/superblock.js';
@@ -91,12 +91,39 @@ export class CatalogueRepair {
     const root = pairOf(words, Volume.rootLo);
     const mended = await this.mapsRepair.volume(index, title, blocks, root, words[Volume.level]!);
     if (!this.mends) return;
-    setPair(words, Volume.rootLo, mended.pbn);
-    if (root !== 0 && mended.pbn === 0) words[Volume.level] = levelOf(blocks);
+    await this.name(words, title, mended.pbn, leastLevel(blocks));
     const says = pairOf(words, Volume.mappedLo);
     if (mended.mapped === UNKNOWN || mended.mapped === says || isDeleted) return;
     plan.do(`${title}: blocks that are mapped: ${mended.mapped}, not ${says}`);
     setPair(words, Volume.mappedLo, mended.mapped);
+  }
+
+  /** Gives a record its map, which spans it then: the size stays. */
+  private async name(words: Uint32Array, title: string, map: number, least: number): Promise<void> {
+    const { plan } = this.parts;
+    const level = words[Volume.level]!;
+    let root = map;
+    if (root === 0) {
+      const isNone = pairOf(words, Volume.rootLo) === 0;
+      if (isNone && level >= least && level <= MAP_LEVEL_MAX) return;
+      if (isNone) plan.do(`${title}: its map, which is empty, has level ${least}, not ${level}`);
+      words[Volume.level] = least;
+    } else if (level < least) {
+      plan.do(`${title}: its map spans less than its size: it gets level ${least}, not ${level}`);
+      for (let above = level + 1; above <= least; above++) root = await this.raise(root, above);
+      words[Volume.level] = least;
+    }
+    setPair(words, Volume.rootLo, root);
+  }
+
+  /** Writes a node above a map's root; returns where it is. */
+  private async raise(root: number, level: number): Promise<number> {
+    const { free, writer } = this.parts;
+    const words = new Uint32Array(Page.words);
+    setEntry(words, 0, root);
+    const pbn = await free.take(1);
+    await writer.write(pbn, Magic.node, level, words);
+    return pbn;
   }
 
   /** What a record says of itself. */
@@ -111,9 +138,31 @@ export class CatalogueRepair {
       plan.do(`volume ${index}: what it is cannot be; it becomes a snapshot, to be read`);
       words[Volume.state] = VolumeState.snapshot;
     }
-    if (words[Volume.state] === VolumeState.deleting) return;
-    this.rename(words, index);
-    this.mendFacets(words, `volume ${nameOf(words)}`);
+    if (words[Volume.state] !== VolumeState.deleting) {
+      this.rename(words, index);
+      this.mendFacets(words, `volume ${nameOf(words)}`);
+    }
+    this.mendSize(words, index);
+    if (words[Volume.state] !== VolumeState.deleting) this.unreserve(words, index);
+  }
+
+  private mendSize(words: Uint32Array, index: number): void {
+    const { plan } = this.parts;
+    const bytes = pairOf(words, Volume.bytesLo);
+    if (isVolumeSize(bytes)) return;
+    // All that its map can have: nothing of it is hidden.
+    const span = Node.entries ** (words[Volume.level]! + 1) * Page.bytes;
+    const mended = Math.min(span, VOLUME_BYTES_MAX);
+    plan.do(`volume ${index}: its size cannot be: it is ${mended} bytes by its map, not ${bytes}`);
+    setPair(words, Volume.bytesLo, mended);
+  }
+
+  /** How much was reserved, if it cannot be so much, is not known: all of it may be too much. */
+  private unreserve(words: Uint32Array, index: number): void {
+    const reserved = pairOf(words, Volume.reservedLo);
+    if (reserved * Page.bytes <= pairOf(words, Volume.bytesLo)) return;
+    this.parts.plan.do(`volume ${index}: ${reserved} blocks cannot be reserved for it; none are`);
+    setPair(words, Volume.reservedLo, 0);
   }
 
   private rename(words: Uint32Array, index: number): void {
@@ -147,14 +196,6 @@ export class CatalogueRepair {
       plan.do(`${title}: it was taken of a volume that there is not; of none, from now on`);
       words[Volume.origin] = 0;
     }
-    const level = words[Volume.level]!;
-    const bytes = pairOf(words, Volume.bytesLo);
-    const blocks = Math.ceil(bytes / Page.bytes);
-    if (level >= MAP_LEVELS || (blocks * Page.bytes === bytes && levelOf(blocks) === level)) return;
-    // All that its map can have: nothing of it is hidden.
-    const mended = Math.min(Node.entries ** (level + 1) * Page.bytes, VOLUME_BYTES_MAX);
-    plan.do(`${title}: its size cannot be: it is ${mended} bytes by its map, not ${bytes}`);
-    setPair(words, Volume.bytesLo, mended);
   }
 
   /** Pages that have no place, and all that leads to pages. */

@@ -55,15 +55,17 @@ export class RepairPlan {
   }
 
   isSameAs(other: RepairPlan): boolean {
-    return this.lines === other.lines && this.doing.total === other.doing.total;
+    const isAsLong =
+      this.doing.total === other.doing.total && this.leaving.total === other.leaving.total;
+    return isAsLong && this.lines === other.lines;
   }
 
   get told(): Pick<RepairReport, 'plan' | 'planTotal' | 'left' | 'leftTotal' | 'loses'> {
     const { doing, leaving } = this;
     return {
-      plan: doing.list,
+      plan: [...doing.list],
       planTotal: doing.total,
-      left: leaving.list,
+      left: [...leaving.list],
       leftTotal: leaving.total,
       loses: this.losses > 0,
     };

@@ -103,6 +103,8 @@ export interface SpaceParts {
   readonly writer: RepairWriter;
   /** The high-water mark of the state that is made. */
   readonly highWater: number;
+  /** Pages that nodes are written to: they were free. */
+  readonly taken: ReadonlySet<number>;
   /** No count is lowered. */
   readonly keeps: boolean;
 }
@@ -238,23 +240,26 @@ export class SpaceRepair {
   }
 
   private tell(group: number, before: Uint32Array | null, counts: Uint32Array): void {
-    const { plan, facts } = this.parts;
+    const { plan, facts, taken } = this.parts;
     if (group >= facts.highWater) return;
     if (before === null) {
       plan.do(`counts of group ${group}: they cannot be used; they are made anew of the maps`);
       return;
     }
-    const changed = (is: (was: number, now: number) => boolean): number =>
-      counts.reduce((sum, now, b) => (is(before[b]!, now) ? sum + 1 : sum), 0);
+    const changed = (is: (was: number, now: number, b: number) => boolean): number =>
+      counts.reduce((sum, now, b) => (is(before[b]!, now, b) ? sum + 1 : sum), 0);
+    const isOwn = (b: number): boolean => taken.has(pbnOf(group, b));
+    const own = changed((was, now, b) => was === 0 && now > 0 && isOwn(b));
     const raised = changed((was, now) => was > 0 && was < now);
-    const taken = changed((was, now) => was === 0 && now > 0);
+    const used = changed((was, now, b) => was === 0 && now > 0 && !isOwn(b));
     const lowered = changed((was, now) => now > 0 && was > now);
     const freed = changed((was, now) => now === 0 && was > 0);
     const say = (blocks: number, what: string): void => {
       if (blocks > 0) plan.do(`counts of group ${group}: ${what}: ${blocks}`);
     };
     say(raised, 'blocks counted too low are raised');
-    say(taken, 'blocks in use that were counted free are raised, and may hold other data by now');
+    say(own, 'pages are used for what is written');
+    say(used, 'blocks in use that were counted free are raised, and may hold other data by now');
     say(lowered, 'blocks counted too high are lowered');
     say(freed, 'blocks that no map names are freed');
   }
@@ -301,4 +306,10 @@ export class SpaceRepair {
       page.free();
     }
   }
+}
+
+/** A page by its place among the counts of its group. */
+function pbnOf(group: number, b: number): number {
+  const extent = group * Group.extents + Math.floor(b / Group.blocks);
+  return extent * Group.extentPages + Group.metaPages + (b % Group.blocks);
 }

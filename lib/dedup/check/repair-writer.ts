@@ -67,6 +67,8 @@ export class RepairWriter {
 /** Pages for nodes: free in the state that is there, in the one to be, and to the journal. */
 export class FreePages {
   highWater: number;
+  /** Those that were taken. */
+  readonly taken = new Set<number>();
   private readonly space: SpaceCheck;
   private readonly facts: SuperblockFacts;
   private readonly pages: AsyncGenerator<number, void>;
@@ -89,6 +91,7 @@ export class FreePages {
     }
     const pbn = next.value;
     this.highWater = Math.max(this.highWater, Math.floor(pbn / Group.pages) + 1);
+    this.taken.add(pbn);
     this.space.setFound(pbn, count);
     this.space.holdsNode(pbn);
     return pbn;

@@ -19,21 +19,21 @@ import {
   tellSuperblocks,
   type Superblocks,
 } from './check.js';
+import { readJournal } from './check-journal.js';
 import { MapsCheck } from './check-maps.js';
 import { PageReader } from './check-pages.js';
 import { Findings } from './check-report.js';
 import { SpaceCheck } from './check-space.js';
-import { Group, Page, Rec, RecKind } from '../format/layout.js';
+import { Page } from '../format/layout.js';
 import { Pool } from '../pool.js';
 import { claim } from '../claim.js';
-import { JournalReader, recordsOf, type RecoveryReport } from '../durable/recovery.js';
+import type { RecoveryReport } from '../durable/recovery.js';
 import { CatalogueRepair } from './repair-catalogue.js';
 import { unsteady } from './repair-maps.js';
 import { RepairPlan, type RepairReport } from './repair-plan.js';
 import { SpacePages, SpaceRepair } from './repair-space.js';
 import { FreePages, RepairWriter } from './repair-writer.js';
-import { pair } from '../format/numbers.js';
-import type { SuperblockFacts } from '../format/superblock.js';
+import { assertWritable, type SuperblockFacts } from '../format/superblock.js';
 
 export interface RepairOptions {
   /** Says what it would do, and changes nothing. */
@@ -54,6 +54,7 @@ interface Pass {
 
 /**
  * Repairs the pool of a device that nobody has open. Errors: those of `checkPool` and `Pool.open`;
+ * POOL_BUSY, also of a dry run, when another checkpoint was done meanwhile;
  * POOL_CORRUPT when nothing leads to the pool's state; NO_SPACE when no page is free to write to.
  */
 export async function repairPool(
@@ -93,7 +94,11 @@ async function pass(
   const maps = new MapsCheck(reader, findings, space, facts, at);
   await space.summaries();
   await maps.run(async () => {});
-  const journal = await readJournal(device, facts, plan);
+  const journal = await readJournal(device, facts, maps);
+  if (journal.fault !== null) {
+    const { text } = journal.fault;
+    plan.leave(`journal: what it has after the checkpoint cannot be applied: ${text}`);
+  }
   const writer = new RepairWriter(device, facts, planned !== null);
   const old = new SpacePages(reader, space, facts);
   try {
@@ -104,12 +109,13 @@ async function pass(
     await new CatalogueRepair(parts, next).run();
     const keeps = plan.losses > 0 && !dropLost;
     if (keeps) plan.leave('blocks that no map names may be of what is lost: none is freed');
-    const { highWater } = free;
-    const all = { reader, space, pages: old, facts, plan, writer, highWater, keeps };
+    const { highWater, taken } = free;
+    const all = { reader, space, pages: old, facts, plan, writer, highWater, taken, keeps };
     const rootSlots = await new SpaceRepair(all).run();
     if (next.nextSerial !== facts.nextSerial) {
       plan.do(`superblock: the next serial is ${next.nextSerial}, not ${facts.nextSerial}`);
     }
+    await assertQuiet(device, facts);
     if (planned !== null && !planned.isSameAs(plan)) throw unsteady(device);
     if (!plan.isEmpty) await writer.name({ ...next, highWater, rootSlots });
     return { plan, pages: plan.isEmpty ? 0 : writer.pages, journalEntries: journal.entries };
@@ -136,46 +142,35 @@ async function readable(
           `${facts.checkpoint}, and the journal after it are what counts`,
       );
     }
+    assertWritable(facts);
     const faults = new Findings();
-    if (!isPlausible(device, facts, at, faults) || at.pbn !== (facts.checkpoint & 1)) {
-      throw beyondRepair(faults.list[0]?.message ?? `${at.page} has the other's number`);
-    }
+    if (!isPlausible(device, facts, at, faults)) throw beyondRepair(faults.list[0]!.message);
     return { ...read, facts };
   } finally {
     page.free();
   }
 }
 
+/** Throws POOL_BUSY: what was read is of several states. */
+async function assertQuiet(device: BlockDevice, facts: SuperblockFacts): Promise<void> {
+  const page = device.memory.alloc(Page.bytes);
+  try {
+    const now = await readSuperblocks(device, page);
+    if (now.facts?.checkpoint === facts.checkpoint) return;
+  } finally {
+    page.free();
+  }
+  const message = `the pool of ${device.uri} was changed while it was read: nothing is repaired`;
+  throw new PenstockError('POOL_BUSY', message, {
+    hint: 'close it everywhere first',
+    exitCode: 3,
+  });
+}
+
 function beyondRepair(why: string): PenstockError {
   return new PenstockError('POOL_CORRUPT', `the pool cannot be repaired: ${why}`, {
     hint: 'restore the device from a copy; nothing was changed',
   });
-}
-
-/** Entries after the checkpoint, and the extents that they name blocks in. */
-async function readJournal(
-  device: BlockDevice,
-  facts: SuperblockFacts,
-  plan: RepairPlan,
-): Promise<{ entries: number; extents: Set<number> }> {
-  const { journalPage: page, journalPages: pages, epoch } = facts;
-  const place = { page, pages, seed: facts.uuid[0]!, epoch };
-  const journal = new JournalReader(device, place, facts.seq, facts.journalAt);
-  const extents = new Set<number>();
-  try {
-    await journal.scan();
-    for (const entry of journal.entries) {
-      const words = await journal.load(entry);
-      for (const at of recordsOf(words)) {
-        if ((words[at]! & 0xff) !== RecKind.write) continue;
-        extents.add(Math.floor(pair(words, at + Rec.pbnLo) / Group.extentPages));
-      }
-    }
-  } catch (error) {
-    if (!(error instanceof PenstockError) || !isOfData(error)) throw error;
-    plan.leave(`journal: what it has after the checkpoint cannot be used: ${error.message}`);
-  }
-  return { entries: journal.entries.length, extents };
 }
 
 /** Opens the pool and closes it, which applies the journal. It may not open: something is lost. */

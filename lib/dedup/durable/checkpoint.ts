@@ -5,7 +5,7 @@
 // device flushed, the superblock written, the device flushed. Then what the state before needed is
 // free: journal, old places of nodes, blocks without references.
 //
-//   idle → (begin) → looking → writing → flushing → confirming → naming → ending → releasing → idle
+//   idle → (begin) → looking → writing → flushing → confirming → naming → ending → releasing
 //
 // Invariants
 // 1. Frames whose copies are not durable yet stay in memory (`staged`).

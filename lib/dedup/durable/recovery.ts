@@ -199,12 +199,16 @@ export class Recovery {
     const volume = catalogue.at(words[at + Rec.volume]!, words[at + Rec.serial]!);
     if (volume === null) return;
     const lbn = pair(words, at + Rec.lbnLo);
-    if ((words[at]! & 0xff) === RecKind.unmap) {
-      await this.unmap(volume, lbn, pair(words, at + Rec.pbnLo));
+    const pbn = pair(words, at + Rec.pbnLo);
+    const isUnmap = (words[at]! & 0xff) === RecKind.unmap;
+    const count = isUnmap ? pbn : words[at]! >>> 8;
+    if ((lbn + count) * Page.bytes > volume.bytes) {
+      throw corruptError(`a record of the journal is beyond the end of volume ${volume.index}`);
+    }
+    if (isUnmap) {
+      await this.unmap(volume, lbn, count);
       return;
     }
-    const count = words[at]! >>> 8;
-    const pbn = pair(words, at + Rec.pbnLo);
     const prints = words.subarray(at + Rec.words, at + Rec.words + count * Fingerprint.words);
     const sound = verify ? await this.verify(pbn, count, prints) : null;
     for (let b = 0; b < count; b++) {
@@ -277,7 +281,11 @@ export class Recovery {
     for (let idle = 0; ;) {
       const answer = ask();
       const { space, pages, io } = this.engine.parts;
-      if (space.broken !== null) throw corruptError(space.broken);
+      // What the device could not read is not damaged.
+      if (space.broken !== null) {
+        const isDamaged = pages.failure !== PageFailure.device;
+        throw isDamaged ? corruptError(space.broken) : pageError(pages, this.device);
+      }
       if (answer === Miss.bad) throw pageError(pages, this.device);
       if (answer !== Miss.wait) return answer;
       idle = io.inFlight > 0 ? 0 : idle + 1;
@@ -303,10 +311,13 @@ export class Recovery {
 export function recordsOf(words: Uint32Array): number[] {
   const found: number[] = [];
   let at: number = Entry.words;
+  if (words[Entry.kind] !== EntryKind.records) throw corruptError('an entry is damaged');
   for (let i = 0; i < words[Entry.records]!; i++) {
     if (at + Rec.words > words.length) throw corruptError('a record is damaged');
     found.push(at);
-    const isWrite = (words[at]! & 0xff) === RecKind.write;
+    const kind = words[at]! & 0xff;
+    const isWrite = kind === RecKind.write;
+    if (!isWrite && kind !== RecKind.unmap) throw corruptError('a record is damaged');
     const count = words[at]! >>> 8;
     if (isWrite && (count === 0 || count > SetMax.blocks))
       throw corruptError('a record is damaged');

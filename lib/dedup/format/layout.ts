@@ -18,6 +18,9 @@ export const enum Feature {
 
 export const FEATURES_KNOWN = Feature.dataChecksum;
 
+/** Features without which a pool can be read, and not written. */
+export const READ_FEATURES_KNOWN = 0;
+
 /** Magic words: four ASCII characters, the first in the lowest byte. */
 export const enum Magic {
   superblock = 0x4b545350,

@@ -8,6 +8,7 @@ import {
   Head,
   Magic,
   Page,
+  READ_FEATURES_KNOWN,
   ROOT_SLOT_WORDS,
   Super,
 } from './layout.js';
@@ -15,6 +16,8 @@ import { pair, setPair } from './numbers.js';
 
 export interface SuperblockFacts {
   uuid: Uint32Array;
+  /** Features, known or not: who writes the next superblock keeps them. */
+  compatible: number;
   incompatible: number;
   readCompatible: number;
   epoch: number;
@@ -55,6 +58,7 @@ export function writeSuperblock(words: Uint32Array, facts: SuperblockFacts, slot
   words[Head.checkpoint] = facts.checkpoint;
   words[Head.own] = FORMAT_VERSION;
   words.set(facts.uuid, Super.uuid);
+  words[Super.compatible] = facts.compatible;
   words[Super.incompatible] = facts.incompatible;
   words[Super.readCompatible] = facts.readCompatible;
   words[Super.epoch] = facts.epoch;
@@ -94,15 +98,14 @@ export function readSuperblock(words: Uint32Array, slot: number): SuperblockFact
   const isKnown = (words[Super.incompatible]! & ~FEATURES_KNOWN) === 0;
   if (version !== FORMAT_VERSION || !isKnown) {
     const features = words[Super.incompatible]!.toString(16);
-    throw new PenstockError(
-      'NEWER_FORMAT',
+    throw newerFormat(
       `the pool has format ${version} with features 0x${features}; this version knows ` +
         `${FORMAT_VERSION} with 0x${FEATURES_KNOWN.toString(16)}`,
-      { hint: 'open it with the version of Penstock that made it, or a newer one', exitCode: 3 },
     );
   }
   return {
     uuid: words.slice(Super.uuid, Super.uuid + 4),
+    compatible: words[Super.compatible]!,
     incompatible: words[Super.incompatible]!,
     readCompatible: words[Super.readCompatible]!,
     epoch: words[Super.epoch]!,
@@ -131,6 +134,21 @@ export function readSuperblock(words: Uint32Array, slot: number): SuperblockFact
     llrrmUri: uriBytes(words).toString().replace(/\0+$/, ''),
     rootSlots: words.slice(Super.rootSlots, Super.rootSlots + ROOT_SLOT_WORDS),
   };
+}
+
+/** Throws NEWER_FORMAT for a pool that this version may read, and not write. */
+export function assertWritable(facts: SuperblockFacts): void {
+  const unknown = (facts.readCompatible & ~READ_FEATURES_KNOWN) >>> 0;
+  if (unknown === 0) return;
+  const features = unknown.toString(16);
+  throw newerFormat(`the pool has features 0x${features}, which this version cannot write with`);
+}
+
+function newerFormat(message: string): PenstockError {
+  return new PenstockError('NEWER_FORMAT', message, {
+    hint: 'open it with the version of Penstock that made it, or a newer one',
+    exitCode: 3,
+  });
 }
 
 function uriBytes(words: Uint32Array): Buffer {

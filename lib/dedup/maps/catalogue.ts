@@ -6,6 +6,7 @@
 import { PenstockError } from '../../errors.js';
 import { Group, Head, Magic, Page, Volume, VolumeState } from '../format/layout.js';
 import { pair, setPair } from '../format/numbers.js';
+import { isVolumeSize, MAP_LEVEL_MAX, VOLUME_BYTES_MAX } from '../format/sense.js';
 import { Miss } from '../durable/pages.js';
 import { levelOf, type Tree, type Trees } from './trees.js';
 
@@ -31,12 +32,10 @@ export interface VolumeRecord extends Tree {
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9._:@+-]*$/;
 /** Leaves of a map: 512 blocks each. */
 export const LEAF_BYTES = 2 ** 21;
-const LEVEL_MAX = 3;
 /** Blocks that stay promised to a volume that has all it was promised: it may write them anew. */
 const REWRITE_BLOCKS = 1024;
 /** A node of its map for so many blocks; with them, an extent for nodes is promised. */
 const NODES_PART = 256;
-export const VOLUME_BYTES_MAX = 64 * 2 ** 40;
 
 export class Catalogue {
   readonly tree: Tree;
@@ -239,7 +238,7 @@ export class Catalogue {
         users: 0,
       };
       const least = levelOf(Math.ceil(volume.bytes / LEAF_BYTES));
-      if (volume.bytes > VOLUME_BYTES_MAX || volume.level < least || volume.level > LEVEL_MAX) {
+      if (volume.bytes > VOLUME_BYTES_MAX || volume.level < least || volume.level > MAP_LEVEL_MAX) {
         throw new PenstockError('POOL_CORRUPT', `volume ${volume.index} does not make sense`, {
           hint: '`penstock pool check` says what can still be used',
         });
@@ -294,7 +293,7 @@ function assertName(name: string): void {
 }
 
 export function assertBytes(bytes: number): void {
-  if (bytes >= 4096 && bytes <= VOLUME_BYTES_MAX && bytes % 4096 === 0) return;
+  if (isVolumeSize(bytes)) return;
   throw new PenstockError('BAD_SIZE', `a volume cannot have ${bytes} bytes`, {
     hint: 'give a multiple of 4 KiB up to 64 TiB',
     exitCode: 2,

@@ -70,8 +70,11 @@ async function raise(
   level: number,
 ): Promise<void> {
   while (volume.level < level) {
-    await until(engine, () => (engine.parts.trees.raise(volume) ? 0 : Miss.wait));
-    volume.changed = true;
+    // A checkpoint in between has the new root, and the size that counts still.
+    await until(engine, () => {
+      volume.changed = true;
+      return engine.parts.trees.raise(volume) ? 0 : Miss.wait;
+    });
   }
   volume.bytes = bytes;
   volume.changed = true;

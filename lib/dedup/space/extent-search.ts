@@ -1,5 +1,5 @@
-// The search for an extent with room, where none is left that was never used: an empty one, if there
-// are any to be had; else one with much room.
+// The search for an extent with room, where none is left that was never used: an empty one, if
+// there are any to be had; else one with much room.
 //
 // It goes on where the last one ended, in as many calls as it takes. Spans without an empty extent
 // are passed over by their root word; nodes have a list of their extents. Of extents with room the

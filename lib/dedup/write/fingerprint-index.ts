@@ -161,9 +161,10 @@ export class FingerprintIndex {
   // hot:end
 
   /**
-   * Doubles the rate when the table is full (0.94) and the sampled ones of so many blocks would fill
-   * it, and so begins a sweep: call `sweep` until it is done. False when there is no need, while a
-   * sweep runs, or at the last rate. (Entries of blocks that are gone make room by being the oldest.)
+   * Doubles the rate when the table is full (0.94) and the sampled ones of so many blocks would
+   * fill it, and so begins a sweep: call `sweep` until it is done. False when there is no need,
+   * while a sweep runs, or at the last rate. (Entries of blocks that are gone are the oldest, and
+   * make room so.)
    */
   maybeDouble(blocks = Infinity): boolean {
     const most = LOAD_MAX * this.slots;
