@@ -1,8 +1,8 @@
 // `penstock volume export`: a volume's bytes into a file, sparse.
 //
 // Invariant: the file has its name only once it is whole. Until then it stands beside it under
-// another, and goes when anything fails; a file that is replaced (--force) stays until then. What is
-// told of is durable, the name too.
+// another, and goes when anything fails; a file that is replaced (--force) stays until then. When
+// the export is told of, bytes and name are durable.
 
 import { realpathSync, statSync } from 'node:fs';
 import { open as openFile, rename, rm, type FileHandle } from 'node:fs/promises';

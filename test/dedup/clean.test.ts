@@ -310,7 +310,7 @@ it.each(['copied', 'walked'])(
   },
 );
 
-it('is joined by who asks meanwhile, whatever the options, and leaves nothing in memory', async () => {
+it('is joined by who asks meanwhile, whatever the options, and keeps no tables', async () => {
   const device = await open('ram:160MiB');
   const { pool, models } = await fragmented(device);
   const { cleaner } = pool.engine;
