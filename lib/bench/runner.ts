@@ -5,6 +5,7 @@
 import { PenstockError } from '../errors.js';
 import type { BlockDevice, DeviceHandle } from '../hpdi/index.js';
 import { open } from '../open.js';
+import { parseUri } from '../uri.js';
 import { Crew } from './crew.js';
 import { checkJob, geometryOf } from './job.js';
 import type { WorkerOutput } from './messages.js';
@@ -81,6 +82,7 @@ export async function runJobs(
     });
   }
   for (const job of jobs) checkJob(job);
+  assertPoolsApart(jobs);
   const devices = new Map<string, BlockDevice>();
   const crews: Crew[] = [];
   try {
@@ -96,6 +98,24 @@ export async function runJobs(
   } finally {
     await Promise.all(crews.map((crew) => crew.close()));
     for (const device of [...devices.values()].reverse()) await device.close();
+  }
+}
+
+/**
+ * Throws NOT_SHAREABLE for two volumes of one pool: workers are threads, and a pool is open in one.
+ */
+function assertPoolsApart(jobs: readonly JobOptions[]): void {
+  const pools = new Map<string, string>();
+  for (const { uri } of jobs) {
+    const { scheme, path } = parseUri(uri);
+    if (scheme !== 'dedup') continue;
+    const other = pools.get(path) ?? uri;
+    pools.set(path, uri);
+    if (other === uri) continue;
+    throw new PenstockError('NOT_SHAREABLE', `${other} and ${uri} are volumes of one pool`, {
+      hint: 'measure them one after the other: a pool belongs to one thread, as does a job',
+      exitCode: 2,
+    });
   }
 }
 

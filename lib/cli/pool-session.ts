@@ -64,6 +64,27 @@ export async function closing<T>(
   return result;
 }
 
+/**
+ * Waits till the pool has nothing under way: what was deleted is free then. Throws INTERRUPTED,
+ * with what has been `done` all the same.
+ */
+export async function settled(pool: Pool, signal: AbortSignal, done = ''): Promise<void> {
+  await Promise.race([pool.settle(), aborted(signal)]);
+  if (done === '') throwIfInterrupted(signal);
+  if (!signal.aborted) return;
+  throw new PenstockError('INTERRUPTED', `interrupted: ${done}, and not all of its space is free`, {
+    hint: 'The rest comes free in the background when the pool is opened again.',
+    exitCode: Exit.INTERRUPTED,
+  });
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => {
+    signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+}
+
 export function throwIfInterrupted(signal: AbortSignal): void {
   if (!signal.aborted) return;
   throw new PenstockError('INTERRUPTED', 'interrupted: the command did not finish', {

@@ -4,7 +4,7 @@
 import type { Command } from 'commander';
 import { formatSize } from '../units.js';
 import { Exit, printJson, printText } from './output.js';
-import { throwIfInterrupted, withPool } from './pool-session.js';
+import { settled, throwIfInterrupted, withPool } from './pool-session.js';
 import type { Finish } from './program.js';
 
 export function configureGrow(command: Command, finish: Finish): void {
@@ -36,7 +36,7 @@ export function configureTrim(command: Command, finish: Finish): void {
     .action(async (uri: string, _: object, self: Command) => {
       const bytes = await withPool(uri, async (pool, signal) => {
         // What is being deleted is free afterwards.
-        await pool.settle();
+        await settled(pool, signal);
         const trimmed = await pool.trim({ signal });
         throwIfInterrupted(signal);
         return trimmed;
@@ -60,7 +60,7 @@ export function configureClean(command: Command, finish: Finish): void {
     .action(async (uri: string, _: object, self: Command) => {
       const report = await withPool(uri, async (pool, signal) => {
         // What is being deleted needs not be moved.
-        await pool.settle();
+        await settled(pool, signal);
         const cleaned = await pool.clean({ signal });
         throwIfInterrupted(signal);
         return cleaned;

@@ -1,10 +1,12 @@
 // `penstock volume export`: a volume's bytes into a file, sparse.
 //
 // Invariant: the file has its name only once it is whole. Until then it stands beside it under
-// another, and goes when anything fails; a file that is replaced (--force) stays until then.
+// another, and goes when anything fails; a file that is replaced (--force) stays until then. When
+// the export is told of, bytes and name are durable.
 
 import { realpathSync, statSync } from 'node:fs';
 import { open as openFile, rename, rm, type FileHandle } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import type { Pool } from '../dedup/index.js';
 import { PenstockError, errnoCode } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
@@ -69,6 +71,7 @@ export async function exportVolume(
     try {
       written = await closing(handle, () => writeFile(disk, handle, bytes, signal));
       await rename(partial, target);
+      await syncFolder(dirname(target));
     } catch (error) {
       await rm(partial, { force: true });
       throw explained(error, target);
@@ -83,6 +86,15 @@ export async function exportVolume(
       bytes_per_second: Math.round(bytes / Math.max(seconds, 1e-6)),
     };
   });
+}
+
+/** Makes the names in a folder durable, where it may be read. */
+async function syncFolder(path: string): Promise<void> {
+  const handle = await openFile(path, 'r').catch((error: unknown) => {
+    if (errnoCode(error) !== 'EACCES') throw error;
+    return null;
+  });
+  if (handle !== null) await closing(handle, () => handle.sync());
 }
 
 /** Resolves with the number of bytes that are not zeros, once they are durable. */

@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import type { Pool } from '../dedup/index.js';
 import { formatSize, parseSize } from '../units.js';
 import { Exit, printJson, printText, table } from './output.js';
-import { closing, withPool } from './pool-session.js';
+import { closing, settled, withPool } from './pool-session.js';
 import type { Finish } from './program.js';
 import { exportTarget, exportVolume, type Exported } from './volume-export.js';
 import { importImage, openImage, type Imported } from './volume-import.js';
@@ -68,9 +68,9 @@ export function configure(command: Command, finish: Finish): void {
     .action(async (uri: string, name: string, size: string, _: object, self: Command) => {
       const { shrink = false } = self.opts<{ shrink?: boolean }>();
       const bytes = parseSize(size);
-      await withPool(uri, async (pool) => {
+      await withPool(uri, async (pool, signal) => {
         await pool.resizeVolume(name, bytes, { shrink });
-        await pool.settle();
+        await settled(pool, signal, `volume ${name} has ${formatSize(bytes)}`);
       });
       if (wantsJson(self)) printJson('volume-resize', { name, size_bytes: bytes });
       else printText(`volume ${name} has ${formatSize(bytes)}`);
@@ -79,9 +79,9 @@ export function configure(command: Command, finish: Finish): void {
   subcommand(command, 'delete', 'delete a volume or snapshot; what others share stays')
     .argument('<name>', 'the volume')
     .action(async (uri: string, name: string, _: object, self: Command) => {
-      await withPool(uri, async (pool) => {
+      await withPool(uri, async (pool, signal) => {
         await pool.deleteVolume(name);
-        await pool.settle();
+        await settled(pool, signal, `volume ${name} is deleted`);
       });
       if (wantsJson(self)) printJson('volume-delete', { name });
       else printText(`volume ${name} deleted`);

@@ -277,7 +277,8 @@ export class Pool {
 
   /**
    * Gives free space back to the device, in pieces beside other work; resolves with how many bytes.
-   * It ends early when the pool is closed. Errors: UNSUPPORTED, the device's.
+   * It ends early when the pool is closed. Who asks while one is under way gets what comes of that
+   * one: his options are not looked at. Errors: UNSUPPORTED, the device's.
    */
   trim(options: TrimOptions = {}): Promise<number> {
     this.assertOpen();
@@ -290,7 +291,8 @@ export class Pool {
   /**
    * Empties extents with few blocks in use, beside other work: their blocks are copied to others,
    * in order, and all maps name the copies. One pass; it ends early when the pool is closed or
-   * full, and says so. Errors: BAD_OPTION, POOL_FAILED.
+   * full, and says so. As with `trim`, who asks while one is under way gets that one's report.
+   * Errors: BAD_OPTION, POOL_FAILED.
    */
   clean(options: CleanOptions = {}): Promise<CleanReport> {
     this.assertOpen();

@@ -173,6 +173,10 @@ describe('a damaged pool', () => {
     expect(stats['volumes']).toBeGreaterThan(0);
     const two = await json('bench', `dedup:${uri}#measured`, ...words, '--numjobs', '2');
     expect(two).toMatchObject({ body: { code: 'NOT_SHAREABLE' } });
+    const both = [`dedup:${uri}#measured`, `dedup:${uri}?dedup.block=512#one`];
+    const apart = await json('bench', ...both, ...words);
+    expect(apart).toMatchObject({ code: 2, body: { code: 'NOT_SHAREABLE' } });
+    expect(apart.body['message']).toContain('volumes of one pool');
     expect((await json('volume', 'delete', uri, 'measured')).code).toBe(0);
   });
 

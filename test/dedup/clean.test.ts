@@ -310,6 +310,25 @@ it.each(['copied', 'walked'])(
   },
 );
 
+it('is joined by who asks meanwhile, whatever the options, and keeps no tables', async () => {
+  const device = await open('ram:160MiB');
+  const { pool, models } = await fragmented(device);
+  const { cleaner } = pool.engine;
+  const under = pool.clean({ maxVictims: 3 });
+  const joined = pool.clean({ maxUsed: 0, signal: AbortSignal.abort() });
+  const report = await under;
+  expect(report).toMatchObject({ victims: 3, stopped: null });
+  expect(await joined).toBe(report);
+  expect(cleaner).toMatchObject({ held: false, copier: null, walk: null, holders: [] });
+  // Those of the next one count again.
+  await expect(pool.clean({ maxUsed: 0 })).rejects.toMatchObject({ code: 'BAD_OPTION' });
+  expect((await pool.clean({ maxVictims: 2 })).victims).toBe(2);
+  await expectAll(pool, models);
+  await pool.close();
+  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});
+
 it('refuses what is no number of blocks', async () => {
   const device = await open('ram:40MiB');
   await Pool.create(device);

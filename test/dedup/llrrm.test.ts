@@ -1,5 +1,5 @@
 // Low-latency memory of a pool: what is copied there and read from there, and that nothing of it is
-// needed: neither its blocks nor the device.
+// needed: neither its blocks nor the device. (Blocks that are freed: llrrm-reuse.test.ts.)
 
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -175,27 +175,6 @@ describe('short runs of sets that are looked at', () => {
     await disk.close();
     await pool.close();
     await device.close();
-  });
-});
-
-describe('a block that is freed', () => {
-  it('has left before its place is written again', async () => {
-    const made = await stand();
-    for (let round = 0; round < 4; round++) {
-      for (const disk of made.disks) await write(disk, 0, range(1000 + round * 100, 64));
-      await made.pool.checkpoint();
-      await made.pool.checkpoint();
-      await made.pool.settle();
-      for (const disk of made.disks) {
-        for (const at of [0, 31, 60]) {
-          expect(await read(disk, at, 4)).toEqual(range(1000 + round * 100 + at, 4));
-        }
-      }
-    }
-    const { promoted, used, freed } = tierOf(made.pool);
-    expect(freed).toBeGreaterThan(200);
-    expect(promoted).toBe(freed + used);
-    await end(made);
   });
 });
 

@@ -19,6 +19,8 @@ import { contentOf, fillBlock } from '../soak/dedup-model.js';
 const PAGE = 4096;
 const OPEN = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
 const BAD_BLOCKS = 8;
+/** Beyond what the others write. */
+const SHORT_AT = 2000;
 const SCRIBBLER = new URL('../../dist/test/support/dedup-scribbler.js', import.meta.url);
 const folder = mkdtempSync(join(tmpdir(), 'penstock-pool-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -357,39 +359,63 @@ describe('the index', () => {
 });
 
 describe('a client that changes its buffer while it is written', () => {
-  it('harms its own blocks only, a thousand times', async () => {
-    const [pool, device] = await onRam();
-    await pool.createVolume('bad', 2 ** 26);
-    await pool.createVolume('good', 2 ** 26);
-    const bad = pool.openVolume('bad');
-    const good = pool.openVolume('good');
-    const buffer = bad.memory.alloc(BAD_BLOCKS * PAGE);
-    const control = new Int32Array(new SharedArrayBuffer(8));
-    const { address } = buffer;
-    const worker = new Worker(SCRIBBLER, { workerData: { control, address, blocks: BAD_BLOCKS } });
-    const ended = once(worker, 'exit');
-    await once(worker, 'message');
-    for (let round = 0; round < 1000; round++) {
-      const mine = range(1 + round * BAD_BLOCKS, BAD_BLOCKS);
-      Atomics.store(control, 0, mine[0]!);
-      // Until it is there for the first time.
-      while (contentOf(buffer.u32, 0) !== mine[0]) await new Promise(setImmediate);
-      const at = (round % 200) * BAD_BLOCKS;
-      await bad.write(at, buffer);
-      // Whoever writes what the other one said it would must get that back.
-      const own = filled(good, mine);
-      await good.write(at, own);
-      own.free();
-      expect(await contentsOf(good, at, BAD_BLOCKS)).toEqual(mine);
-    }
-    Atomics.store(control, 0, -1);
-    await ended;
-    buffer.free();
-    // It did happen: what was stored was not what had been hashed.
-    expect(pool.stats().written.unequal).toBeGreaterThan(0);
-    await bad.close();
-    await good.close();
-    await pool.close();
-    await device.close();
-  }, 60_000);
+  it.each([
+    ['a pool', 1000, false],
+    ['a pool with low-latency memory', 300, true],
+  ])(
+    'harms its own blocks only, in %s, %i times',
+    async (_, rounds, isTiered) => {
+      // With a threshold of 1 all that is written is copied there, and compared there later.
+      const device = await open('ram:64MiB');
+      const llrrm = isTiered ? await open('ram:16MiB') : null;
+      await Pool.create(device, { thn: 4, sampling: 1, llrrmThreshold: 1 });
+      const pool = await Pool.open(device, { ...OPEN, llrrm });
+      await pool.createVolume('bad', 2 ** 26);
+      await pool.createVolume('good', 2 ** 26);
+      const bad = pool.openVolume('bad');
+      const good = pool.openVolume('good');
+      const buffer = bad.memory.alloc(BAD_BLOCKS * PAGE);
+      const control = new Int32Array(new SharedArrayBuffer(8));
+      const { address } = buffer;
+      const worker = new Worker(SCRIBBLER, {
+        workerData: { control, address, blocks: BAD_BLOCKS },
+      });
+      const ended = once(worker, 'exit');
+      await once(worker, 'message');
+      for (let round = 0; round < rounds; round++) {
+        const mine = range(1 + round * BAD_BLOCKS, BAD_BLOCKS);
+        Atomics.store(control, 0, mine[0]!);
+        // Until it is there for the first time.
+        while (contentOf(buffer.u32, 0) !== mine[0]) await new Promise(setImmediate);
+        const at = (round % 200) * BAD_BLOCKS;
+        await bad.write(at, buffer);
+        if (isTiered) await pool.settle();
+        // Whoever writes what the other one said it would must get that back.
+        const own = filled(good, mine);
+        await good.write(at, own);
+        own.free();
+        expect(await contentsOf(good, at, BAD_BLOCKS)).toEqual(mine);
+        // Also in runs that are shared only for what is in low-latency memory.
+        const short = filled(good, [0, ...mine.slice(2, 4), 0]);
+        await good.write(SHORT_AT, short);
+        short.free();
+        expect(await contentsOf(good, SHORT_AT, 4)).toEqual([0, ...mine.slice(2, 4), 0]);
+      }
+      Atomics.store(control, 0, -1);
+      await ended;
+      buffer.free();
+      // It did happen: what was stored was not what had been hashed.
+      const { written, llrrm: tier } = pool.stats();
+      expect(written.unequal).toBeGreaterThan(0);
+      expect(written.same).toBeGreaterThan(0);
+      expect(written.short > 0 && tier!.compared > 0).toBe(isTiered);
+      await bad.close();
+      await good.close();
+      await pool.close();
+      expect(await checkPool(device)).toMatchObject({ clean: true });
+      await device.close();
+      await llrrm?.close();
+    },
+    60_000,
+  );
 });

@@ -3,6 +3,8 @@
 
 import { describe, expect, it } from 'vitest';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
+import { Stream } from '../../lib/dedup/space/allocator.js';
+import { faultControl } from '../../lib/drivers/fault/index.js';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { open } from '../../lib/open.js';
 import { contentOf, fillBlock } from '../soak/dedup-model.js';
@@ -77,6 +79,62 @@ describe('a volume', () => {
       if (frozen.length > 2) await pool.deleteVolume(frozen.shift()!.name);
     }
     for (const each of frozen) await compare(pool, each.name, each.model);
+    await pool.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
+  });
+
+  it('is named in the checkpoint that has its new root, whenever that begins', async () => {
+    const device = await open('ram:64MiB?fault.cache=64MiB&fault.delayUs=2000');
+    const control = faultControl(device.backend)!;
+    await Pool.create(device);
+    const pool = await Pool.open(device, OPEN);
+    await pool.createVolume('one', PAGE);
+    const disk = pool.openVolume('one');
+    await write(disk, 0, [7]);
+    await disk.close();
+    await pool.checkpoint();
+    // It begins in the very step in which the map gets its first level.
+    const { checkpoint } = pool.engine.parts;
+    const { done } = checkpoint;
+    const begun = pool.checkpoint().catch(() => undefined);
+    const resized = pool.resizeVolume('one', 262_145 * PAGE).catch((error: unknown) => error);
+    while (checkpoint.done === done) await new Promise(setImmediate);
+    await control.cut({ survive: 0 });
+    await begun;
+    expect(await resized).toMatchObject({ code: 'POOL_FAILED' });
+    await pool.close().catch(() => undefined);
+    control.heal();
+    const again = await Pool.open(device, OPEN);
+    await compare(again, 'one', new Map([[0, 7]]));
+    await again.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
+  });
+
+  it('keeps its map as it is when there is room for a part of the new one', async () => {
+    const device = await open('ram:40MiB');
+    await Pool.create(device);
+    const pool = await Pool.open(device, OPEN);
+    await pool.createVolume('one', PAGE);
+    const disk = pool.openVolume('one');
+    await write(disk, 0, [7]);
+    await disk.close();
+    await pool.checkpoint();
+    // Two levels more need two nodes: all places are given out but for one.
+    const { allocator, space, catalogue } = pool.engine.parts;
+    const taken: number[] = [];
+    do if (allocator.take(Stream.nodes, 1) === 1) taken.push(allocator.pbn);
+    while (!allocator.full);
+    space.unreserve(taken.pop()!);
+    const resized = pool.resizeVolume('one', 262_145 * PAGE);
+    await expect(resized).rejects.toMatchObject({ code: 'NO_SPACE' });
+    expect(catalogue.get('one')).toMatchObject({ bytes: PAGE, level: 0 });
+    await pool.checkpoint();
+    expect(await pool.check({ data: true })).toMatchObject({ clean: true });
+    for (const pbn of taken) space.unreserve(pbn);
+    await pool.resizeVolume('one', 262_145 * PAGE);
+    await compare(pool, 'one', new Map([[0, 7]]));
     await pool.close();
     expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
     await device.close();

@@ -112,6 +112,19 @@ it.each([1, 2])(
   },
 );
 
+it('is joined by who asks meanwhile, whatever the options', async () => {
+  const device = await open('ram:64MiB');
+  await Pool.create(device);
+  const pool = await Pool.open(device);
+  const under = pool.trim();
+  const joined = pool.trim({ signal: AbortSignal.abort() });
+  expect(await under).toBeGreaterThan(2 ** 25);
+  expect(await joined).toBe(await under);
+  expect(await pool.trim({ signal: AbortSignal.abort() })).toBe(0);
+  await pool.close();
+  await device.close();
+});
+
 it('says where it cannot be, and goes on after a device that failed', async () => {
   const ram = await ramDriver.open(String(40 * MIB), new Map(), 'ram:40MiB');
   const info = { ...ram.info, operations: ram.info.operations & ~(1 << Op.DISCARD) };

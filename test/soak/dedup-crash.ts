@@ -1,13 +1,15 @@
 // Crashes of the dedup pool: random work over a device in memory with a volatile cache, whose power
 // goes at a random operation: what was not flushed survives by chance, in blocks of 512 bytes. The
 // pool is opened again (and, now and then, cut again while it recovers) and held against a model:
-// every flushed write is there, every other block is old or new.
+// every flushed write is there, every other block is old or new. In some rounds volumes are written
+// in blocks of 512 bytes, too, and held against it sector by sector.
 
 import { faultControl, wrapFault } from '../../lib/drivers/fault/index.js';
 import { driver as ramDriver } from '../../lib/drivers/ram/index.js';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
 import { PenstockError } from '../../lib/errors.js';
 import { BlockDevice, type Backend } from '../../lib/hpdi/index.js';
+import { Memory } from '../../lib/memory/index.js';
 import { open } from '../../lib/open.js';
 import { contentOf, fillBlock, VolumeModel } from './dedup-model.js';
 import { check, within, type Random, type Soak, type SoakRun } from './harness.js';
@@ -15,13 +17,20 @@ import { check, within, type Random, type Soak, type SoakRun } from './harness.j
 const DEVICE_BYTES = 40 * 2 ** 20;
 const VOLUMES = 2;
 const MODELS_MAX = 5;
-const BLOCKS = 1200;
+/** Blocks of a volume that are watched, by round. */
+const BLOCKS_LEAST = 600;
+const BLOCKS_MOST = 1200;
 const RUN_MAX = 48;
+/** Sectors of a write of parts of pages. */
+const SECTORS_MAX = 20;
 const STEPS = 40;
 const PARALLEL = 4;
-/** Sizes round the ends of leaves and levels of a map; what is beyond BLOCKS is not written. */
-const SIZES = [1, 100, 511, 512, 513, 700, 1024, 1025, BLOCKS, 262_144, 262_145];
+/** Sizes round the ends of leaves and levels of a map; what is not watched is not written. */
+const SIZES = [1, 100, 511, 512, 513, 700, 1024, 1025, 262_144, 262_145];
 const PAGE = 4096;
+const SECTOR = 512;
+/** Rounds of a run that must have met everything. */
+const ROUNDS_TOLD = 30;
 const OPEN = { cacheBytes: 2 * 2 ** 20, indexBytes: 2 ** 20, depth: 64 };
 
 class CrashRun implements SoakRun {
@@ -30,6 +39,11 @@ class CrashRun implements SoakRun {
   /** Low-latency memory, in half of the rounds; the power cut leaves it as it is. */
   private llrrm: BlockDevice | null = null;
   private content = 1;
+  private blocks = 0;
+  /** Places of the models per page: 8 in rounds with sectors, else 1. */
+  private per = 1;
+  private rounds = 0;
+  private sectorRounds = 0;
   /** Recoveries that applied entries, and of them those that left blocks out. */
   private replayed = 0;
   private lost = 0;
@@ -37,6 +51,8 @@ class CrashRun implements SoakRun {
   private cleaned = 0;
   /** Contents that were written in a row, to be written again. */
   private readonly series: number[][] = [];
+  /** One for all rounds: fresh memory costs more than what is done with it. */
+  private readonly memory = new Memory();
 
   constructor(random: Random, ram: Backend) {
     this.random = random;
@@ -48,7 +64,12 @@ class CrashRun implements SoakRun {
     const gone = random.between(20, 600);
     const device = this.device(gone);
     this.llrrm = random.chance(0.5) ? await open('ram:1MiB') : null;
-    const models = Array.from({ length: VOLUMES }, (_, i) => new VolumeModel(`v${i}`, BLOCKS));
+    this.per = random.chance(0.35) ? PAGE / SECTOR : 1;
+    this.blocks = random.between(BLOCKS_LEAST, BLOCKS_MOST);
+    const models = Array.from(
+      { length: VOLUMES },
+      (_, i) => new VolumeModel(`v${i}`, this.blocks * this.per),
+    );
     const thn = random.pick([1, 2, 4, 8, 8, 8, 32]);
     try {
       await within(20_000, 'a crash', this.until(device, models, thn));
@@ -56,14 +77,23 @@ class CrashRun implements SoakRun {
       await device.close();
       await this.llrrm?.close();
     }
+    this.rounds++;
+    if (this.per > 1) this.sectorRounds++;
     return 1;
   }
 
   async finish(): Promise<void> {
     await this.ram.close();
-    const { replayed, lost, cleaned } = this;
+    this.memory.trim();
+    const { replayed, lost, cleaned, sectorRounds } = this;
     const recovered = `${replayed} recoveries had entries, ${lost} lost blocks`;
-    console.log(`dedup-crash: ${recovered}; ${cleaned} passes of cleaning moved blocks`);
+    const done = `${cleaned} passes of cleaning moved blocks, ${sectorRounds} rounds had sectors`;
+    console.log(`dedup-crash: ${recovered}; ${done}`);
+    // What nothing happened in proves nothing.
+    if (this.rounds < ROUNDS_TOLD) return;
+    check(replayed > 0, 'no recovery had entries');
+    check(cleaned > 0, 'no pass of cleaning moved blocks');
+    check(sectorRounds > 0, 'no round had sectors');
   }
 
   /** A part of the memory, which grows whenever somebody looks. */
@@ -105,7 +135,7 @@ class CrashRun implements SoakRun {
       });
       const pool = await Pool.open(device, { ...OPEN, llrrm: this.llrrm });
       try {
-        for (const model of models) await pool.createVolume(model.name, BLOCKS * PAGE);
+        for (const model of models) await pool.createVolume(model.name, this.blocks * PAGE);
         made = true;
         for (let step = 0; step < STEPS; step++) await this.step(pool, models);
       } finally {
@@ -141,8 +171,8 @@ class CrashRun implements SoakRun {
     try {
       for (const model of models) {
         const { bytes } = pool.volumes.find(({ name }) => name === model.name)!;
-        const size = bytes / PAGE;
-        check(size === model.size || size === model.next, `${model.name} has ${size} blocks`);
+        const size = (bytes / PAGE) * this.per;
+        check(size === model.size || size === model.next, `${model.name} has ${bytes} bytes`);
         if (size !== model.size) model.resized(size);
         model.next = size;
         await this.read(pool, model, (block, content) => model.adopt(block, content));
@@ -168,7 +198,7 @@ class CrashRun implements SoakRun {
     for (let step = 0; step < 4; step++) await this.step(pool, models);
     for (const model of models) {
       // What was cut off is not there any more.
-      if (model.size < BLOCKS) await this.resize(pool, model, BLOCKS);
+      if (model.size < model.blocks) await this.resize(pool, model, this.blocks);
       await this.read(pool, model, (block, content) => {
         check(content === model.newest[block], `${model.name} block ${block} holds ${content}`);
       });
@@ -176,19 +206,20 @@ class CrashRun implements SoakRun {
     check(pool.engine.failed === null, `the pool failed: ${pool.engine.failed}`);
   }
 
-  /** Calls `take` with each block of a volume that is watched, and its content. */
+  /** Calls `take` with each place of a volume that is watched, and its content. */
   private async read(
     pool: Pool,
     model: VolumeModel,
-    take: (block: number, content: number) => void,
+    take: (place: number, content: number) => void,
   ): Promise<void> {
-    const blocks = Math.min(model.size, BLOCKS);
-    const disk = pool.openVolume(model.name);
-    const buffer = disk.memory.alloc(blocks * PAGE);
+    const { bytes } = this;
+    const places = Math.min(model.size, model.blocks);
+    const [disk] = this.open(pool, model);
+    const buffer = this.memory.alloc(places * bytes);
     try {
       await disk.read(0, buffer);
-      for (let block = 0; block < blocks; block++) {
-        take(block, contentOf(buffer.u32, block * 1024));
+      for (let place = 0; place < places; place++) {
+        take(place, contentOf(buffer.u32, (place * bytes) / 4, bytes / 4));
       }
     } finally {
       buffer.free();
@@ -196,10 +227,21 @@ class CrashRun implements SoakRun {
     }
   }
 
-  private async resize(pool: Pool, model: VolumeModel, size: number): Promise<void> {
-    model.next = size;
-    await pool.resizeVolume(model.name, size * PAGE, { shrink: true });
-    model.resized(size);
+  /** Bytes of a place of the models. */
+  private get bytes(): number {
+    return PAGE / this.per;
+  }
+
+  /** A volume, with blocks of either size where there are sectors; and how many places one is. */
+  private open(pool: Pool, model: VolumeModel): [disk: BlockDevice, unit: number] {
+    const blockSize = this.random.chance(0.7) ? this.bytes : PAGE;
+    return [pool.openVolume(model.name, { blockSize }), blockSize / this.bytes];
+  }
+
+  private async resize(pool: Pool, model: VolumeModel, pages: number): Promise<void> {
+    model.next = pages * this.per;
+    await pool.resizeVolume(model.name, pages * PAGE, { shrink: true });
+    model.resized(model.next);
   }
 
   /** Some operations at once, on blocks of their own. */
@@ -217,19 +259,19 @@ class CrashRun implements SoakRun {
       const [gone] = models.splice(at, 1);
       await pool.deleteVolume(gone!.name);
     }
-    if (random.chance(0.08)) await this.resize(pool, random.pick(models), random.pick(SIZES));
+    if (random.chance(0.08)) {
+      await this.resize(pool, random.pick(models), random.pick([...SIZES, this.blocks]));
+    }
     const model = random.pick(models);
-    const disk = pool.openVolume(model.name);
+    const [disk, unit] = this.open(pool, model);
     const works: Promise<void>[] = [];
-    const part = Math.floor(Math.min(model.size, BLOCKS) / PARALLEL);
+    const part = Math.floor(Math.min(model.size, model.blocks) / unit / PARALLEL);
     for (let i = 0; i < PARALLEL && part > 1; i++) {
-      const count = Math.min(part - 1, random.between(1, RUN_MAX));
-      const first = i * part + random.below(part - count);
-      works.push(
-        random.chance(0.15)
-          ? this.discard(disk, model, first, count)
-          : this.write(disk, model, first, count),
-      );
+      const [first, count] = this.range(i * part, part, unit);
+      const kind = random.below(20);
+      if (kind < 2) works.push(this.discard(disk, model, first, count));
+      else if (kind === 2) works.push(this.zero(disk, model, first, count));
+      else works.push(this.write(disk, model, first, count));
     }
     const ended = await Promise.allSettled(works);
     try {
@@ -244,6 +286,24 @@ class CrashRun implements SoakRun {
     } finally {
       await disk.close();
     }
+  }
+
+  /** A range within a part of a volume, and the volume's blocks; in places. */
+  private range(from: number, blocks: number, unit: number): [first: number, count: number] {
+    const { random, per } = this;
+    const ofPage = per / unit;
+    let most = RUN_MAX * ofPage;
+    let least = 1;
+    let align = 1;
+    // Either parts of pages, or whole ones, which may be shared.
+    if (ofPage > 1 && random.chance(0.5)) most = SECTORS_MAX;
+    else if (blocks > 4 * ofPage) least = align = ofPage;
+    const count = Math.max(least, Math.min(blocks - 1, random.between(least, most)));
+    const first = from + random.below(blocks - count);
+    const end = from + blocks;
+    const up = Math.ceil(first / align) * align;
+    const down = Math.floor(Math.min(end, up + count) / align) * align;
+    return down > up ? [up * unit, (down - up) * unit] : [first * unit, count * unit];
   }
 
   private async clean(pool: Pool): Promise<void> {
@@ -268,38 +328,71 @@ class CrashRun implements SoakRun {
     first: number,
     count: number,
   ): Promise<void> {
+    const { bytes } = this;
     const contents = this.contents(count);
-    const buffer = disk.memory.alloc(count * PAGE);
+    const buffer = this.memory.alloc(count * bytes);
     try {
       for (const [i, content] of contents.entries()) {
-        fillBlock(buffer.u32, i * 1024, content);
+        fillBlock(buffer.u32, (i * bytes) / 4, content, bytes / 4);
         model.tries(first + i, content);
       }
-      await disk.write(first, buffer);
+      await disk.write(this.blockOf(disk, first), buffer);
       for (const [i, content] of contents.entries()) model.acknowledged(first + i, content);
     } finally {
       buffer.free();
     }
   }
 
+  /** Of the pages of which it has only a part nothing changes. */
   private async discard(
     disk: BlockDevice,
     model: VolumeModel,
     first: number,
     count: number,
   ): Promise<void> {
-    for (let i = 0; i < count; i++) model.tries(first + i, 0);
-    await disk.discard(first, count);
-    for (let i = 0; i < count; i++) model.acknowledged(first + i, 0);
+    const { per } = this;
+    const from = Math.ceil(first / per) * per;
+    const to = Math.floor((first + count) / per) * per;
+    await this.becomesZero(model, from, to, () =>
+      disk.discard(this.blockOf(disk, first), this.blockOf(disk, count)),
+    );
+  }
+
+  private async zero(
+    disk: BlockDevice,
+    model: VolumeModel,
+    first: number,
+    count: number,
+  ): Promise<void> {
+    await this.becomesZero(model, first, first + count, () =>
+      disk.writeZeroes(this.blockOf(disk, first), this.blockOf(disk, count)),
+    );
+  }
+
+  private async becomesZero(
+    model: VolumeModel,
+    from: number,
+    to: number,
+    run: () => Promise<void>,
+  ): Promise<void> {
+    for (let place = from; place < to; place++) model.tries(place, 0);
+    await run();
+    for (let place = from; place < to; place++) model.acknowledged(place, 0);
+  }
+
+  /** Of places. */
+  private blockOf(disk: BlockDevice, places: number): number {
+    return (places * this.bytes) / disk.info.blockSize;
   }
 
   /** New contents, or a part of what was written before, with some zeros. */
   private contents(count: number): number[] {
-    const { random, series } = this;
+    const { random, series, per } = this;
     const old = random.pick([[], ...series]);
-    const from = random.below(Math.max(1, old.length));
+    const start = random.below(Math.max(1, old.length));
+    const from = start - (start % per);
     const contents = Array.from({ length: count }, (_, i) => {
-      if (random.chance(0.03)) return 0;
+      if (random.chance(0.03 / per)) return 0;
       return old[from + i] ?? this.content++;
     });
     if (series.length < 20) series.push(contents);

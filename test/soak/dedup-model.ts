@@ -7,19 +7,19 @@ import { check } from './harness.js';
 
 const WORDS = 1024;
 
-export function fillBlock(words: Uint32Array, at: number, content: number): void {
+export function fillBlock(words: Uint32Array, at: number, content: number, length = WORDS): void {
   if (content === 0) {
-    words.fill(0, at, at + WORDS);
+    words.fill(0, at, at + length);
     return;
   }
   words[at] = content;
-  for (let i = 1; i < WORDS; i++) words[at + i] = Math.imul(content + i, 0x9e3779b1);
+  for (let i = 1; i < length; i++) words[at + i] = Math.imul(content + i, 0x9e3779b1);
 }
 
 /** The number that a block's content was made of; -1: it is none. */
-export function contentOf(words: Uint32Array, at: number): number {
+export function contentOf(words: Uint32Array, at: number, length = WORDS): number {
   const content = words[at]!;
-  for (let i = 1; i < WORDS; i++) {
+  for (let i = 1; i < length; i++) {
     const wanted = content === 0 ? 0 : Math.imul(content + i, 0x9e3779b1) >>> 0;
     if (words[at + i] !== wanted) return -1;
   }

@@ -119,6 +119,10 @@ export class Cleaner {
   end(): void {
     this.engine.parts.space.victims.clear();
     this.held = false;
+    // Their tables take megabytes.
+    this.copier = null;
+    this.walk = null;
+    this.holders = [];
   }
 
   private finish(): void {

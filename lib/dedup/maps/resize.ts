@@ -63,21 +63,31 @@ function busy(volume: VolumeRecord, why: string): PenstockError {
   });
 }
 
+/** In one step: a checkpoint between would have a root that no volume names, or too high a one. */
 async function raise(
   engine: Engine,
   volume: VolumeRecord,
   bytes: number,
   level: number,
 ): Promise<void> {
-  while (volume.level < level) {
-    // A checkpoint in between has the new root, and the size that counts still.
-    await until(engine, () => {
+  const { trees, allocator, checkpoint } = engine.parts;
+  const { level: before } = volume;
+  /** Checkpoints that are to be done before no room counts; 0: there was some. */
+  let fullTill = 0;
+  await until(engine, () => {
+    while (volume.level < level && trees.raise(volume));
+    if (volume.level === level) {
+      volume.bytes = bytes;
       volume.changed = true;
-      return engine.parts.trees.raise(volume) ? 0 : Miss.wait;
-    });
-  }
-  volume.bytes = bytes;
-  volume.changed = true;
+      return 0;
+    }
+    trees.lower(volume, before);
+    if (!allocator.full) return Miss.wait;
+    // What was taken back makes room with a checkpoint, but no more than there was.
+    if (fullTill === 0) fullTill = checkpoint.done + 2;
+    if (checkpoint.done >= fullTill) throw mapError(Status.NO_SPACE);
+    return Miss.wait;
+  });
 }
 
 async function cut(

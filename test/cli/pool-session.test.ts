@@ -1,0 +1,51 @@
+// What commands on a pool have in common: that they end in good order when they are interrupted.
+
+import { describe, expect, it } from 'vitest';
+import { closing, settled } from '../../lib/cli/pool-session.js';
+import { checkPool, Pool } from '../../lib/dedup/index.js';
+import { open } from '../../lib/open.js';
+
+const PAGE = 4096;
+const LEAF_BLOCKS = 512;
+const LEAVES = 2000;
+
+describe('a command that waits for space to come free', () => {
+  it.each([
+    ['volume big is deleted', 'interrupted: volume big is deleted, and not all of its space'],
+    ['', 'interrupted: the command did not finish'],
+  ])('goes when it is interrupted, and the rest comes later: %j', async (done, message) => {
+    const device = await open('ram:64MiB');
+    await Pool.create(device);
+    const pool = await Pool.open(device);
+    await pool.createVolume('big', LEAVES * LEAF_BLOCKS * PAGE);
+    const disk = pool.openVolume('big');
+    const buffer = disk.memory.alloc(PAGE);
+    buffer.u8.fill(1);
+    for (let leaf = 0; leaf < LEAVES; leaf++) await disk.write(leaf * LEAF_BLOCKS, buffer);
+    buffer.free();
+    await disk.close();
+    const controller = new AbortController();
+    const { deleting } = pool.engine.parts.catalogue;
+    const command = closing(pool, async () => {
+      await pool.deleteVolume('big');
+      controller.abort();
+      await settled(pool, controller.signal, done).finally(() => {
+        expect(deleting.length).toBe(1);
+      });
+    });
+    await expect(command).rejects.toMatchObject({ code: 'INTERRUPTED', exitCode: 130 });
+    await expect(command).rejects.toThrowError(message);
+    // Nor has the close done it.
+    expect(deleting.length).toBe(1);
+    expect(await checkPool(device)).toMatchObject({ clean: true });
+    const again = await Pool.open(device);
+    expect(again.volumes).toEqual([]);
+    const before = again.stats().data_blocks_used;
+    expect(before).toBeGreaterThan(LEAVES / 2);
+    await settled(again, new AbortController().signal, done);
+    await again.checkpoint();
+    expect(again.stats().data_blocks_used).toBeLessThan(10);
+    await again.close();
+    await device.close();
+  });
+});
