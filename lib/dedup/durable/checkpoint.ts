@@ -69,6 +69,9 @@ export class Checkpoint {
   readonly fence: Fence;
   private readonly seed: number;
   private readonly segment: Segment;
+  /** The last page of the segment. */
+  private readonly superblock: Uint32Array;
+  private readonly superAddress: number;
   private readonly order: Float64Array;
   private readonly copies: Uint32Array;
   private readonly hashes: Uint32Array;
@@ -106,6 +109,9 @@ export class Checkpoint {
     this.writeSuper = writeSuper;
     const most = this.pages.frames + parts.space.rootDirty.length + 1;
     this.segment = addressSpace().create(most * Page.bytes);
+    const last = (most - 1) << Page.shift;
+    this.superblock = this.segment.u32.subarray(last, last + Page.words);
+    this.superAddress = this.segment.address + (most - 1) * Page.bytes;
     this.order = new Float64Array(most);
     this.copies = new Uint32Array(most * 8);
     this.hashes = new Uint32Array(most * 4);
@@ -126,7 +132,7 @@ export class Checkpoint {
     this.turnSlots();
     this.stage();
     // What the superblock says is of this moment, too.
-    this.superPbn = this.writeSuper(this.page(this.count), this.number);
+    this.superPbn = this.writeSuper(this.superblock, this.number);
     space.generation++;
     this.look(Phase.looking);
     this.beginMsMax = Math.max(this.beginMsMax, performance.now() - started);
@@ -229,7 +235,8 @@ export class Checkpoint {
       space.roots[from] = Magic.root;
       space.roots[from + Head.own] = root;
       this.head(space.roots, from, pbn);
-      roots.set(space.roots.subarray(from, from + Page.words), count << Page.shift);
+      const to = count << Page.shift;
+      for (let i = 0; i < Page.words; i++) roots[to + i] = space.roots[from + i]!;
       order[count++] = pbn;
     }
     this.count = count;
@@ -311,12 +318,7 @@ export class Checkpoint {
   private name(): void {
     this.phase = Phase.naming;
     this.waiting = 1;
-    const address = this.segment.address + this.count * Page.bytes;
-    this.io.ask(Op.WRITE, this.superPbn, 1, address, this.kind, Owner.state);
-  }
-
-  private page(index: number): Uint32Array {
-    return this.segment.u32.subarray(index << Page.shift, (index + 1) << Page.shift);
+    this.io.ask(Op.WRITE, this.superPbn, 1, this.superAddress, this.kind, Owner.state);
   }
 
   private end(): void {
@@ -326,7 +328,7 @@ export class Checkpoint {
     this.journal.reclaim(this.position);
     this.journal.durable = Math.max(this.journal.durable, this.stagedSeq);
     this.seq = this.stagedSeq;
-    this.fence.wrote(this.page(this.count));
+    this.fence.wrote(this.superblock);
     this.done++;
     this.phase = Phase.releasing;
     this.step();

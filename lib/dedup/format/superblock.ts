@@ -83,7 +83,7 @@ export function writeSuperblock(words: Uint32Array, facts: SuperblockFacts, slot
   words.set(facts.llrrmUuid, Super.llrrmUuid);
   words[Super.llrrmStamp] = facts.llrrmStamp;
   words[Super.llrrmPolicy] = facts.llrrmPolicy;
-  uriBytes(words).write(facts.llrrmUri);
+  if (facts.llrrmUri !== '') uriBytes(words).write(facts.llrrmUri);
   words.set(facts.rootSlots, Super.rootSlots);
   words[Head.crc] = checksum(words, facts.uuid[0]!);
 }
