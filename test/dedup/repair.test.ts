@@ -437,16 +437,27 @@ describe('what cannot be repaired is told, and left alone', () => {
     image.changeEntry((words) => (words[16 + 4] = 3));
     const device = await image.device();
     const report = await repairPool(device);
-    expect(report).toMatchObject({ done: false, planTotal: 0, leftTotal: 1, loses: false });
+    expect(report).toMatchObject({ done: false, planTotal: 0, leftTotal: 2, loses: true });
     expect(report.left.join()).toMatch(/^journal: .* cannot be applied/);
     await device.close();
     const seen = await repaired(left, (copy) => {
       copy.changeEntry((words) => (words[16 + 4] = 3));
       copy.flip(copy.root);
     });
-    expect(seen.report).toMatchObject({ done: true, leftTotal: 2, recovery: null });
-    expect(seen.report.left[1]).toMatch(/^the pool does not open yet: /);
+    expect(seen.report).toMatchObject({ done: true, leftTotal: 3, recovery: null });
+    expect(seen.report.left[2]).toMatch(/^the pool does not open yet: /);
     expect(seen.kinds).toEqual(new Set(['journal']));
+  });
+
+  test('a journal whose end is dropped: what is before it counts', async () => {
+    const damage = (copy: PoolImage): void => copy.changeEntry((words) => (words[16 + 4] = 3));
+    const seen = await repaired(left, damage, { dropLost: true });
+    expect(seen.report).toMatchObject({ done: true, leftTotal: 0, check: { clean: true } });
+    expect(seen.report.plan.join()).toMatch(/journal: .* is dropped/);
+    expect(seen.kinds).toEqual(new Set());
+    const whole = await repaired(left, (copy) => copy.flip(copy.root));
+    const { entries } = whole.report.recovery!;
+    expect(seen.report.recovery!.entries).toBeLessThan(entries);
   });
 
   test('a pool that is written to while it is read', async () => {

@@ -14,7 +14,7 @@ export interface JournalAfter {
   entries: number;
   /** Extents that their records name blocks in. */
   readonly extents: Set<number>;
-  /** Why they cannot be applied, and which page says so. */
+  /** Why they cannot be applied, and at which page the first that cannot begins. */
   fault: { readonly pbn: number; readonly text: string } | null;
 }
 
@@ -33,6 +33,7 @@ export async function readJournal(
   };
   try {
     await journal.scan();
+    seen.entries = journal.entries.length;
     for (const entry of journal.entries) {
       pbn = page + entry.page;
       const words = await journal.load(entry);
@@ -45,6 +46,7 @@ export async function readJournal(
     }
   } catch (error) {
     if (!(error instanceof PenstockError)) throw error;
+    if (seen.entries === 0) pbn = page + journal.at;
     fail(error.message);
   }
   seen.entries = journal.entries.length;

@@ -7,6 +7,7 @@ import type { SpaceCheck } from './check-space.js';
 import { Group, Head, type Magic, Page } from '../format/layout.js';
 import type { SpacePages } from './repair-space.js';
 import { setPair } from '../format/numbers.js';
+import { ENTRY_PAGES } from '../durable/journal.js';
 import { checksum, writeSuperblock, type SuperblockFacts } from '../format/superblock.js';
 
 export class RepairWriter {
@@ -49,6 +50,17 @@ export class RepairWriter {
     await this.put(slot, (page) =>
       writeSuperblock(page, { ...facts, checkpoint: this.number }, slot),
     );
+    await this.device.flush();
+  }
+
+  /** The journal ends before this page. What is named stays as it is: it is done last. */
+  async cutJournal(pbn: number): Promise<void> {
+    const { journalPage, journalPages } = this.facts;
+    // Who reads an entry reads so many pages at once: those that cannot be read are written, too.
+    const end = Math.min(pbn + ENTRY_PAGES, journalPage + journalPages);
+    this.pages += end - pbn;
+    if (!this.isReal) return;
+    for (let at = pbn; at < end; at++) await this.put(at, (page) => page.fill(0));
     await this.device.flush();
   }
 

@@ -6,8 +6,8 @@
 //    durable, and named last. A crash leaves the one or the other, whole.
 // 2. Nothing that is lost becomes zeros, and nothing that may belong to it is freed, unless the
 //    caller says so (`dropLost`).
-// 3. The journal stays: the pool is opened in the ordinary way afterwards, which applies it, and
-//    has the epoch that fences others.
+// 3. The journal stays, but for what `dropLost` drops of it at the end: the pool is opened in the
+//    ordinary way afterwards, which applies it, and has the epoch that fences others.
 
 import { PenstockError } from '../../errors.js';
 import type { BlockDevice } from '../../hpdi/index.js';
@@ -95,9 +95,12 @@ async function pass(
   await space.summaries();
   await maps.run(async () => {});
   const journal = await readJournal(device, facts, maps);
-  if (journal.fault !== null) {
-    const { text } = journal.fault;
-    plan.leave(`journal: what it has after the checkpoint cannot be applied: ${text}`);
+  const { fault } = journal;
+  if (fault !== null) {
+    plan.losses++;
+    const told = `journal: what it has after the checkpoint cannot be applied: ${fault.text}`;
+    if (dropLost) plan.do(`${told}; that entry and what follows it is dropped`);
+    else plan.leave(told);
   }
   const writer = new RepairWriter(device, facts, planned !== null);
   const old = new SpacePages(reader, space, facts);
@@ -118,6 +121,7 @@ async function pass(
     await assertQuiet(device, facts);
     if (planned !== null && !planned.isSameAs(plan)) throw unsteady(device);
     if (!plan.isEmpty) await writer.name({ ...next, highWater, rootSlots });
+    if (fault !== null && dropLost) await writer.cutJournal(fault.pbn);
     return { plan, pages: plan.isEmpty ? 0 : writer.pages, journalEntries: journal.entries };
   } finally {
     old.close();
