@@ -51,6 +51,8 @@ export interface OpenOptions extends LlrrmOptions {
   /** Used parts of the pool from which space is low, and critical (0.8, 0.95). */
   lowSpace?: number;
   criticalSpace?: number;
+  /** Every so many ms it is looked whether extents are to be emptied (60,000); 0: never. */
+  cleanEveryMs?: number;
   /** Path of a unix socket at which other processes find the statistics. */
   statsSocket?: string;
 }

@@ -14,6 +14,7 @@ import { BlockDevice } from '../hpdi/index.js';
 import type { VolumeRecord } from './maps/catalogue.js';
 import { claim } from './claim.js';
 import { busyError, checkWhile, type CheckOptions } from './check/check.js';
+import { AutoClean } from './clean/auto-clean.js';
 import { cleanPool, type CleanOptions, type CleanReport } from './clean/clean.js';
 import type { CheckReport } from './check/check-report.js';
 import type { Engine } from './engine.js';
@@ -49,6 +50,8 @@ import { VolumeBackend, type VolumeOptions } from './volume/volume.js';
 /** How often a check begins before it ends with POOL_BUSY. */
 const CHECKS = 4;
 
+const CLEAN_EVERY_MS = 60_000;
+
 /** Devices that have a pool open in this environment. */
 const opened = new WeakSet<BlockDevice>();
 
@@ -70,6 +73,7 @@ export class Pool {
   private closing: Promise<void> | null = null;
 
   private readonly watch: SpaceWatch;
+  private readonly autoClean: AutoClean;
   private readonly statsSocket: StatsSocket | null;
 
   private constructor(made: Opened, options: OpenOptions, statsSocket: StatsSocket | null) {
@@ -80,6 +84,8 @@ export class Pool {
     this.llrrmSession = made.llrrm;
     this.closers = made.closers;
     this.watch = new SpaceWatch(made.engine, options.lowSpace, options.criticalSpace);
+    const { cleanEveryMs = CLEAN_EVERY_MS } = options;
+    this.autoClean = new AutoClean(made.engine, cleanEveryMs, () => this.clean());
     this.indexed = rebuildIndex(this.engine, () => this.stopIndexing);
     this.statsSocket = statsSocket;
     const { uri } = made.device;
@@ -359,6 +365,7 @@ export class Pool {
   private async closeOnce(): Promise<void> {
     this.statsSocket?.close();
     this.watch.close();
+    this.autoClean.close();
     this.stopIndexing = true;
     this.engine.closing = true;
     await this.indexed;

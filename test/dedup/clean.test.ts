@@ -339,3 +339,46 @@ it('refuses what is no number of blocks', async () => {
   await pool.close();
   await device.close();
 });
+
+it('begins by itself where only holes are left, and not without need', async () => {
+  const device = await open('ram:64MiB');
+  await Pool.create(device, { thn: 0 });
+  const refused = Pool.open(device, { ...OPEN, cleanEveryMs: 1 });
+  await expect(refused).rejects.toMatchObject({ code: 'BAD_OPTION' });
+  const never = await Pool.open(device, { ...OPEN, cleanEveryMs: 0 });
+  const models: Models = new Map([['v', new Array<number>(BLOCKS).fill(0)]]);
+  await never.createVolume('v', 2 * BLOCKS * PAGE);
+  for (const [half, first] of [0, BLOCKS].entries()) {
+    const disk = never.openVolume('v');
+    const buffer = disk.memory.alloc(100 * PAGE);
+    for (let at = 0; at < 6000; at += 100) {
+      for (let i = 0; i < 100; i++) fillBlock(buffer.u32, i * 1024, 1 + half * 10_000 + at + i);
+      await disk.write(first + at, buffer);
+      if (half === 0) models.get('v')!.splice(at, 100, ...series(1 + at, 100));
+    }
+    buffer.free();
+    await disk.close();
+  }
+  const disk = never.openVolume('v');
+  for (let at = 0; at < 2 * BLOCKS; at += 20) await disk.discard(at, 14);
+  await disk.close();
+  for (let at = 0; at < BLOCKS; at += 20) {
+    for (let i = 0; i < 14; i++) models.get('v')![at + i] = 0;
+  }
+  await never.checkpoint();
+  const before = never.engine.parts.space.extentsEmpty;
+  await never.close();
+
+  const pool = await Pool.open(device, { ...OPEN, cleanEveryMs: 20 });
+  const { space } = pool.engine.parts;
+  await expect.poll(() => space.extentsEmpty, { timeout: 20_000 }).toBeGreaterThan(before + 5);
+  await pool.settle();
+  // There is enough room in empty extents now.
+  const enough = space.extentsEmpty;
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  expect(space.extentsEmpty).toBe(enough);
+  await expectAll(pool, models);
+  await pool.close();
+  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});

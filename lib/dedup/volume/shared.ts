@@ -3,7 +3,7 @@
 
 import { PenstockError } from '../../errors.js';
 import type { Backend, BlockDevice } from '../../hpdi/index.js';
-import { parseSize } from '../../units.js';
+import { parseDuration, parseSize } from '../../units.js';
 import { Pool } from '../pool.js';
 import type { OpenOptions } from '../pool-open.js';
 import { VolumeBackend, type VolumeOptions } from './volume.js';
@@ -26,6 +26,7 @@ export const DEDUP_KEYS: Readonly<Record<string, string>> = {
   'dedup.llrrm': 'URI of low-latency memory for this time; none: without',
   'dedup.block': 'SIZE of logical blocks: 512, or 4096 (the default)',
   'dedup.stats': 'path of a socket that serves statistics: `penstock pool top PATH`',
+  'dedup.clean': 'DURATION between looks whether extents are to be emptied (1m); 0: never',
   'dedup.index': 'SIZE of memory for the fingerprint index (by the size of the pool)',
 };
 
@@ -120,6 +121,8 @@ function optionsOf(own: ReadonlyMap<string, string>): OpenOptions {
   if (stats !== undefined) options.statsSocket = stats;
   if (thn !== undefined) options.thn = /^\d+$/.test(thn) ? Number(thn) : NaN;
   if (cache !== undefined) options.cacheBytes = parseSize(cache);
+  const clean = own.get('clean');
+  if (clean !== undefined) options.cleanEveryMs = 1000 * parseDuration(clean);
   if (index !== undefined) options.indexBytes = parseSize(index);
   return options;
 }
