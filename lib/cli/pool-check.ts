@@ -79,7 +79,10 @@ function formatPlan(report: RepairReport, yes: boolean): string {
   const lines = plan.map((line) => `repair  ${line}`);
   if (planTotal > plan.length) lines.push(`repair  … and ${planTotal - plan.length} more`);
   lines.push(...formatLeft(left, leftTotal));
-  if (report.loses) lines.push('--drop-lost makes zeros of what is lost, and frees its space');
+  if (report.loses)
+    lines.push(
+      '--drop-lost makes zeros of what is lost, frees its space, and drops what cannot be applied',
+    );
   if (planTotal === 0) return [...lines, 'nothing is repaired: nothing was changed'].join('\n');
   if (journalEntries > 0) lines.push(`journal: entries that are applied then: ${journalEntries}`);
   if (yes) lines.push(`pages that are written: ${pages}`);

@@ -275,7 +275,8 @@ describe('a damaged pool', () => {
     for (const words of [[], ['--yes']]) {
       const { stdout, exitCode } = await penstock(['pool', 'check', damaged, '--repair', ...words]);
       expect(exitCode).toBe(1);
-      expect(stdout).toMatch(/^leave {3}journal: .*cannot be applied.*\nnothing is repaired/);
+      expect(stdout).toMatch(/^leave {3}journal: .*cannot be applied(.*\n)*nothing is repaired/);
+      expect(stdout).toContain('--drop-lost');
     }
     left.flip(left.root);
     put();
@@ -284,6 +285,8 @@ describe('a damaged pool', () => {
     expect(stdout.match(/^leave {3}journal/gm)).toHaveLength(1);
     expect(stdout).toMatch(/^pages that are written: \d+\nleave {3}the pool does not open yet: /m);
     expect(stdout).toMatch(/^journal: .*\n(.*\n)*1 findings: /m);
+    const dropped = ['--repair', '--yes', '--drop-lost'];
+    expect(await json('pool', 'check', damaged, ...dropped)).toMatchObject({ code: 0 });
   });
 
   it('is not repaired by half a command', async () => {
