@@ -187,7 +187,8 @@ function flipBit(random: Random, page: Uint8Array): void {
 
 function fillPart(random: Random, page: Uint8Array): void {
   const start = random.below(page.length);
-  page.fill(random.pick([0, 0xff, 0x20, 0x80]), start, start + random.between(1, 64));
+  const value = random.pick([0, 0xff, 0x20, 0x80]);
+  page.fill(value, start, Math.min(page.length, start + random.between(1, 64)));
 }
 
 /** What a case may be hostile in. */
