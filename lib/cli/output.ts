@@ -4,7 +4,7 @@
 // every other word goes to stderr. Every failure has a code, a message and an exit code that is not
 // 0.
 
-import { CommanderError } from 'commander';
+import { CommanderError, type Command } from 'commander';
 import { PenstockError, errnoCode } from '../errors.js';
 import { jsonText } from './json-text.js';
 
@@ -15,6 +15,11 @@ export const enum Exit {
   NOT_READY = 3,
   MISMATCH = 4,
   INTERRUPTED = 130,
+}
+
+/** Whether a command, or one above it, was given `--json`. */
+export function wantsJson(command: Command): boolean {
+  return command.optsWithGlobals<{ json?: boolean }>().json === true;
 }
 
 /** Prints `{"schema": "penstock.NAME/1", …body}` to stdout. */

@@ -3,7 +3,7 @@
 
 import type { Command } from 'commander';
 import { formatSize } from '../units.js';
-import { Exit, printJson, printText } from './output.js';
+import { Exit, printJson, printText, wantsJson } from './output.js';
 import { settled, throwIfInterrupted, withPool } from './pool-session.js';
 import type { Finish } from './program.js';
 
@@ -19,7 +19,7 @@ export function configureGrow(command: Command, finish: Finish): void {
         return { size_bytes: blocks * block, gained_bytes: gained };
       });
       const { size_bytes: size, gained_bytes: gained } = grown;
-      if (self.optsWithGlobals<{ json?: boolean }>().json === true) printJson('pool-grow', grown);
+      if (wantsJson(self)) printJson('pool-grow', grown);
       else if (gained === 0) printText(`the pool has ${formatSize(size)}, as its device`);
       else printText(`the pool has ${formatSize(size)}: ${formatSize(gained)} more`);
       finish(Exit.OK);
@@ -41,7 +41,7 @@ export function configureTrim(command: Command, finish: Finish): void {
         throwIfInterrupted(signal);
         return trimmed;
       });
-      if (self.optsWithGlobals<{ json?: boolean }>().json === true) {
+      if (wantsJson(self)) {
         printJson('pool-trim', { trimmed_bytes: bytes });
       } else {
         printText(`${formatSize(bytes)} given back`);
@@ -66,7 +66,7 @@ export function configureClean(command: Command, finish: Finish): void {
         return cleaned;
       });
       const { victims, freed, moved, leaves, sharedNodes, stopped } = report;
-      if (self.optsWithGlobals<{ json?: boolean }>().json === true) {
+      if (wantsJson(self)) {
         printJson('pool-clean', {
           ...{ victims, freed_extents: freed, moved_blocks: moved },
           ...{ changed_leaves: leaves, shared_nodes: sharedNodes, stopped },

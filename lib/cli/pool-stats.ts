@@ -5,7 +5,7 @@ import type { Command } from 'commander';
 import { readStats, type Pool, type PoolStats } from '../dedup/index.js';
 import { formatSize } from '../units.js';
 import { parseUri } from '../uri.js';
-import { Exit, printJson, printText, table } from './output.js';
+import { Exit, printJson, printText, table, wantsJson } from './output.js';
 import { withPool } from './pool-session.js';
 import { pathOf } from './pool-top.js';
 import type { Finish } from './program.js';
@@ -23,7 +23,7 @@ export function configureStats(command: Command, finish: Finish): void {
       const stats = isServed(uri)
         ? { ...(await readStats(pathOf(uri))), read_extents: null }
         : await withPool(uri, statsOf);
-      if (self.optsWithGlobals<{ json?: boolean }>().json === true) printJson('pool-stats', stats);
+      if (wantsJson(self)) printJson('pool-stats', stats);
       else printText(formatStats(stats));
       finish(Exit.OK);
     });

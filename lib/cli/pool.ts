@@ -6,7 +6,7 @@ import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import { open } from '../open.js';
 import { formatSize } from '../units.js';
-import { Exit, printJson, printNote, printText, table } from './output.js';
+import { Exit, printJson, printNote, printText, table, wantsJson } from './output.js';
 import { configureCheck } from './pool-check.js';
 import { configureClean, configureGrow, configureTrim } from './pool-space.js';
 import { closing, throwIfInterrupted, withDevice, withPool } from './pool-session.js';
@@ -252,8 +252,4 @@ export function formatFacts(facts: PoolFacts): string {
       ['state', state],
     ],
   );
-}
-
-export function wantsJson(command: Command): boolean {
-  return command.optsWithGlobals<{ json?: boolean }>().json === true;
 }

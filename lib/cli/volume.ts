@@ -3,7 +3,7 @@
 import type { Command } from 'commander';
 import type { Pool } from '../dedup/index.js';
 import { formatSize, parseSize } from '../units.js';
-import { Exit, printJson, printText, table } from './output.js';
+import { Exit, printJson, printText, table, wantsJson } from './output.js';
 import { closing, settled, withPool } from './pool-session.js';
 import type { Finish } from './program.js';
 import { exportTarget, exportVolume, type Exported } from './volume-export.js';
@@ -123,10 +123,6 @@ function subcommand(command: Command, name: string, summary: string): Command {
     .description(summary)
     .argument('<uri>', 'the device of the pool')
     .option('--json', 'print JSON alone on stdout');
-}
-
-function wantsJson(command: Command): boolean {
-  return command.optsWithGlobals<{ json?: boolean }>().json === true;
 }
 
 function listOf(pool: Pool): VolumeFacts[] {

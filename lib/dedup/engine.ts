@@ -184,6 +184,15 @@ export class Engine implements LlrrmEvents {
     this.takeAnswers();
   }
 
+  /** Asks until the answer is no Miss.wait. */
+  async answer(ask: () => number): Promise<number> {
+    for (;;) {
+      const answer = ask();
+      if (answer !== Miss.wait) return answer;
+      await this.turn();
+    }
+  }
+
   /** Nothing is changed any more. */
   fail(why: string): void {
     this.failed ??= why;

@@ -300,11 +300,7 @@ async function readRoots(device: BlockDevice, facts: SuperblockFacts): Promise<U
 async function countNodes(engine: Engine): Promise<void> {
   const { space } = engine.parts;
   for (let group = space.firstGroup; group < space.highWater; group++) {
-    let summary = space.summary(group);
-    while (summary === Miss.wait) {
-      await engine.turn();
-      summary = space.summary(group);
-    }
+    const summary = await engine.answer(() => space.summary(group));
     for (let k = 0; k < Group.extents && summary >= 0; k++) {
       const extent = group * Group.extents + k;
       if (!space.holdsNodes(summary, extent)) continue;
@@ -318,18 +314,10 @@ async function countNodes(engine: Engine): Promise<void> {
 async function loadCatalogue(engine: Engine, device: BlockDevice, volumes: number): Promise<void> {
   const { catalogue, trees, pages } = engine.parts;
   for (let first = 0; first < volumes; first += Volume.perPage) {
-    for (;;) {
-      const leaf = first / Volume.perPage;
-      const frame = trees.leaf(catalogue.tree, leaf, Magic.catalogue);
-      if (frame >= 0) {
-        catalogue.take(pages.words, frame << Page.shift, first);
-        break;
-      }
-      if (frame !== (Miss.wait as number)) {
-        throw pageError(pages, device);
-      }
-      await engine.turn();
-    }
+    const leaf = first / Volume.perPage;
+    const frame = await engine.answer(() => trees.leaf(catalogue.tree, leaf, Magic.catalogue));
+    if (frame < 0) throw pageError(pages, device);
+    catalogue.take(pages.words, frame << Page.shift, first);
   }
   while (catalogue.volumes.length > volumes) catalogue.volumes.pop();
 }

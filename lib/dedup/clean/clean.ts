@@ -4,7 +4,6 @@ import { PenstockError } from '../../errors.js';
 import { CLOSED, NO_SPACE } from './cleaner.js';
 import type { Engine } from '../engine.js';
 import { Group } from '../format/layout.js';
-import { Miss } from '../durable/pages.js';
 import { failure } from '../pool-open.js';
 
 /** Victims of a pass, and at most; blocks in use of one. */
@@ -114,11 +113,7 @@ async function choose(engine: Engine, maxUsed: number, most: number): Promise<Fl
   for (let group = space.firstGroup; group < space.highWater; group++) {
     if (engine.closing) return new Float64Array(0);
     if (group % SLICE === 0) await new Promise((resolve) => setImmediate(resolve));
-    let summary = space.summary(group);
-    while (summary === Miss.wait) {
-      await engine.turn();
-      summary = space.summary(group);
-    }
+    const summary = await engine.answer(() => space.summary(group));
     if (summary < 0) continue; // what cannot be read stays
     for (let k = 0; k < Group.extents; k++) {
       const extent = group * Group.extents + k;
@@ -147,11 +142,8 @@ async function emptied(engine: Engine, victims: Float64Array): Promise<number> {
   const { space } = engine.parts;
   let freed = 0;
   for (const extent of victims) {
-    let summary = space.summary(Math.floor(extent / Group.extents));
-    while (summary === Miss.wait) {
-      await engine.turn();
-      summary = space.summary(Math.floor(extent / Group.extents));
-    }
+    const group = Math.floor(extent / Group.extents);
+    const summary = await engine.answer(() => space.summary(group));
     if (summary >= 0 && space.usedIn(summary, extent) === 0) freed++;
   }
   return freed;
