@@ -15,6 +15,7 @@ import { Io, PoolIo } from './durable/io.js';
 import { Journal } from './durable/journal.js';
 import { Group, Magic, Page, Place, Span, Volume } from './format/layout.js';
 import { LlrrmSession, type LlrrmOptions } from './llrrm/llrrm-session.js';
+import { PageCache } from './durable/pages.js';
 import { Planner } from './write/planner.js';
 import { ReadChecks } from './volume/read-checks.js';
 import {
