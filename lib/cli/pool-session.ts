@@ -29,7 +29,7 @@ export async function withDevice<T>(
 export function withPool<T>(
   uri: string,
   run: (pool: Pool, signal: AbortSignal) => Promise<T>,
-  options: OpenOptions = { openLlrrm: open },
+  options: OpenOptions = { openLlrrm: open, cleanEveryMs: 0 },
 ): Promise<T> {
   return withDevice(uri, async (device, signal) => {
     throwIfInterrupted(signal);

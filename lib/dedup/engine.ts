@@ -120,6 +120,8 @@ export class Engine implements LlrrmEvents {
     intake?.take(this.toCopy, this.toHash);
     if (this.toHash.length > 0) this.hash();
     this.takeAnswers();
+    if (journal.broken + checkpoint.broken !== 0) this.fail('the device did not take metadata');
+    if (checkpoint.fence.fenced) this.fail('another owner has opened it since');
     checks?.step();
     this.llrrm?.step();
     space.settle();
@@ -133,8 +135,6 @@ export class Engine implements LlrrmEvents {
     if (this.reclaims) this.reclaimer.step();
     if (this.cleaner.active) this.cleaner.step();
     if (journal.dirty) journal.commit();
-    if (journal.broken + checkpoint.broken !== 0) this.fail('the device did not take metadata');
-    if (checkpoint.fence.fenced) this.fail('another owner has opened it since');
     this.end();
     this.checkpoints.step();
     io.submit();
@@ -311,7 +311,6 @@ export class Engine implements LlrrmEvents {
       const set = this.toPlan.head;
       if (this.failed !== null || sets.statuses[set] !== 0) {
         this.toPlan.shift();
-        if (sets.statuses[set] === 0) sets.statuses[set] = Status.DEVICE_ERROR;
         this.begin(set);
         this.setFailed(set);
         continue;
@@ -390,8 +389,7 @@ export class Engine implements LlrrmEvents {
         this.toEnd.push(set);
         continue;
       }
-      if (this.failed !== null) sets.statuses[set] = Status.DEVICE_ERROR;
-      else if (sets.statuses[set] === 0) sets.statuses[set] = this.pageStatus();
+      if (this.failed === null && sets.statuses[set] === 0) sets.statuses[set] = this.pageStatus();
       this.setFailed(set);
     }
   }
@@ -433,8 +431,11 @@ export class Engine implements LlrrmEvents {
     }
   }
 
+  /** It never ends well: without a reason of its own it fails with the pool. */
   private setFailed(set: number): void {
-    this.parts.planner.undo(set);
+    const { sets, planner } = this.parts;
+    if (sets.statuses[set] === 0) sets.statuses[set] = Status.DEVICE_ERROR;
+    planner.undo(set);
     this.leave(set);
     this.give(set);
   }

@@ -302,6 +302,8 @@ export class Pool {
    */
   clean(options: CleanOptions = {}): Promise<CleanReport> {
     this.assertOpen();
+    const stop = (): void => this.engine.cleaner.urge('it was interrupted');
+    if (this.cleaning !== null) options.signal?.addEventListener('abort', stop, { once: true });
     this.cleaning ??= cleanPool(this.engine, options).finally(() => {
       this.cleaning = null;
     });

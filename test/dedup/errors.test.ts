@@ -3,6 +3,7 @@
 // the check finds nothing.
 
 import { describe, expect, it } from 'vitest';
+import { Group } from '../../lib/dedup/format/layout.js';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
 import { faultControl, wrapFault } from '../../lib/drivers/fault/index.js';
 import { driver as ramDriver } from '../../lib/drivers/ram/index.js';
@@ -156,6 +157,76 @@ describe('reads that fail while a pool with a journal is opened', () => {
       await device.close();
     }
     expect(opened.recovery).toMatchObject({ entries: 2, blocksLost: 0 });
+    await ram.close();
+  });
+
+  it('while a write is at the device: what has no record is not acknowledged', async () => {
+    const ram = await ramDriver.open('48MiB', new Map(), 'ram:');
+    const device = withFaults(ram, []);
+    await Pool.create(device);
+    const first = await Pool.open(device, OPEN);
+    await first.createVolume('one', BLOCKS * PAGE);
+    await first.close();
+    const slow = withFaults(ram, [['delayUs', '50000']]);
+    const pool = await Pool.open(slow, OPEN);
+    const disk = pool.openVolume('one');
+    const buffer = disk.memory.alloc(PAGE);
+    fillBlock(buffer.u32, 0, 1);
+    const { journal, space } = pool.engine.parts;
+    const { seq } = journal;
+    const write = disk.write(7, buffer);
+    const refused = expect(write).rejects.toMatchObject({ code: 'DEVICE_ERROR' });
+    await expect.poll(() => space.reserved, { timeout: 5000 }).toBeGreaterThan(0);
+    pool.engine.fail('the test says so');
+    await refused;
+    expect(journal.seq).toBe(seq);
+    buffer.free();
+    await disk.close();
+    await pool.close();
+    await slow.close();
+    await ram.close();
+  });
+
+  it('at the fingerprints of an extent with room: what is written goes elsewhere', async () => {
+    const ram = await ramDriver.open('48MiB', new Map(), 'ram:');
+    const device = withFaults(ram, []);
+    await Pool.create(device, { thn: 0 });
+    const first = await Pool.open(device, OPEN);
+    await first.createVolume('one', 2 ** 28);
+    const fill = async (pool: Pool, from: number): Promise<number> => {
+      const disk = pool.openVolume('one');
+      const buffer = disk.memory.alloc(64 * PAGE);
+      for (let i = 0; i < buffer.u32.length; i++) buffer.u32[i] = Math.imul(from + i, 0x9e3779b1);
+      let at = from;
+      const isFull = (error: unknown): boolean => {
+        expect(error).toMatchObject({ code: 'NO_SPACE' });
+        return true;
+      };
+      while (!(await disk.write(at, buffer).then(() => false, isFull))) at += 64;
+      buffer.free();
+      await disk.close();
+      return at;
+    };
+    const end = await fill(first, 0);
+    const disk = first.openVolume('one');
+    for (const at of [1024, 4096]) await disk.discard(at, 200);
+    await disk.close();
+    await first.checkpoint();
+    const { space } = first.engine.parts;
+    let extent = space.firstGroup * Group.extents;
+    const room = (): number => {
+      const summary = space.summary(Math.floor(extent / Group.extents));
+      return space.holdsNodes(summary, extent) ? 0 : Group.blocks - space.usedIn(summary, extent);
+    };
+    while (room() < 100 || room() > 210) extent++;
+    await first.close();
+    const damage = device.memory.alloc(2 * PAGE);
+    damage.u8.fill(0xa5);
+    await device.write((extent * Group.extentPages * PAGE) / device.info.blockSize, damage);
+    damage.free();
+    const pool = await Pool.open(device, OPEN);
+    expect(await fill(pool, end)).toBeGreaterThan(end);
+    await pool.close();
     await ram.close();
   });
 });

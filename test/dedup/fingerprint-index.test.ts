@@ -260,9 +260,9 @@ describe('sampling', () => {
       insertSome(64);
     }
     // So many blocks there are not any more: what else is in makes room by itself.
-    expect(index.maybeDouble(Math.floor(0.94 * index.slots * 2))).toBe(false);
+    expect(index.maybeDouble(index.slots * 2)).toBe(false);
     expect([index.rate, index.sweeping, index.sweep(100)]).toEqual([2, false, false]);
-    expect(index.maybeDouble(Math.ceil(0.95 * index.slots * 2))).toBe(true);
+    expect(index.maybeDouble(index.slots * 2 + 2)).toBe(true);
     expect([index.rate, index.sweeping, index.maybeDouble()]).toEqual([4, true, false]);
     model.rate = 4;
     for (let from = 0; index.sweeping; from += 100) {

@@ -39,6 +39,28 @@ async function compare(pool: Pool, name: string, model: Map<number, number>): Pr
 }
 
 describe('a volume', () => {
+  it('whose map is higher than it needs to be grows, and keeps it', async () => {
+    const device = await open('ram:64MiB');
+    await Pool.create(device, { thn: 4, sampling: 1 });
+    const pool = await Pool.open(device, OPEN);
+    await pool.createVolume('one', 1024 * PAGE);
+    const disk = pool.openVolume('one');
+    await write(disk, 0, [1, 2, 3]);
+    await disk.close();
+    const { trees, catalogue } = pool.engine.parts;
+    const one = catalogue.get('one');
+    while (!trees.raise(one)) await pool.engine.turn();
+    one.changed = true;
+    for (const blocks of [2048, 2048, 300_000]) {
+      await pool.resizeVolume('one', blocks * PAGE);
+      expect(one).toMatchObject({ bytes: blocks * PAGE, level: 2 });
+    }
+    await compare(pool, 'one', new Map([0, 1, 2].map((at) => [at, at + 1])));
+    await pool.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
+  });
+
   it.each([1, 2, 3])('is as its model does, seed %i', async (seed) => {
     const random = new Random(seed);
     const device = await open('ram:64MiB');

@@ -76,7 +76,7 @@ async function raise(
   let fullTill = 0;
   await until(engine, () => {
     while (volume.level < level && trees.raise(volume));
-    if (volume.level === level) {
+    if (volume.level >= level) {
       volume.bytes = bytes;
       volume.changed = true;
       return 0;

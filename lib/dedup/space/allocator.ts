@@ -230,6 +230,7 @@ export class Allocator {
     const summary = space.summary(group);
     if (count < 0 || summary < 0) return false;
     const fingerprints = nodes ? -1 : space.fingerprints(extent);
+    if (!nodes && fingerprints === Miss.bad) space.unusable.add(extent);
     if (!nodes && fingerprints < 0) return false;
     if (nodes) {
       this.nodesBegun = true;

@@ -141,6 +141,10 @@ export class ExtentSearch {
   private nextRoom(): number {
     const { space } = this;
     if (this.nodes) {
+      if (space.nodeExtents.count === 0) {
+        this.left = 0;
+        return -1;
+      }
       if (this.roomsAt >= space.nodeExtents.count) this.roomsAt = 0;
       return space.nodeExtents.at(this.roomsAt);
     }
@@ -181,7 +185,7 @@ export class ExtentSearch {
     const used = space.usedIn(summary, extent);
     if (used >= below || this.isOpen(extent)) return Miss.bad;
     if (used === 0 && sparing) return Miss.bad;
-    if (space.victims.get(extent) !== 0) return Miss.bad;
+    if (space.victims.get(extent) !== 0 || space.unusable.has(extent)) return Miss.bad;
     if (used > 0 && space.holdsNodes(summary, extent) !== nodes) return Miss.bad;
     const count = space.count(group);
     if (count < 0) return count;

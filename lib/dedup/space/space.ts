@@ -59,6 +59,7 @@ export class Space {
   /** Blocks without a count in extents that hold nodes: no place for data. */
   nodesFree = 0;
   readonly nodeExtents = new NodeExtents();
+  readonly unusable = new Set<number>(); // extents whose fingerprint page cannot be used
   /** Blocks with a count; given out and not counted yet; freed and not free yet. */
   used = 0;
   reserved = 0;
@@ -67,7 +68,7 @@ export class Space {
   readonly reusable = new Float64Array(2);
   /** A count went below 0, or a page of space cannot be read: nothing may be changed any more. */
   broken: string | null = null;
-  /** Who is told of references, as counts change; null: nobody. */
+  /** Who is told of references, as counts change. */
   watcher: SpaceWatcher | null = null;
   readonly pages: PageCache;
   /** What is being given back to the device is given to nobody. */

@@ -19,6 +19,8 @@ const RUN_MIN = 16;
 const GROUPS_MOST = 16;
 /** Groups between two turns of the event loop where nothing is to be done. */
 const SLICE = 64;
+/** Time between two looks at who has the pool. */
+const LOOK_MS = 1000;
 
 export interface TrimOptions {
   onProgress?: (progress: { done: number; total: number; bytes: number }) => void;
@@ -62,6 +64,7 @@ class Trim {
   /** When the last one began, and till when there is a rest after it; ms. */
   private begunMs = 0;
   private restMs = 0;
+  private lookedMs = performance.now();
 
   constructor(engine: Engine, options: TrimOptions) {
     this.engine = engine;
@@ -81,6 +84,7 @@ class Trim {
           await this.engine.turn();
           continue;
         }
+        if (await this.looked()) continue;
         const pbn = group * Group.pages + page;
         const length = this.runAt(counts, pbn);
         if (length >= RUN_MIN) this.begin(pbn, length);
@@ -100,11 +104,24 @@ class Trim {
         group = Math.max(group, space.highWater);
         continue;
       }
+      if (await this.looked()) continue;
       const groups = Math.min(GROUPS_MOST, space.endGroup - group);
       this.begin(group * Group.pages, groups * Group.pages);
       group += groups;
       this.tell(group);
     }
+  }
+
+  /**
+   * Whether it was just looked at whether the pool is this owner's still, which a checkpoint does:
+   * what is free here may be what another one has filled.
+   */
+  private async looked(): Promise<boolean> {
+    const now = performance.now();
+    if (now - this.lookedMs < LOOK_MS) return false;
+    this.lookedMs = now;
+    await this.engine.checkpoint();
+    return true;
   }
 
   /** Free blocks from one on that follow each other, in its extent. */

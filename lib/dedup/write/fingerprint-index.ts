@@ -161,14 +161,14 @@ export class FingerprintIndex {
   // hot:end
 
   /**
-   * Doubles the rate when the table is full (0.94) and the sampled ones of so many blocks would
-   * fill it, and so begins a sweep: call `sweep` until it is done. False when there is no need,
+   * Doubles the rate when the table is full (0.94) and has no place for the sampled ones of so many
+   * blocks, and so begins a sweep: call `sweep` until it is done. False when there is no need,
    * while a sweep runs, or at the last rate. (Entries of blocks that are gone are the oldest, and
    * make room so.)
    */
   maybeDouble(blocks = Infinity): boolean {
-    const most = LOAD_MAX * this.slots;
-    if (this.entries <= most || blocks / this.sampleRate <= most) return false;
+    const { slots, sampleRate } = this;
+    if (this.entries <= LOAD_MAX * slots || blocks / sampleRate <= slots) return false;
     if (this.sweeping || this.sampleRate === RATE_MAX) return false;
     this.sampleRate *= 2;
     this.cursor = 0;
