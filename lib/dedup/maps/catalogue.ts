@@ -252,8 +252,9 @@ export class Catalogue {
 
   /** Brings the pages up to date: 0, or a Miss. */
   write(trees: Trees): number {
-    for (const volume of this.volumes) {
-      if (volume === null || !volume.changed) continue;
+    for (let i = 0; i < this.volumes.length; i++) {
+      const volume = this.volumes[i]!;
+      if (volume?.changed !== true) continue;
       const leaf = Math.floor(volume.index / Volume.perPage);
       while (levelOf(leaf + 1) > this.tree.level) if (!trees.raise(this.tree)) return Miss.wait;
       const frame = trees.ownLeaf(this.tree, leaf, Magic.catalogue);
@@ -280,8 +281,12 @@ function store(words: Uint32Array, at: number, volume: VolumeRecord): void {
   words[at + Volume.serial] = volume.serial;
   setPair(words, at + Volume.mappedLo, volume.mapped);
   setPair(words, at + Volume.reservedLo, volume.reserved);
-  const name = new Uint8Array(words.buffer, words.byteOffset + (at + Volume.name) * 4, 128);
-  name.set(Buffer.from(volume.name));
+  // Letters of ASCII, as `assertName` wants them: a buffer would be an object of each checkpoint.
+  const { name } = volume;
+  for (let i = 0; i < name.length; i++) {
+    const word = at + Volume.name + (i >>> 2);
+    words[word] = words[word]! | ((name.charCodeAt(i) & 0x7f) << ((i & 3) * 8));
+  }
 }
 
 function assertName(name: string): void {
