@@ -44,6 +44,8 @@ export class BlockDevice {
   private liveness: Liveness | null = null;
   private readonly queues = new Set<Queue>();
   private readonly listeners = new Set<(info: DeviceInfo) => void>();
+  /** Who has to end before the device may. */
+  private readonly users = new Set<{ readonly what: string }>();
   private promises: PromiseQueue | null = null;
   private closing: Promise<void> | null = null;
 
@@ -92,6 +94,17 @@ export class BlockDevice {
   claim(): void {
     this.assertOpen();
     this.backend.claim?.();
+  }
+
+  /**
+   * Somebody (a pool) builds on the device: until the function that this gives is called, `close`
+   * is DEVICE_BUSY.
+   */
+  use(what: string): () => void {
+    this.assertOpen();
+    const user = { what };
+    this.users.add(user);
+    return () => void this.users.delete(user);
   }
 
   /** Re-reads the device's size. */
@@ -203,7 +216,14 @@ export class BlockDevice {
    * Completes what is in flight, closes every queue, then the device; attached workers get
    * DEVICE_GONE.
    */
-  close(): Promise<void> {
+  async close(): Promise<void> {
+    const [user] = this.users;
+    if (user !== undefined && this.closing === null) {
+      throw new PenstockError('DEVICE_BUSY', `${this.uri} is in use by ${user.what}`, {
+        hint: 'close that first',
+        exitCode: 3,
+      });
+    }
     this.closing ??= this.closeAll();
     return this.closing;
   }

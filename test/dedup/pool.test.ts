@@ -112,6 +112,27 @@ describe('a pool that cannot be had', () => {
     await short.close();
   });
 
+  it('keeps its devices from being closed under it', async () => {
+    const device = await open('ram:64MiB?fault.delayUs=2000');
+    const fast = await open('ram:2MiB');
+    await Pool.create(device);
+    const pool = await Pool.open(device, { ...OPEN, llrrm: fast });
+    await pool.createVolume('one', 2 ** 24);
+    const disk = pool.openVolume('one');
+    const buffer = filled(disk, range(1, 16));
+    const write = disk.write(0, buffer);
+    const busy = { code: 'DEVICE_BUSY', hint: 'close that first' };
+    await expect(device.close()).rejects.toMatchObject(busy);
+    await expect(fast.close()).rejects.toMatchObject(busy);
+    await write;
+    expect(await contentsOf(disk, 0, 16)).toEqual(range(1, 16));
+    buffer.free();
+    await disk.close();
+    await pool.close();
+    await fast.close();
+    await device.close();
+  });
+
   it('leaves nothing behind', async () => {
     const before = addressSpace().list().length;
     const device = await open('ram:64MiB');

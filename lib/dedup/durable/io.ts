@@ -58,6 +58,7 @@ export class PoolIo {
   writes = 0;
   pagesRead = 0;
   pagesWritten = 0;
+  private readonly letGo: () => void;
   private readonly perPage: number;
   private readonly kinds: Uint8Array;
   private readonly owners: Int32Array;
@@ -76,6 +77,7 @@ export class PoolIo {
 
   constructor(device: BlockDevice, depth: number) {
     this.queue = device.queue({ depth });
+    this.letGo = device.use('a pool that is open');
     this.perPage = Page.bytes / device.info.blockSize;
     const size = this.queue.depth;
     this.kinds = new Uint8Array(size);
@@ -299,7 +301,11 @@ export class PoolIo {
     this.rouse();
     if (this.watch !== 0) native.watchClose(this.watch);
     this.watch = 0;
-    await this.queue.close();
+    try {
+      await this.queue.close();
+    } finally {
+      this.letGo();
+    }
   }
 
   /** Completions were polled that are not taken yet. */
