@@ -5,7 +5,7 @@ import { FORMAT_VERSION, Pool, type CreateOptions, type SpaceState } from '../de
 import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import { open } from '../open.js';
-import { formatSize } from '../units.js';
+import { formatSize, parseSize } from '../units.js';
 import { Exit, printJson, printNote, printText, table, wantsJson } from './output.js';
 import { configureCheck } from './pool-check.js';
 import { configureClean, configureGrow, configureTrim } from './pool-space.js';
@@ -14,12 +14,17 @@ import { configureStats } from './pool-stats.js';
 import { configureTop } from './pool-top.js';
 import type { Finish } from './program.js';
 
+/** What the format has (docs/format.md). */
+const EXTENT_BYTES = 2 ** 20;
+
 export interface CreateWords {
   readonly thn?: string;
   readonly llrrm?: string;
   readonly llrrmThreshold?: string;
   readonly llrrmPolicy?: string;
   readonly sampling?: string;
+  readonly indexMemory?: string;
+  readonly extent?: string;
   readonly dataChecksum?: boolean;
   readonly force?: boolean;
   readonly json?: boolean;
@@ -43,6 +48,8 @@ export interface PoolFacts {
   /** `degraded`: it has fast memory, and cannot use it; `why` says why not. */
   readonly llrrm: { readonly state: string; readonly uri: string; readonly why: string };
   readonly sampling: number;
+  /** Memory for fingerprints that it is to have; 0: by the size. */
+  readonly index_memory_bytes: number;
   readonly data_checksum: boolean;
   readonly epoch: number;
   readonly volumes: number;
@@ -67,6 +74,8 @@ export function configure(command: Command, finish: Finish): void {
     .option('--llrrm <uri>', 'fast memory for blocks with many references; what it holds is lost')
     .option('--llrrm-threshold <count>', 'references that make a block worth fast memory (4)')
     .option('--llrrm-policy <which>', 'of those: shared (all), or random (read in short runs)')
+    .option('--index-memory <size>', 'memory for fingerprints, 1 MiB to 2 GiB; 0: by the size (0)')
+    .option('--extent <size>', 'of the parts that a sequence never crosses: 1MiB, no other yet')
     .option('--sampling <count>', 'one fingerprint in so many is kept in memory (8)')
     .option('--data-checksum', 'copy what is written, and check blocks when they are read')
     .option('--force', 'make it where there is a pool already, which is lost')
@@ -94,6 +103,10 @@ export function configure(command: Command, finish: Finish): void {
     .option('--llrrm <uri>', 'fast memory, whose contents are lost; none: without')
     .option('--llrrm-threshold <count>', 'references that make a block worth fast memory')
     .option('--llrrm-policy <which>', 'of those: shared (all), or random (read in short runs)')
+    .option(
+      '--index-memory <size>',
+      'memory for fingerprints from the next opening on; 0: by the size',
+    )
     .option('--json', 'print JSON alone on stdout')
     .action(async (uri: string, _: object, self: Command) => {
       const words = self.optsWithGlobals<CreateWords>();
@@ -130,11 +143,12 @@ async function create(uri: string, words: CreateWords): Promise<void> {
 }
 
 async function set(uri: string, words: CreateWords): Promise<void> {
-  const { thn, llrrmThreshold, llrrmPolicy } = createOptions(words);
+  const { thn, llrrmThreshold, llrrmPolicy, indexBytes } = createOptions(words);
   const options = {
     ...(thn === undefined ? {} : { thn }),
     ...(llrrmThreshold === undefined ? {} : { llrrmThreshold }),
     ...(llrrmPolicy === undefined ? {} : { llrrmPolicy }),
+    ...(indexBytes === undefined ? {} : { indexBytes }),
   };
   const { llrrm: wanted } = words;
   if (wanted === undefined) return withPool(uri, (pool) => pool.configure(options));
@@ -168,6 +182,10 @@ export function createOptions(words: CreateWords): CreateOptions {
     options.llrrmThreshold = count('--llrrm-threshold', llrrmThreshold);
   }
   if (sampling !== undefined) options.sampling = count('--sampling', sampling);
+  if (words.indexMemory !== undefined) options.indexBytes = parseSize(words.indexMemory);
+  if (words.extent !== undefined && parseSize(words.extent) !== EXTENT_BYTES) {
+    throw badOption(`extents of ${words.extent} cannot be: this format has 1 MiB`);
+  }
   return options;
 }
 
@@ -203,6 +221,7 @@ export function factsOf(pool: Pool): PoolFacts {
     llrrm_policy: info.llrrmPolicy === 0 ? 'shared' : 'random',
     llrrm: pool.llrrm,
     sampling: info.sampling,
+    index_memory_bytes: info.indexPages * stats.block_size,
     data_checksum: info.dataChecksum,
     epoch: info.epoch,
     volumes: stats.volumes,
@@ -245,6 +264,10 @@ export function formatFacts(facts: PoolFacts): string {
       ['llrrm', llrrm],
       ['llrrm blocks', `${facts.llrrm_threshold} references, ${facts.llrrm_policy}`],
       ['sampling', `1 fingerprint in ${facts.sampling}`],
+      [
+        'index memory',
+        facts.index_memory_bytes === 0 ? 'by the size' : formatSize(facts.index_memory_bytes),
+      ],
       ['checksums', facts.data_checksum ? 'metadata and data' : 'metadata'],
       ['epoch', String(facts.epoch)],
       ['volumes', String(facts.volumes)],

@@ -8,7 +8,7 @@ import { LlrrmPolicy } from './llrrm/llrrm.js';
 import { LlrrmSession } from './llrrm/llrrm-session.js';
 import { newUuid } from './llrrm/llrrm-store.js';
 import { layoutOf } from './format/pool-layout.js';
-import { SAMPLING_MAX } from './format/sense.js';
+import { INDEX_BYTES_MAX, INDEX_BYTES_MIN, SAMPLING_MAX } from './format/sense.js';
 import { assertDevice, lbaOf, readBoth } from './pool-open.js';
 import { writeSuperblock, type SuperblockFacts } from './format/superblock.js';
 
@@ -23,6 +23,8 @@ export interface CreateOptions {
   llrrm?: BlockDevice | null;
   /** Blocks are copied to the pool's memory when they are written, and checked when read. */
   dataChecksum?: boolean;
+  /** Bytes of memory for the fingerprint index; 0: by the size of the pool. */
+  indexBytes?: number;
   /** One fingerprint in so many is in the index (8), a power of two. */
   sampling?: number;
   /** Makes a pool where there is one already; that one's data is lost. */
@@ -78,6 +80,7 @@ export async function createPool(device: BlockDevice, options: CreateOptions): P
     llrrmUuid: new Uint32Array(4),
     llrrmStamp: 0,
     llrrmPolicy: policy,
+    indexPages: indexPagesOf(options.indexBytes ?? 0),
     llrrmUri: '',
     rootSlots: new Uint32Array(ROOT_SLOT_WORDS),
   };
@@ -103,6 +106,17 @@ export function policyOf(name: 'shared' | 'random' | undefined): LlrrmPolicy | u
   if (name === 'shared') return LlrrmPolicy.shared;
   throw new PenstockError('BAD_OPTION', `llrrmPolicy is shared or random, not ${String(name)}`, {
     hint: 'shared: all blocks with references enough; random: of those what is read in short runs',
+    exitCode: 2,
+  });
+}
+
+/** Throws BAD_OPTION. */
+export function indexPagesOf(bytes: number): number {
+  if (bytes === 0 || (bytes >= INDEX_BYTES_MIN && bytes <= INDEX_BYTES_MAX)) {
+    return Math.floor(bytes / Page.bytes);
+  }
+  throw new PenstockError('BAD_OPTION', `an index of ${bytes} bytes cannot be`, {
+    hint: 'give it 1 MiB to 2 GiB, or 0: by the size of the pool',
     exitCode: 2,
   });
 }

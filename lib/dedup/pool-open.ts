@@ -25,7 +25,7 @@ import {
   Recovery,
   type RecoveryReport,
 } from './durable/recovery.js';
-import { superblockFaults } from './format/sense.js';
+import { INDEX_BYTES_MAX, INDEX_BYTES_MIN, superblockFaults } from './format/sense.js';
 import { SetTable } from './write/sets.js';
 import { Space } from './space/space.js';
 import {
@@ -72,9 +72,7 @@ export interface Opened {
 const CACHE_BYTES = 32 * 2 ** 20;
 const CACHE_BYTES_MIN = 2 ** 20;
 const CACHE_BYTES_MAX = 2 ** 28;
-const INDEX_BYTES_MIN = 2 ** 20;
 const INDEX_BYTES_UNIT = 2 ** 21;
-const INDEX_BYTES_MAX = 2 ** 31;
 const INDEX_LOAD = 0.95;
 const DEPTH = 512;
 
@@ -186,7 +184,7 @@ export async function openParts(
   });
   closers.push(() => checkpoint.close());
   const index = new FingerprintIndex({
-    bytes: options.indexBytes ?? indexBytesOf(space.blocksTotal, facts.sampling),
+    bytes: indexBytesOf(facts, space.blocksTotal, options.indexBytes),
     rate: facts.sampling,
   });
   closers.push(() => index.close());
@@ -269,8 +267,17 @@ function framesOf(bytes: number): number {
   });
 }
 
-/** Bytes for all blocks of a pool at a sampling rate, at the load that a table bears. */
-function indexBytesOf(blocks: number, sampling: number): number {
+/** What is asked for, or the pool is to have; else for all blocks, at a load that a table bears. */
+function indexBytesOf(facts: SuperblockFacts, blocks: number, asked: number | undefined): number {
+  const { indexPages, sampling } = facts;
+  const given = asked ?? indexPages * Page.bytes;
+  if (given >= Page.bytes && given <= INDEX_BYTES_MAX) return given;
+  if (given !== 0) {
+    throw new PenstockError('BAD_OPTION', `an index of ${given} bytes cannot be`, {
+      hint: 'give it 4 KiB to 2 GiB, or 0: by the size of the pool',
+      exitCode: 2,
+    });
+  }
   const wanted = (blocks / sampling / INDEX_LOAD) * 8;
   const bytes = Math.ceil(wanted / INDEX_BYTES_UNIT) * INDEX_BYTES_UNIT;
   return Math.min(INDEX_BYTES_MAX, Math.max(INDEX_BYTES_MIN, bytes));

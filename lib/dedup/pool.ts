@@ -26,6 +26,7 @@ import {
   assertOptions,
   assertOther,
   createPool,
+  indexPagesOf,
   policyOf,
   type CreateOptions,
 } from './pool-create.js';
@@ -162,12 +163,15 @@ export class Pool {
     const { thn = facts.thn, llrrmThreshold = facts.llrrmThreshold, llrrm } = options;
     assertOptions(thn, llrrmThreshold, facts.sampling);
     const policy = policyOf(options.llrrmPolicy) ?? facts.llrrmPolicy;
+    const { indexBytes } = options;
+    const indexPages = indexBytes === undefined ? facts.indexPages : indexPagesOf(indexBytes);
     if (llrrm !== null && llrrm !== undefined) assertOther(this.device, llrrm);
     if (llrrm !== undefined) await LlrrmSession.record(facts, llrrm);
     facts.thn = thn;
     engine.parts.thn.thn = thn;
     facts.llrrmThreshold = llrrmThreshold;
     facts.llrrmPolicy = policy;
+    facts.indexPages = indexPages;
     if (engine.llrrm !== null) {
       engine.llrrm.threshold = llrrmThreshold;
       engine.llrrm.policy = facts.llrrmPolicy;

@@ -214,6 +214,13 @@ describe('a damaged pool', () => {
     expect((await json('pool', 'set', other, ...set)).body).toMatchObject({
       ...{ llrrm: { state: 'none' }, thn: 4, llrrm_policy: 'random', llrrm_threshold: 2 },
     });
+    const index = await json('pool', 'set', other, '--index-memory', '4MiB');
+    expect(index).toMatchObject({ code: 0, body: { index_memory_bytes: 4 * MIB } });
+    const extents = [`${other}?create=64MiB`, '--force', '--extent'];
+    const refused = await json('pool', 'create', ...extents, '2MiB');
+    expect(refused).toMatchObject({ code: 2, body: { code: 'BAD_OPTION' } });
+    const made = await json('pool', 'create', ...extents, '1MiB', '--index-memory', '2MiB');
+    expect(made).toMatchObject({ code: 0, body: { index_memory_bytes: 2 * MIB } });
     const wrong = await json('pool', 'set', other, '--llrrm-policy', 'some');
     expect(wrong).toMatchObject({ code: 2, body: { code: 'BAD_OPTION' } });
     rmSync(at('other.img'));

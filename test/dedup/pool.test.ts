@@ -300,6 +300,29 @@ describe('space', () => {
 });
 
 describe('the index', () => {
+  it('has the memory that the pool was made with, or that it is opened with', async () => {
+    const device = await open('ram:64MiB');
+    const wrong = { code: 'BAD_OPTION' };
+    await expect(Pool.create(device, { indexBytes: 4096 })).rejects.toMatchObject(wrong);
+    await Pool.create(device, { indexBytes: 3 * 2 ** 20 });
+    const bytesOf = async (options: { indexBytes?: number }, next?: number): Promise<number> => {
+      const pool = await Pool.open(device, { cacheBytes: 2 ** 20, ...options });
+      try {
+        if (next !== undefined) await pool.configure({ indexBytes: next });
+        return pool.engine.parts.index.bytes;
+      } finally {
+        await pool.close();
+      }
+    };
+    expect(await bytesOf({})).toBe(3 * 2 ** 20);
+    expect(await bytesOf({ indexBytes: 2 ** 20 })).toBe(2 ** 20);
+    await expect(bytesOf({ indexBytes: 5 })).rejects.toMatchObject(wrong);
+    expect(await bytesOf({}, 0)).toBe(3 * 2 ** 20);
+    expect(await bytesOf({})).toBe(2 ** 21);
+    await expect(bytesOf({}, 2 ** 32)).rejects.toMatchObject(wrong);
+    await device.close();
+  });
+
   it('forgets what was at a place that is written again', async () => {
     const device = await open('ram:32MiB');
     await Pool.create(device, { thn: 4, sampling: 1 });

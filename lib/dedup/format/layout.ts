@@ -165,6 +165,7 @@ export const enum Super {
   llrrmStamp = 40,
   blockSize = 41,
   llrrmPolicy = 42,
+  indexPages = 43,
   rootSlots = 64,
   llrrmUri = 128,
   llrrmUriBytes = 512,

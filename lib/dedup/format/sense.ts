@@ -12,11 +12,14 @@ const VOLUMES_MAX = 2 ** 24;
 export const SAMPLING_MAX = 2 ** 16;
 /** 0 shared, 1 random. */
 const POLICY_MAX = 1;
+/** Memory of an index that a pool is to have, in bytes. */
+export const INDEX_BYTES_MIN = 2 ** 20;
+export const INDEX_BYTES_MAX = 2 ** 31;
 
 /** What cannot be of what a superblock says, a sentence each. */
 export function superblockFaults(facts: SuperblockFacts): string[] {
   const { pages, roots, journalPage, journalPages, journalAt, firstGroup, highWater } = facts;
-  const { thn, sampling, catalogueLevel, volumes, llrrmThreshold, llrrmPolicy } = facts;
+  const { thn, sampling, catalogueLevel, volumes, llrrmThreshold, llrrmPolicy, indexPages } = facts;
   const endGroup = Math.floor(pages / Group.pages);
   const places: [boolean, string][] = [
     [pages <= PBN_END, `${pages} pages are more than a pool can have`],
@@ -48,6 +51,7 @@ export function superblockFaults(facts: SuperblockFacts): string[] {
     ],
     [llrrmThreshold >= 1, `a threshold of ${llrrmThreshold} references cannot be`],
     [llrrmPolicy <= POLICY_MAX, `low-latency memory has policy ${llrrmPolicy}, which is none`],
+    [indexPages * Page.bytes <= INDEX_BYTES_MAX, `an index of ${indexPages} pages cannot be`],
   ];
   return places.filter(([isGood]) => !isGood).map(([, fault]) => fault);
 }

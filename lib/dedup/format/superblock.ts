@@ -44,6 +44,8 @@ export interface SuperblockFacts {
   llrrmUuid: Uint32Array;
   llrrmStamp: number;
   llrrmPolicy: number;
+  /** Memory for the index, in pages of 4 KiB; 0: by the pool's size. */
+  indexPages: number;
   llrrmUri: string;
   /** Bit per root page. */
   rootSlots: Uint32Array;
@@ -83,6 +85,7 @@ export function writeSuperblock(words: Uint32Array, facts: SuperblockFacts, slot
   words.set(facts.llrrmUuid, Super.llrrmUuid);
   words[Super.llrrmStamp] = facts.llrrmStamp;
   words[Super.llrrmPolicy] = facts.llrrmPolicy;
+  words[Super.indexPages] = facts.indexPages;
   if (facts.llrrmUri !== '') uriBytes(words).write(facts.llrrmUri);
   words.set(facts.rootSlots, Super.rootSlots);
   words[Head.crc] = checksum(words, facts.uuid[0]!);
@@ -131,6 +134,7 @@ export function readSuperblock(words: Uint32Array, slot: number): SuperblockFact
     llrrmUuid: words.slice(Super.llrrmUuid, Super.llrrmUuid + 4),
     llrrmStamp: words[Super.llrrmStamp]!,
     llrrmPolicy: words[Super.llrrmPolicy]!,
+    indexPages: words[Super.indexPages]!,
     llrrmUri: uriBytes(words).toString().replace(/\0+$/, ''),
     rootSlots: words.slice(Super.rootSlots, Super.rootSlots + ROOT_SLOT_WORDS),
   };
