@@ -18,13 +18,9 @@ import { LlrrmSession, type LlrrmOptions } from './llrrm/llrrm-session.js';
 import { PageCache } from './durable/pages.js';
 import { Planner } from './write/planner.js';
 import { ReadChecks } from './volume/read-checks.js';
-import {
-  corruptError,
-  JournalReader,
-  pageError,
-  Recovery,
-  type RecoveryReport,
-} from './durable/recovery.js';
+import { corruptError, pageError } from './durable/errors.js';
+import { JournalReader } from './durable/journal-reader.js';
+import { Recovery, type RecoveryReport } from './durable/recovery.js';
 import { INDEX_BYTES_MAX, INDEX_BYTES_MIN, superblockFaults } from './format/sense.js';
 import { SetTable } from './write/sets.js';
 import { Space } from './space/space.js';

@@ -40,6 +40,7 @@ import {
 } from './pool-open.js';
 import { rebuildIndex } from './write/rebuild.js';
 import type { RecoveryReport } from './durable/recovery.js';
+import { Pass } from './pass.js';
 import { resizeVolume } from './maps/resize.js';
 import { SpaceWatch, type SpaceState } from './space/space-watch.js';
 import { poolStats, type PoolStats } from './stats/stats.js';
@@ -69,8 +70,8 @@ export class Pool {
   private stopIndexing = false;
   /** Walks through maps that are under way. */
   private walks: Promise<unknown> = Promise.resolve();
-  private trimming: Promise<number> | null = null;
-  private cleaning: Promise<CleanReport> | null = null;
+  private readonly trimming = new Pass<number>();
+  private readonly cleaning = new Pass<CleanReport>();
   private closing: Promise<void> | null = null;
 
   private readonly watch: SpaceWatch;
@@ -288,14 +289,13 @@ export class Pool {
   /**
    * Gives free space back to the device, in pieces beside other work; resolves with how many bytes.
    * It ends early when the pool is closed. Who asks while one is under way gets what comes of that
-   * one: his options are not looked at. Errors: UNSUPPORTED, the device's.
+   * one; of the options only the signal counts, which ends it. Errors: UNSUPPORTED, the device's.
    */
   trim(options: TrimOptions = {}): Promise<number> {
     this.assertOpen();
-    this.trimming ??= trimPool(this.engine, this.device, options).finally(() => {
-      this.trimming = null;
-    });
-    return this.trimming;
+    return this.trimming.join(options.signal, (signal) =>
+      trimPool(this.engine, this.device, { ...options, signal }),
+    );
   }
 
   /**
@@ -306,12 +306,9 @@ export class Pool {
    */
   clean(options: CleanOptions = {}): Promise<CleanReport> {
     this.assertOpen();
-    const stop = (): void => this.engine.cleaner.urge('it was interrupted');
-    if (this.cleaning !== null) options.signal?.addEventListener('abort', stop, { once: true });
-    this.cleaning ??= cleanPool(this.engine, options).finally(() => {
-      this.cleaning = null;
-    });
-    return this.cleaning;
+    return this.cleaning.join(options.signal, (signal) =>
+      cleanPool(this.engine, { ...options, signal }),
+    );
   }
 
   /**
@@ -376,8 +373,8 @@ export class Pool {
     this.engine.closing = true;
     await this.indexed;
     await this.walks;
-    await this.trimming?.catch(() => undefined); // told to who began it
-    await this.cleaning?.catch(() => undefined);
+    await this.trimming.settle();
+    await this.cleaning.settle();
     const { engine } = this;
     try {
       engine.llrrm?.copier.stop();

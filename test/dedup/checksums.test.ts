@@ -10,29 +10,10 @@ import { open } from '../../lib/open.js';
 import { contentOf, fillBlock } from '../soak/dedup-model.js';
 import { Random } from '../soak/harness.js';
 import { collect, put } from '../support/requests.js';
+import { PAGE, range, read, write } from './contents.js';
 
-const PAGE = 4096;
 const BLOCKS = 2048;
 const SMALL = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
-
-const range = (from: number, count: number): number[] =>
-  Array.from({ length: count }, (_, i) => from + i);
-
-async function write(disk: BlockDevice, first: number, contents: readonly number[]): Promise<void> {
-  const buffer = disk.memory.alloc(contents.length * PAGE);
-  for (const [i, content] of contents.entries()) fillBlock(buffer.u32, i * 1024, content);
-  await disk.write(first, buffer).finally(() => buffer.free());
-}
-
-async function read(disk: BlockDevice, first: number, count: number): Promise<number[]> {
-  const buffer = disk.memory.alloc(count * PAGE);
-  try {
-    await disk.read(first, buffer);
-    return Array.from({ length: count }, (_, i) => contentOf(buffer.u32, i * 1024));
-  } finally {
-    buffer.free();
-  }
-}
 
 async function stand(
   dataChecksum = true,

@@ -315,7 +315,8 @@ it('is joined by who asks meanwhile, whatever the options, and keeps no tables',
   const { pool, models } = await fragmented(device);
   const { cleaner } = pool.engine;
   const under = pool.clean({ maxVictims: 3 });
-  const joined = pool.clean({ maxUsed: 0, signal: AbortSignal.abort() });
+  const { signal } = new AbortController();
+  const joined = pool.clean({ maxUsed: 0, signal });
   const report = await under;
   expect(report).toMatchObject({ victims: 3, stopped: null });
   expect(await joined).toBe(report);
@@ -323,6 +324,14 @@ it('is joined by who asks meanwhile, whatever the options, and keeps no tables',
   // Those of the next one count again.
   await expect(pool.clean({ maxUsed: 0 })).rejects.toMatchObject({ code: 'BAD_OPTION' });
   expect((await pool.clean({ maxVictims: 2 })).victims).toBe(2);
+  // Each who asked may end it, the next one is not ended by it.
+  const ending = new AbortController();
+  const ended = pool.clean({ maxVictims: 2 });
+  const other = pool.clean({ signal: ending.signal });
+  ending.abort();
+  expect(await ended).toMatchObject({ freed: 0, stopped: 'it was interrupted' });
+  expect(await other).toBe(await ended);
+  expect(await pool.clean({ maxVictims: 2 })).toMatchObject({ victims: 2, stopped: null });
   await expectAll(pool, models);
   await pool.close();
   expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });

@@ -5,20 +5,12 @@ import { ExtentCounter } from '../../lib/dedup/maps/extents.js';
 import { Pool } from '../../lib/dedup/index.js';
 import { Magic, Node } from '../../lib/dedup/format/layout.js';
 import { Miss } from '../../lib/dedup/durable/pages.js';
-import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { open } from '../../lib/open.js';
-import { fillBlock } from '../soak/dedup-model.js';
+import { write } from './contents.js';
 
 const CACHE_BYTES = 2 ** 20;
 
 /** Writes blocks with these contents. */
-async function write(disk: BlockDevice, first: number, contents: number[]): Promise<void> {
-  const buffer = disk.memory.alloc(contents.length * 4096);
-  for (const [i, content] of contents.entries()) fillBlock(buffer.u32, i * 1024, content);
-  await disk.write(first, buffer);
-  buffer.free();
-}
-
 function numbers(from: number, count: number): number[] {
   return Array.from({ length: count }, (_, i) => from + i);
 }

@@ -9,33 +9,13 @@ import { checkPool, Pool, type OpenOptions } from '../../lib/dedup/index.js';
 import { faultControl } from '../../lib/drivers/fault/index.js';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { open } from '../../lib/open.js';
-import { contentOf, fillBlock } from '../soak/dedup-model.js';
 import { Random } from '../soak/harness.js';
+import { PAGE, range, read, write } from './contents.js';
 
-const PAGE = 4096;
 const BLOCKS = 1024;
 const SMALL = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
 const folder = mkdtempSync(join(tmpdir(), 'penstock-llrrm-'));
 afterAll(() => rmSync(folder, { recursive: true }));
-
-const range = (from: number, count: number): number[] =>
-  Array.from({ length: count }, (_, i) => from + i);
-
-async function write(disk: BlockDevice, first: number, contents: readonly number[]): Promise<void> {
-  const buffer = disk.memory.alloc(contents.length * PAGE);
-  for (const [i, content] of contents.entries()) fillBlock(buffer.u32, i * 1024, content);
-  await disk.write(first, buffer);
-  buffer.free();
-}
-
-async function read(disk: BlockDevice, first: number, count: number): Promise<number[]> {
-  const buffer = disk.memory.alloc(count * PAGE);
-  buffer.u8.fill(0xee);
-  await disk.read(first, buffer);
-  const contents = Array.from({ length: count }, (_, i) => contentOf(buffer.u32, i * 1024));
-  buffer.free();
-  return contents;
-}
 
 interface Stand {
   device: BlockDevice;

@@ -15,8 +15,8 @@ import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { addressSpace, type DmaBuffer } from '../../lib/memory/index.js';
 import { open } from '../../lib/open.js';
 import { contentOf, fillBlock } from '../soak/dedup-model.js';
+import { PAGE, range, read } from './contents.js';
 
-const PAGE = 4096;
 const OPEN = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
 const BAD_BLOCKS = 8;
 /** Beyond what the others write. */
@@ -37,17 +37,6 @@ function filled(disk: BlockDevice, contents: readonly number[]): DmaBuffer {
   for (const [i, content] of contents.entries()) fillBlock(buffer.u32, i * 1024, content);
   return buffer;
 }
-
-async function contentsOf(disk: BlockDevice, first: number, count: number): Promise<number[]> {
-  const buffer = disk.memory.alloc(count * PAGE);
-  await disk.read(first, buffer);
-  const contents = Array.from({ length: count }, (_, i) => contentOf(buffer.u32, i * 1024));
-  buffer.free();
-  return contents;
-}
-
-const range = (from: number, count: number): number[] =>
-  Array.from({ length: count }, (_, i) => from + i);
 
 describe('a pool that cannot be had', () => {
   it('is NOT_A_POOL, POOL_TOO_SMALL, POOL_EXISTS, POOL_BAD_DEVICE', async () => {
@@ -125,7 +114,7 @@ describe('a pool that cannot be had', () => {
     await expect(device.close()).rejects.toMatchObject(busy);
     await expect(fast.close()).rejects.toMatchObject(busy);
     await write;
-    expect(await contentsOf(disk, 0, 16)).toEqual(range(1, 16));
+    expect(await read(disk, 0, 16)).toEqual(range(1, 16));
     buffer.free();
     await disk.close();
     await pool.close();
@@ -161,7 +150,7 @@ it('of 64 TiB opens, with the memory of a small one, and keeps what is written',
   pool = await Pool.open(device, OPEN);
   const again = pool.openVolume('one');
   for (const [i, place] of places.entries()) {
-    expect(await contentsOf(again, place, 8)).toEqual(range(10 * i + 1, 8));
+    expect(await read(again, place, 8)).toEqual(range(10 * i + 1, 8));
   }
   await again.close();
   await pool.close();
@@ -192,7 +181,7 @@ describe('volumes', () => {
     expect(again.recovery).toBe(null);
     expect(again.volumes.map(({ name }) => name)).toEqual(['one', 'huge']);
     const reopened = again.openVolume('huge');
-    expect(await contentsOf(reopened, last - 1, 4)).toEqual([0, 7, 8, 9]);
+    expect(await read(reopened, last - 1, 4)).toEqual([0, 7, 8, 9]);
     expect(() => again.openVolume('none')).toThrow(/no volume 'none'/);
     await reopened.close();
     await again.close();
@@ -225,10 +214,10 @@ describe('volumes', () => {
     await a.write(0, buffer);
     buffer.free();
     await a.close();
-    expect(await contentsOf(b, 0, 2)).toEqual([0, 0]);
+    expect(await read(b, 0, 2)).toEqual([0, 0]);
     await b.close();
     const again = await open(`dedup:${uri}#a`);
-    expect(await contentsOf(again, 0, 64)).toEqual(range(1, 64));
+    expect(await read(again, 0, 64)).toEqual(range(1, 64));
     await again.close();
     await expect(open(`dedup:${uri}#c`)).rejects.toMatchObject({ code: 'NO_SUCH_VOLUME' });
     await expect(open(`dedup:${uri}`)).rejects.toMatchObject({ code: 'BAD_URI' });
@@ -255,7 +244,7 @@ describe('space', () => {
       written += 128;
     }
     expect(written * PAGE).toBeGreaterThan(2 ** 24);
-    expect(await contentsOf(disk, 0, written)).toEqual(range(1, written));
+    expect(await read(disk, 0, written)).toEqual(range(1, written));
     // Overwriting needs room, too; discarding gives it.
     for (let round = 0; round < 4; round++) {
       await disk.discard(0, 1024);
@@ -265,8 +254,8 @@ describe('space', () => {
         buffer.free();
       }
     }
-    expect(await contentsOf(disk, 0, 1024)).toEqual(range(4 * 10 ** 6, 1024));
-    expect(await contentsOf(disk, 1024, written - 1024)).toEqual(range(1025, written - 1024));
+    expect(await read(disk, 0, 1024)).toEqual(range(4 * 10 ** 6, 1024));
+    expect(await read(disk, 1024, written - 1024)).toEqual(range(1025, written - 1024));
     await disk.close();
     await pool.close();
     expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
@@ -291,7 +280,7 @@ describe('space', () => {
       }
       await Promise.all(works);
     }
-    expect(await contentsOf(disk, 0, blocks)).toEqual(contents);
+    expect(await read(disk, 0, blocks)).toEqual(contents);
     await disk.close();
     await pool.close();
     expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
@@ -438,12 +427,12 @@ describe('a client that changes its buffer while it is written', () => {
         const own = filled(good, mine);
         await good.write(at, own);
         own.free();
-        expect(await contentsOf(good, at, BAD_BLOCKS)).toEqual(mine);
+        expect(await read(good, at, BAD_BLOCKS)).toEqual(mine);
         // Also in runs that are shared only for what is in low-latency memory.
         const short = filled(good, [0, ...mine.slice(2, 4), 0]);
         await good.write(SHORT_AT, short);
         short.free();
-        expect(await contentsOf(good, SHORT_AT, 4)).toEqual([0, ...mine.slice(2, 4), 0]);
+        expect(await read(good, SHORT_AT, 4)).toEqual([0, ...mine.slice(2, 4), 0]);
       }
       Atomics.store(control, 0, -1);
       await ended;

@@ -7,19 +7,13 @@ import { Stream } from '../../lib/dedup/space/allocator.js';
 import { faultControl } from '../../lib/drivers/fault/index.js';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { open } from '../../lib/open.js';
-import { contentOf, fillBlock } from '../soak/dedup-model.js';
+import { contentOf } from '../soak/dedup-model.js';
 import { Random } from '../soak/harness.js';
+import { PAGE, write } from './contents.js';
 
-const PAGE = 4096;
 const OPEN = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
 /** Places round which levels and leaves of a map end, in blocks. */
 const ENDS = [1, 2, 511, 512, 513, 1024, 262_143, 262_144, 262_145, 270_000, 1_000_000, 2 ** 28];
-
-async function write(disk: BlockDevice, first: number, contents: readonly number[]): Promise<void> {
-  const buffer = disk.memory.alloc(contents.length * PAGE);
-  for (const [i, content] of contents.entries()) fillBlock(buffer.u32, i * 1024, content);
-  await disk.write(first, buffer).finally(() => buffer.free());
-}
 
 async function readOne(disk: BlockDevice, block: number): Promise<number> {
   const buffer = disk.memory.alloc(PAGE);

@@ -5,19 +5,12 @@ import { expect, it } from 'vitest';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { open } from '../../lib/open.js';
-import { contentOf, fillBlock } from '../soak/dedup-model.js';
+import { contentOf } from '../soak/dedup-model.js';
 import { Random } from '../soak/harness.js';
+import { PAGE, write } from './contents.js';
 
-const PAGE = 4096;
 const BLOCKS = 2000;
 const OPEN = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
-
-async function write(disk: BlockDevice, first: number, contents: readonly number[]): Promise<void> {
-  const buffer = disk.memory.alloc(contents.length * PAGE);
-  for (const [i, content] of contents.entries()) fillBlock(buffer.u32, i * 1024, content);
-  await disk.write(first, buffer);
-  buffer.free();
-}
 
 async function read(disk: BlockDevice): Promise<number[]> {
   const buffer = disk.memory.alloc(BLOCKS * PAGE);

@@ -8,26 +8,9 @@ import { ReadSample, Traffic } from '../../lib/dedup/stats/traffic.js';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { native } from '../../lib/native.js';
 import { open } from '../../lib/open.js';
-import { fillBlock } from '../soak/dedup-model.js';
+import { PAGE, range, read, write } from './contents.js';
 
-const PAGE = 4096;
 const SMALL = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
-
-const range = (from: number, count: number): number[] =>
-  Array.from({ length: count }, (_, i) => from + i);
-
-async function write(disk: BlockDevice, first: number, contents: readonly number[]): Promise<void> {
-  const buffer = disk.memory.alloc(contents.length * PAGE);
-  for (const [i, content] of contents.entries()) fillBlock(buffer.u32, i * 1024, content);
-  await disk.write(first, buffer);
-  buffer.free();
-}
-
-async function read(disk: BlockDevice, first: number, count: number): Promise<void> {
-  const buffer = disk.memory.alloc(count * PAGE);
-  await disk.read(first, buffer);
-  buffer.free();
-}
 
 async function withPool(
   fastUri: string | null,

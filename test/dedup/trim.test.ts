@@ -117,10 +117,13 @@ it('is joined by who asks meanwhile, whatever the options', async () => {
   await Pool.create(device);
   const pool = await Pool.open(device);
   const under = pool.trim();
-  const joined = pool.trim({ signal: AbortSignal.abort() });
+  const joined = pool.trim({ signal: new AbortController().signal });
   expect(await under).toBeGreaterThan(2 ** 25);
   expect(await joined).toBe(await under);
+  // Each of them may end it.
+  const ended = pool.trim();
   expect(await pool.trim({ signal: AbortSignal.abort() })).toBe(0);
+  expect(await ended).toBe(0);
   await pool.close();
   await device.close();
 });

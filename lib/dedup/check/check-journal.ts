@@ -5,7 +5,7 @@ import { PenstockError } from '../../errors.js';
 import type { BlockDevice } from '../../hpdi/index.js';
 import type { MapsCheck } from './check-maps.js';
 import { pairOf } from './check-pages.js';
-import { JournalReader, recordsOf } from '../durable/recovery.js';
+import { JournalReader, recordsOf } from '../durable/journal-reader.js';
 import { Group, Head, Page, Rec, RecKind, Volume, VolumeState } from '../format/layout.js';
 import type { SuperblockFacts } from '../format/superblock.js';
 

@@ -4,10 +4,9 @@
 import { PenstockError } from '../../errors.js';
 import type { BlockDevice } from '../../hpdi/index.js';
 import type { SpaceCheck } from './check-space.js';
-import { Group, Head, type Magic, Page } from '../format/layout.js';
+import { ENTRY_PAGES, Group, Head, type Magic, Page } from '../format/layout.js';
 import type { SpacePages } from './repair-space.js';
 import { setPair } from '../format/numbers.js';
-import { ENTRY_PAGES } from '../durable/journal.js';
 import { checksum, writeSuperblock, type SuperblockFacts } from '../format/superblock.js';
 
 export class RepairWriter {

@@ -12,25 +12,16 @@ import { Op } from '../../hpdi/index.js';
 import { addressSpace, type Segment } from '../../memory/index.js';
 import { native } from '../../native.js';
 import type { PoolIo } from './io.js';
-import { Entry, EntryKind, Magic, Page } from '../format/layout.js';
+import { Entry, ENTRY_PAGES, EntryKind, Magic, Page } from '../format/layout.js';
 import { setPair } from '../format/numbers.js';
+import type { JournalPlace } from './journal-reader.js';
 import { Stage, type StageClock } from '../stats/stage-clock.js';
 
 /** Entries that may be on their way to the device at a time. */
 const BUFFERS = 32;
-/** Pages of the longest entry. */
-export const ENTRY_PAGES = 16;
 /** A buffer has a page more, for a wrap entry before it. */
 const BUFFER_PAGES = ENTRY_PAGES + 1;
 const ENTRY_WORDS = ENTRY_PAGES * Page.words;
-
-export interface JournalPlace {
-  /** First page on the device, and how many. */
-  readonly page: number;
-  readonly pages: number;
-  readonly seed: number;
-  readonly epoch: number;
-}
 
 export class Journal {
   /** The sequence of the last entry that was begun. */

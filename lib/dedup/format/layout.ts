@@ -198,6 +198,9 @@ export const enum Entry {
   words = 16,
 }
 
+/** Pages of the longest entry. */
+export const ENTRY_PAGES = 16;
+
 export const enum EntryKind {
   records = 1,
   wrap = 2,

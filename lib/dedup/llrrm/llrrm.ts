@@ -16,7 +16,7 @@ import { PoolIo } from '../durable/io.js';
 import { Page } from '../format/layout.js';
 import { LlrrmCopier, type CopierParts, type CopierTarget } from './llrrm-copier.js';
 import { LLRRM_RUN, LlrrmTable, SlotState } from './llrrm-table.js';
-import type { SpaceWatcher } from '../space/space-watcher.js';
+import type { ReferenceWatcher } from '../space/reference-watcher.js';
 
 /** Which blocks are copied once they have references enough. */
 export const enum LlrrmPolicy {
@@ -49,7 +49,7 @@ export interface LlrrmEvents {
   compared(run: number, loanLo: number, loanHi: number): void;
 }
 
-export class Llrrm implements CopierTarget, SpaceWatcher {
+export class Llrrm implements CopierTarget, ReferenceWatcher {
   readonly table: LlrrmTable;
   readonly io: PoolIo;
   readonly copier: LlrrmCopier;

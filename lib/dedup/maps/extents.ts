@@ -7,7 +7,7 @@ import type { VolumeRecord } from './catalogue.js';
 import type { Engine } from '../engine.js';
 import { Group, Magic, Node } from '../format/layout.js';
 import { Miss } from '../durable/pages.js';
-import { pageError } from '../durable/recovery.js';
+import { pageError } from '../durable/errors.js';
 
 /** Leaves between two turns of the event loop. */
 const SLICE = 64;

@@ -18,7 +18,7 @@ import { countIndex, groupOf } from '../format/numbers.js';
 import { Frame, Miss, type PageCache } from '../durable/pages.js';
 import { NodeExtents } from './node-extents.js';
 import { PbnTable } from './pbn-table.js';
-import type { SpaceWatcher } from './space-watcher.js';
+import type { ReferenceWatcher } from './reference-watcher.js';
 import {
   Group,
   GroupShift,
@@ -69,7 +69,7 @@ export class Space {
   /** A count went below 0, or a page of space cannot be read: nothing may be changed any more. */
   broken: string | null = null;
   /** Who is told of references, as counts change. */
-  watcher: SpaceWatcher | null = null;
+  watcher: ReferenceWatcher | null = null;
   readonly pages: PageCache;
   /** What is being given back to the device is given to nobody. */
   readonly discards = new Discards();
