@@ -85,8 +85,9 @@ async function inTurn(
 /** What 10^7 operations leave on the heap, once V8 has compiled what it means to. */
 async function costOf(device: BlockDevice, load: Load): Promise<HeapCost> {
   const queue = device.queue({ depth: load.depth, split: false });
+  // (The end of the journal's ring must have come by several times.)
   for (let i = 0; i < 4; i++) {
-    drive(device, queue, { ...load, operations: OPERATIONS / 20 });
+    drive(device, queue, { ...load, operations: OPERATIONS / 4 });
     await sleep(100);
   }
   collect();

@@ -16,7 +16,7 @@ const SLICES: readonly [string, number][] = [
   ['requests', 20_000],
   ['adapter', 2_000],
   ['memory', 800],
-  ['workers', 4],
+  ['workers', 6],
   ['faults', 40],
   ['dedup-crash', 10],
   ['dedup-errors', 12],
@@ -25,7 +25,7 @@ const SLICES: readonly [string, number][] = [
   ['idc-chain', 10_000],
   ['idc-device', 3],
   ['idc-fuzz', 40_000],
-  ['nvme-fuzz', 60],
+  ['nvme-fuzz', 200],
 ];
 
 interface Run {
