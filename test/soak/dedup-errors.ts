@@ -1,7 +1,8 @@
 // Errors of a pool's device, one by one: the same work each time, from opening (with a journal to
-// be applied) to closing, in which one operation fails, the k-th read, write or flush; or that one
-// and all that follow. Every call ends with a typed error or the right result; when the device
-// works again, what was acknowledged is there, and the check finds nothing.
+// be applied) through writes, copies, cleaning and a delete to closing, in which one operation
+// fails, the k-th read, write or flush; or that one and all that follow. Every call ends with a
+// typed error or the right result; when the device works again, what was acknowledged is there,
+// and the check finds nothing.
 
 import { faultControl, wrapFault } from '../../lib/drivers/fault/index.js';
 import { driver as ramDriver } from '../../lib/drivers/ram/index.js';
@@ -21,6 +22,8 @@ const CREATE = { thn: 4, sampling: 1, force: true };
 const TYPED = ['MEDIA_ERROR', 'DEVICE_ERROR', 'POOL_FAILED'];
 const OPERATIONS = ['read', 'write', 'flush'];
 const LIMIT_MS = 20_000;
+/** So much is in most extents of these pools. */
+const CLEAN = { maxUsed: 250, maxVictims: 4 };
 
 /** What fails, and how many there are of it when nothing does. */
 interface Series {
@@ -30,6 +33,14 @@ interface Series {
   /** Numbers are tried in steps of this, round and round. */
   readonly step: number;
   tried: number;
+}
+
+interface Work {
+  models: VolumeModel[];
+  /** Without an error. */
+  readonly isWhole: boolean;
+  /** Blocks that cleaning has copied. */
+  readonly moved: number;
 }
 
 class ErrorsRun implements SoakRun {
@@ -88,7 +99,9 @@ class ErrorsRun implements SoakRun {
     for (const operation of OPERATIONS) {
       await this.restore();
       const counted = this.device([['errorOps', operation]]);
-      check((await this.work(counted)).isWhole, 'work without errors ends with one');
+      const { isWhole, moved } = await this.work(counted);
+      check(isWhole, 'work without errors ends with one');
+      check(moved > 0, 'work without errors moves no blocks');
       const total = faultControl(counted.backend)!.counters.fallible;
       await counted.close();
       let step = Math.max(1, Math.floor(total * 0.618));
@@ -114,11 +127,12 @@ class ErrorsRun implements SoakRun {
     await this.compare(models);
   }
 
-  /** Everything that a pool does, once; `isWhole`: without an error. */
-  private async work(device: BlockDevice): Promise<{ models: VolumeModel[]; isWhole: boolean }> {
+  /** Everything that a pool does, once. */
+  private async work(device: BlockDevice): Promise<Work> {
     const random = new Random(this.seed + 1);
     const models = this.models.map((model) => model.twin(model.name));
     let isWhole = true;
+    let moved = 0;
     const attempt = async (work: () => Promise<void>): Promise<boolean> => {
       try {
         await work();
@@ -131,7 +145,7 @@ class ErrorsRun implements SoakRun {
     };
     let pool: Pool | null = null;
     await attempt(async () => void (pool = await Pool.open(device, OPEN)));
-    if (pool === null) return { models, isWhole };
+    if (pool === null) return { models, isWhole, moved };
     const opened = pool as Pool;
     const write = (): Promise<boolean> =>
       attempt(() => writeSome(opened, random.pick([models[0]!, models[1]!]), random));
@@ -140,13 +154,18 @@ class ErrorsRun implements SoakRun {
     await attempt(() => flush(opened));
     await this.copy(opened, models, attempt);
     for (let i = 0; i < 6; i++) await write();
+    // Beside writes, which copies and maps of cleaned extents must not undo.
+    await Promise.all([
+      attempt(async () => void ({ moved } = await opened.clean(CLEAN))),
+      write().then(write),
+    ]);
     await attempt(() => opened.deleteVolume('old').finally(() => models[2]!.mayBeGone()));
     await attempt(() => opened.checkpoint());
     for (let i = 0; i < 6; i++) await write();
     for (const model of models) await attempt(() => readAll(opened, model));
     await attempt(() => opened.settle());
     await attempt(() => opened.close());
-    return { models, isWhole };
+    return { models, isWhole, moved };
   }
 
   private async copy(
