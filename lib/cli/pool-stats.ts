@@ -65,6 +65,7 @@ export function formatStats(stats: Stats): string {
     `space         ${stats.space}`,
     ...(extents === null ? [] : [`read extents  ${extents}`]),
     ...(llrrm === null ? [] : [`llrrm         ${llrrm.used} blocks of ${llrrm.slots}`]),
+    ...(stats.llrrm_why === '' ? [] : [`llrrm         degraded: ${stats.llrrm_why}`]),
   ];
   if (extents === null) rest.push('', ...formatSince(stats));
   return `${space}\n${rest.join('\n')}\n`;

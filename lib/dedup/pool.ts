@@ -151,7 +151,7 @@ export class Pool {
   }
 
   stats(): PoolStats {
-    return poolStats(this.engine, this.facts, this.watch);
+    return poolStats(this.engine, this.facts, this.watch, this.llrrm);
   }
 
   /**

@@ -1,6 +1,7 @@
 // Low-latency memory of a pool: what is copied there and read from there, and that nothing of it is
 // needed: neither its blocks nor the device. (Blocks that are freed: llrrm-reuse.test.ts.)
 
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -16,6 +17,9 @@ const BLOCKS = 1024;
 const SMALL = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
 const folder = mkdtempSync(join(tmpdir(), 'penstock-llrrm-'));
 afterAll(() => rmSync(folder, { recursive: true }));
+
+/** The next warning of the process. */
+const warned = async (): Promise<unknown> => ((await once(process, 'warning')) as [unknown])[0];
 
 interface Stand {
   device: BlockDevice;
@@ -217,6 +221,7 @@ describe('a device that lets the pool down', () => {
   });
 
   it('dies under reads and writes: all of them succeed, and it is not asked again', async () => {
+    const warning = warned();
     const made = await stand('ram:1MiB?fault.seed=1&fault.delayUs=300');
     const control = faultControl(made.fast.backend)!;
     const reads = made.disks.flatMap((disk) =>
@@ -232,6 +237,11 @@ describe('a device that lets the pool down', () => {
     for (const disk of made.disks) await write(disk, 300, range(7000, 16));
     await made.pool.settle();
     expect(made.pool.llrrm).toMatchObject({ state: 'degraded', why: 'the device is gone' });
+    expect(made.pool.stats()).toMatchObject({
+      llrrm_state: 'degraded',
+      llrrm_why: 'the device is gone',
+    });
+    expect(await warning).toMatchObject({ code: 'PENSTOCK_LLRRM_DEGRADED' });
     await end(made);
   });
 
@@ -303,10 +313,17 @@ describe('a low-latency device that a pool remembers', () => {
     const [uri, fastUri] = await filled('missed');
     rmSync(new URL(fastUri.replace('?create=1MiB', '')).pathname);
     const device = await open(uri);
+    const warning = warned();
     const pool = await Pool.open(device, {
       ...SMALL,
       openLlrrm: async () => open('file:/nowhere'),
     });
+    expect(await warning).toMatchObject({
+      code: 'PENSTOCK_LLRRM_DEGRADED',
+      message: expect.stringContaining('/nowhere') as string,
+      detail: expect.stringContaining('pool set --llrrm') as string,
+    });
+    expect(pool.stats()).toMatchObject({ llrrm: null, llrrm_state: 'degraded' });
     expect(pool.llrrm).toMatchObject({
       state: 'degraded',
       uri: fastUri.replace('?create=1MiB', ''),

@@ -10,7 +10,7 @@ import { formatUri, parseUri } from '../../uri.js';
 import { claim } from '../claim.js';
 import { Super } from '../format/layout.js';
 import type { Engine } from '../engine.js';
-import { Llrrm, type LlrrmPolicy } from './llrrm.js';
+import { Llrrm, type LlrrmPolicy, warnDegraded } from './llrrm.js';
 import { formatLlrrm, loadTable, newUuid, saveTable, takeLlrrm } from './llrrm-store.js';
 import type { SuperblockFacts } from '../format/superblock.js';
 
@@ -68,6 +68,7 @@ export class LlrrmSession {
       await this.close();
       this.state = 'degraded';
       this.why = error instanceof Error ? error.message : String(error);
+      warnDegraded(this.uri, this.why);
     }
   }
 

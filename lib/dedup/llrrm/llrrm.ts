@@ -49,6 +49,14 @@ export interface LlrrmEvents {
   compared(run: number, loanLo: number, loanHi: number): void;
 }
 
+/** Tells the process that a pool goes on without the fast memory that it should have. */
+export function warnDegraded(uri: string, why: string): void {
+  process.emitWarning(`a pool works without its low-latency memory ${uri}: ${why}`, {
+    code: 'PENSTOCK_LLRRM_DEGRADED',
+    detail: 'nothing is lost; give it back, or another one or none by `penstock pool set --llrrm`',
+  });
+}
+
 export class Llrrm implements CopierTarget, ReferenceWatcher {
   readonly table: LlrrmTable;
   readonly io: PoolIo;
@@ -73,6 +81,7 @@ export class Llrrm implements CopierTarget, ReferenceWatcher {
   private readonly events: LlrrmEvents;
   private readonly found = new Int32Array(LLRRM_RUN);
   /** Requests by number: whose, from which slot and block on, how many, where to. */
+  private readonly uri: string;
   private readonly owners = new Int32Array(DEPTH);
   private readonly slots = new Int32Array(DEPTH);
   private readonly counts = new Int32Array(DEPTH);
@@ -94,6 +103,7 @@ export class Llrrm implements CopierTarget, ReferenceWatcher {
     parts: CopierParts,
     events: LlrrmEvents,
   ) {
+    this.uri = device.uri;
     this.table = new LlrrmTable(place.slots);
     this.firstPage = place.firstPage;
     this.threshold = options.threshold;
@@ -324,9 +334,11 @@ export class Llrrm implements CopierTarget, ReferenceWatcher {
   }
 
   /** Nothing of it is used any more. */
-  fail(why: string): void {
-    this.failed ??= why;
+  private fail(why: string): void {
+    if (this.failed !== null) return;
+    this.failed = why;
     this.copier.stop();
+    warnDegraded(this.uri, why);
   }
 
   async close(): Promise<void> {

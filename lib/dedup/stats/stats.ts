@@ -4,6 +4,7 @@ import type { Engine } from '../engine.js';
 import type { LatencyStats } from './latency.js';
 import { Group, Page } from '../format/layout.js';
 import type { Llrrm } from '../llrrm/llrrm.js';
+import type { LlrrmState } from '../llrrm/llrrm-session.js';
 import type { SpaceState, SpaceWatch } from '../space/space-watch.js';
 import { Stage, type StageClock } from './stage-clock.js';
 import type { SuperblockFacts } from '../format/superblock.js';
@@ -85,6 +86,9 @@ export interface PoolStats {
     errors: number;
     damaged: number;
   } | null;
+  /** Whether it is used, and why it is not although the pool has one. */
+  readonly llrrm_state: LlrrmState;
+  readonly llrrm_why: string;
   /** Of pools with data checksums: blocks that were checked, and that were not what was written. */
   readonly checksums: { blocks: number; damaged: number } | null;
   /** Of `probes` those that were there and not; blocks that were another one by then. */
@@ -112,7 +116,12 @@ export interface PoolStats {
   readonly device: { reads: number; writes: number; pages_read: number; pages_written: number };
 }
 
-export function poolStats(engine: Engine, facts: SuperblockFacts, watch: SpaceWatch): PoolStats {
+export function poolStats(
+  engine: Engine,
+  facts: SuperblockFacts,
+  watch: SpaceWatch,
+  llrrm: { readonly state: LlrrmState; readonly why: string },
+): PoolStats {
   const { space, catalogue, planner, index, thn, checkpoint, journal, pages, io, checks } =
     engine.parts;
   const { clock, traffic } = engine.parts;
@@ -150,6 +159,8 @@ export function poolStats(engine: Engine, facts: SuperblockFacts, watch: SpaceWa
     reads: readStats(engine),
     writes: { requests: traffic.writes, blocks: traffic.blocksWritten },
     llrrm: engine.llrrm === null ? null : llrrmStats(engine.llrrm),
+    llrrm_state: llrrm.state,
+    llrrm_why: llrrm.why,
     index: {
       entries: index.entries,
       probes: index.probes,
