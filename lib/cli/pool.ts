@@ -78,7 +78,7 @@ export function configure(command: Command, finish: Finish): void {
     .option('--extent <size>', 'of the parts that a sequence never crosses: 1MiB, no other yet')
     .option('--sampling <count>', 'one fingerprint in so many is kept in memory (8)')
     .option('--data-checksum', 'copy what is written, and check blocks when they are read')
-    .option('--force', 'make it where there is a pool already, which is lost')
+    .option('--force', 'make it also where there is a pool, or other data: it is lost')
     .option('--json', 'print JSON alone on stdout')
     .action(async (uri: string, _: object, self: Command) => {
       await create(uri, self.optsWithGlobals());

@@ -3,6 +3,7 @@
 import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import { claim } from './claim.js';
+import { FOREIGN_BYTES, foreignIn } from './format/foreign.js';
 import { Feature, Page, Place, ROOT_SLOT_WORDS, SetMax } from './format/layout.js';
 import { LlrrmPolicy } from './llrrm/llrrm.js';
 import { LlrrmSession } from './llrrm/llrrm-session.js';
@@ -27,7 +28,7 @@ export interface CreateOptions {
   indexBytes?: number;
   /** One fingerprint in so many is in the index (8), a power of two. */
   sampling?: number;
-  /** Makes a pool where there is one already; that one's data is lost. */
+  /** Makes it also where there is a pool, a file system, a partition table: they are lost. */
   force?: boolean;
 }
 
@@ -44,17 +45,7 @@ export async function createPool(device: BlockDevice, options: CreateOptions): P
   const policy = policyOf(llrrmPolicy) ?? LlrrmPolicy.shared;
   assertOther(device, llrrm);
   await claim(device);
-  if (options.force !== true) {
-    const known = await readBoth(device).catch((error: unknown) => {
-      if (error instanceof PenstockError && error.code === 'NEWER_FORMAT') return 'newer';
-      throw error;
-    });
-    if (known !== null) {
-      throw new PenstockError('POOL_EXISTS', `${device.uri} has a pool already`, {
-        hint: 'open it; `--force` makes a new one, and what is in the old one is lost',
-      });
-    }
-  }
+  if (options.force !== true) await assertUnused(device);
   const layout = layoutOf(device.info.blocks * device.info.blockSize);
   const facts: SuperblockFacts = {
     ...layout,
@@ -96,6 +87,31 @@ export async function createPool(device: BlockDevice, options: CreateOptions): P
     await device.flush();
   } finally {
     page.free();
+  }
+}
+
+/** Throws POOL_EXISTS, POOL_FOREIGN: it holds something that a pool would overwrite. */
+async function assertUnused(device: BlockDevice): Promise<void> {
+  const known = await readBoth(device).catch((error: unknown) => {
+    if (error instanceof PenstockError && error.code === 'NEWER_FORMAT') return 'newer';
+    throw error;
+  });
+  if (known !== null) {
+    throw new PenstockError('POOL_EXISTS', `${device.uri} has a pool already`, {
+      hint: 'open it; `--force` makes a new one, and what is in the old one is lost',
+    });
+  }
+  const head = device.memory.alloc(FOREIGN_BYTES);
+  try {
+    await device.read(0, head);
+    const what = foreignIn(head.u8);
+    if (what === null) return;
+    throw new PenstockError('POOL_FOREIGN', `${device.uri} holds ${what}`, {
+      hint: 'another device; or, if nobody needs what it holds, `--force`',
+      exitCode: 3,
+    });
+  } finally {
+    head.free();
   }
 }
 
