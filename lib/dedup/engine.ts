@@ -15,14 +15,13 @@ import { Op, Status } from '../hpdi/index.js';
 import type { VolumeRecord } from './maps/catalogue.js';
 import { Phase } from './durable/checkpoint.js';
 import { Checkpoints } from './durable/checkpoints.js';
-import { Cleaner, NO_SPACE } from './clean/cleaner.js';
+import { Cleaner } from './clean/cleaner.js';
 import { Entering } from './maps/entering.js';
 import { Io } from './durable/io.js';
 import type { Llrrm, LlrrmEvents } from './llrrm/llrrm.js';
 import { Miss, PageFailure } from './durable/pages.js';
-import { Plan } from './write/planner.js';
-import { Fifo, SETS } from './write/sets.js';
-import { Stage } from './stats/stage-clock.js';
+import { SetPipeline } from './write/set-pipeline.js';
+import { SETS } from './write/sets.js';
 import type { Traffic } from './stats/traffic.js';
 import { Reclaimer } from './maps/reclaimer.js';
 import type { VolumeQueue } from './volume/volume-queue.js';
@@ -30,7 +29,7 @@ import { breathe } from './waiting.js';
 import type { EngineParts } from './engine-parts.js';
 
 /** Part of the cache that may be dirty: writes wait beyond it. */
-const DIRTY_MOST = 0.6;
+export const DIRTY_MOST = 0.6;
 /** References that may wait for their pages before no more sets are entered. */
 const UNSETTLED_MOST = 4096;
 /** Buckets of the index that a round sweeps when its sampling rate has doubled. */
@@ -47,6 +46,8 @@ export class Engine implements LlrrmEvents {
   readonly cleaner: Cleaner;
   private readonly reclaimer: Reclaimer;
   readonly checkpoints: Checkpoints;
+  /** Sets that are being written. */
+  readonly writing: SetPipeline;
   /** Queues by number; a queue has at most 2^15 slots. */
   readonly numbered: (VolumeQueue | null)[] = [];
   /** Why nothing can be changed any more; null: it can. */
@@ -68,12 +69,6 @@ export class Engine implements LlrrmEvents {
   /** The checkpoint that was asked for and has not begun. */
   next: Promise<boolean> | null = null;
   rounds = 0;
-  private readonly toCopy = new Fifo(SETS);
-  private readonly toHash = new Fifo(SETS);
-  private readonly toPlan = new Fifo(SETS);
-  private readonly toMend = new Fifo(SETS);
-  private readonly toEnter = new Fifo(SETS);
-  private readonly toEnd = new Fifo(SETS);
   private running = false;
   private pumping = false;
 
@@ -84,6 +79,7 @@ export class Engine implements LlrrmEvents {
     this.cleaner = new Cleaner(this);
     this.reclaimer = new Reclaimer(this);
     this.checkpoints = new Checkpoints(this);
+    this.writing = new SetPipeline(this);
   }
 
   attach(llrrm: Llrrm): void {
@@ -95,17 +91,14 @@ export class Engine implements LlrrmEvents {
 
   /** Sets, reads, or parts of a checkpoint are under way. */
   get busy(): boolean {
-    const { io, sets, checkpoint } = this.parts;
+    const { io, sets, space, checkpoint } = this.parts;
     if (io.inFlight > 0 || sets.freeSets < SETS) return true;
+    if (this.failed === null && space.unsettled > 0) return true;
     for (const queue of this.numbered) if (queue?.busy === true) return true;
     if (this.reclaims || this.cleaner.active || this.llrrm?.idle === false) return true;
-    return this.failed === null && (this.wanted || checkpoint.phase !== Phase.idle);
-  }
-
-  /** A set was filled: it is to be written. */
-  add(set: number): void {
-    if (this.parts.intake === null) this.toHash.push(set);
-    else this.toCopy.push(set);
+    return (
+      this.failed === null && (this.wanted || this.next !== null || checkpoint.phase !== Phase.idle)
+    );
   }
 
   /** Whatever can be done now is done. */
@@ -113,12 +106,11 @@ export class Engine implements LlrrmEvents {
     if (this.running || this.closed) return;
     this.running = true;
     this.rounds++;
-    const { numbered } = this;
-    const { io, space, journal, checkpoint, planner, index, intake, checks } = this.parts;
+    const { numbered, writing } = this;
+    const { io, space, journal, checkpoint, planner, index, checks } = this.parts;
     // First: what they ask for goes the whole way in this round.
     for (let i = 0; i < numbered.length; i++) numbered[i]?.layer?.step();
-    intake?.take(this.toCopy, this.toHash);
-    if (this.toHash.length > 0) this.hash();
+    writing.hash();
     this.takeAnswers();
     if (journal.broken + checkpoint.broken !== 0) this.fail('the device did not take metadata');
     if (checkpoint.fence.fenced) this.fail('another owner has opened it since');
@@ -126,16 +118,16 @@ export class Engine implements LlrrmEvents {
     this.llrrm?.step();
     space.settle();
     if (space.broken !== null) this.fail(space.broken);
-    this.mend();
-    this.plan();
+    writing.mend();
+    writing.plan();
     planner.insert();
     if (index.sweeping) index.sweep(SWEEP_BUCKETS);
-    if (this.toEnter.length > 0) this.enter();
+    writing.enter();
     for (let i = 0; i < numbered.length; i++) numbered[i]?.step();
     if (this.reclaims) this.reclaimer.step();
     if (this.cleaner.active) this.cleaner.step();
     if (journal.dirty) journal.commit();
-    this.end();
+    writing.end();
     this.checkpoints.step();
     io.submit();
     this.llrrm?.io.submit();
@@ -164,13 +156,11 @@ export class Engine implements LlrrmEvents {
   }
 
   private async checkpointOnce(): Promise<boolean> {
-    const { checkpoint } = this.parts;
+    const { checkpoint, space } = this.parts;
+    const number = space.generation;
     await Promise.resolve(); // it begins after it is known as the next one
-    while (checkpoint.phase !== Phase.idle && this.failed === null) await this.round();
-    const done = checkpoint.done;
-    this.wanted = true;
-    while ((checkpoint.done === done || checkpoint.phase !== Phase.idle) && this.failed === null)
-      await this.round();
+    // (Under load the next one begins in the step in which the last one ends.)
+    while (checkpoint.released < number && this.failed === null) await this.round();
     return this.failed === null;
   }
 
@@ -212,13 +202,6 @@ export class Engine implements LlrrmEvents {
     this.pumping = false;
   }
 
-  private hash(): void {
-    const { hasher, clock } = this.parts;
-    const was = clock.turn(Stage.hash);
-    hasher.hash(this.toHash, this.toPlan);
-    clock.turn(was);
-  }
-
   private takeAnswers(): void {
     const { io, pages, space, journal, checkpoint, planner, checks } = this.parts;
     while (io.take()) {
@@ -228,10 +211,10 @@ export class Engine implements LlrrmEvents {
           this.ended(owner, status);
           break;
         case Io.write:
-          this.setAnswered(owner, status);
+          this.writing.answered(owner, status);
           break;
         case Io.compare:
-          this.setAnswered(planner.compared(owner, status, io.loanLo, io.loanHi), Status.OK);
+          this.writing.answered(planner.compared(owner, status, io.loanLo, io.loanHi), Status.OK);
           break;
         case Io.promote:
           this.llrrm?.copier.loaded(owner, status);
@@ -269,7 +252,7 @@ export class Engine implements LlrrmEvents {
   compared(run: number, loanLo: number, loanHi: number): void {
     const { planner } = this.parts;
     if ((loanLo | loanHi) === 0) planner.readRun(run);
-    else this.setAnswered(planner.comparedWith(run, loanLo, loanHi), Status.OK);
+    else this.writing.answered(planner.comparedWith(run, loanLo, loanHi), Status.OK);
   }
 
   /** The tier has not what it was asked for: the data device has. */
@@ -277,121 +260,6 @@ export class Engine implements LlrrmEvents {
     const { io, checks } = this.parts;
     if (checks === null) io.ask(Op.READ, pbn, count, to, Io.read, owner);
     else checks.read(pbn | 0, (pbn / TWO_32) | 0, count, to | 0, (to / TWO_32) | 0, owner);
-  }
-
-  private setAnswered(set: number, status: number): void {
-    const { sets } = this.parts;
-    if (status !== Status.OK && sets.statuses[set] === 0) sets.statuses[set] = status;
-    sets.atDevice[set] = sets.atDevice[set]! - 1;
-    if (sets.atDevice[set] === 0) this.toMend.push(set);
-  }
-
-  /** Sets that have nothing at the device: those that were compared may have new blocks. */
-  private mend(): void {
-    const { sets, planner, space } = this.parts;
-    for (let left = this.toMend.length; left > 0; left--) {
-      const set = this.toMend.head;
-      if (sets.statuses[set] === 0 && this.failed === null) {
-        let plan = planner.again(set);
-        const isNone = plan === Plan.noSpace;
-        if (isNone && (space.discards.inFlight > 0 || this.cleaner.relieve())) plan = Plan.wait;
-        if (plan === Plan.wait && sets.atDevice[set] === 0) return;
-        if (plan === Plan.noSpace) sets.statuses[set] = Status.NO_SPACE;
-      }
-      this.toMend.shift();
-      if (sets.atDevice[set] !== 0) continue;
-      if (sets.statuses[set] === 0 && this.failed === null) this.toEnter.push(set);
-      else this.setFailed(set);
-    }
-  }
-
-  private plan(): void {
-    const { sets, planner, checkpoint, pages } = this.parts;
-    while (this.toPlan.length > 0) {
-      const set = this.toPlan.head;
-      if (this.failed !== null || sets.statuses[set] !== 0) {
-        this.toPlan.shift();
-        this.begin(set);
-        this.setFailed(set);
-        continue;
-      }
-      if (pages.dirtyCount + pages.stagedCount > pages.frames * DIRTY_MOST) {
-        this.wanted = true;
-        return;
-      }
-      // From the first look at stored blocks on, none of them may become another.
-      this.begin(set);
-      const plan = planner.plan(set);
-      if (plan === Plan.wait) return;
-      if (plan === Plan.checkpoint || (plan === Plan.noSpace && this.isFreeing)) {
-        // The checkpoint frees what nobody looks at.
-        planner.forget(set);
-        this.leave(set);
-        if (checkpoint.phase === Phase.idle && plan === Plan.checkpoint) this.wanted = true;
-        return;
-      }
-      this.toPlan.shift();
-      if (plan === Plan.noSpace) {
-        sets.statuses[set] = Status.NO_SPACE;
-        this.setFailed(set);
-      } else if (sets.atDevice[set] === 0) {
-        this.toEnter.push(set);
-      }
-    }
-  }
-
-  /** What finds no space now may find some in a moment. */
-  private get isFreeing(): boolean {
-    const { checkpoint, space } = this.parts;
-    if (this.cleaner.held) {
-      this.cleaner.urge(NO_SPACE);
-      return true;
-    }
-    return checkpoint.phase !== Phase.idle || space.discards.inFlight > 0;
-  }
-
-  private begin(set: number): void {
-    const { sets, checkpoint, space } = this.parts;
-    if (sets.parities[set] !== 0) return;
-    const parity = space.generation & 1;
-    sets.parities[set] = parity + 1;
-    checkpoint.readers[parity] = checkpoint.readers[parity]! + 1;
-  }
-
-  private leave(set: number): void {
-    const { sets, checkpoint } = this.parts;
-    const parity = sets.parities[set]! - 1;
-    sets.parities[set] = 0;
-    checkpoint.readers[parity] = checkpoint.readers[parity]! - 1;
-  }
-
-  private enter(): void {
-    const { clock } = this.parts;
-    const was = clock.turn(Stage.enter);
-    this.enterSets();
-    clock.turn(was);
-  }
-
-  private enterSets(): void {
-    const { sets, allocator } = this.parts;
-    while (this.toEnter.length > 0) {
-      if (this.failed === null && !this.mayEnter) return;
-      const set = this.toEnter.head;
-      allocator.full = false; // what it says is of this set, then
-      let result = this.failed === null ? this.entering.enter(set) : Miss.bad;
-      if (result === Miss.wait && (this.checkpoints.isFull() || this.checkpoints.holdsUp(set))) {
-        sets.statuses[set] = Status.NO_SPACE;
-        result = Miss.bad;
-      }
-      if (result === Miss.wait) return;
-      this.toEnter.shift();
-      if (result === 0) {
-        this.toEnd.push(set);
-        continue;
-      }
-      if (this.failed === null && sets.statuses[set] === 0) sets.statuses[set] = this.pageStatus();
-      this.setFailed(set);
-    }
   }
 
   /** Volumes are being deleted. */
@@ -403,47 +271,15 @@ export class Engine implements LlrrmEvents {
   get mayEnter(): boolean {
     const { space, pages, checkpoint } = this.parts;
     if (this.copies.length > 0 && checkpoint.phase === Phase.idle) return false;
-    // The last steps of a checkpoint wait for sets that are under way.
-    const isReleasing = checkpoint.phase === Phase.releasing;
-    const dirty = pages.dirtyCount + pages.stagedCount;
-    if (!isReleasing && dirty > pages.frames * DIRTY_MOST) return false;
-    return space.unsettled <= (this.wanted ? 0 : UNSETTLED_MOST);
+    // Each of them may make another page of counts dirty, and another summary.
+    const { unsettled } = space;
+    const dirty = pages.dirtyCount + pages.stagedCount + 2 * unsettled;
+    return dirty <= pages.frames * DIRTY_MOST && unsettled <= (this.wanted ? 0 : UNSETTLED_MOST);
   }
 
   /** Status of an operation that needed a page which cannot be had. */
   pageStatus(): number {
     const { pages } = this.parts;
     return pages.failure === PageFailure.device ? pages.failureStatus : Status.MEDIA_ERROR;
-  }
-
-  /** Sets whose entry is with the device are complete. */
-  private end(): void {
-    const { sets, journal } = this.parts;
-    while (this.toEnd.length > 0) {
-      const set = this.toEnd.head;
-      if (sets.seqs[set]! > journal.completed) {
-        if (this.failed === null) return;
-        sets.statuses[set] = Status.DEVICE_ERROR;
-      }
-      this.toEnd.shift();
-      this.leave(set);
-      this.give(set);
-    }
-  }
-
-  /** It never ends well: without a reason of its own it fails with the pool. */
-  private setFailed(set: number): void {
-    const { sets, planner } = this.parts;
-    if (sets.statuses[set] === 0) sets.statuses[set] = Status.DEVICE_ERROR;
-    planner.undo(set);
-    this.leave(set);
-    this.give(set);
-  }
-
-  private give(set: number): void {
-    const { sets, intake } = this.parts;
-    sets.queues[set]!.setEnded(set);
-    intake?.give(set);
-    sets.give(set);
   }
 }

@@ -68,6 +68,8 @@ export interface Opened {
 const CACHE_BYTES = 32 * 2 ** 20;
 const CACHE_BYTES_MIN = 2 ** 20;
 const CACHE_BYTES_MAX = 2 ** 28;
+/** Frames that are enough for a pool of any size: 21 MiB. */
+const FRAMES_ENOUGH = 5376;
 const INDEX_BYTES_UNIT = 2 ** 21;
 const INDEX_LOAD = 0.95;
 const DEPTH = 512;
@@ -139,7 +141,8 @@ export async function openParts(
   const seed = facts.uuid[0]!;
   const io = new PoolIo(device, options.depth ?? DEPTH);
   closers.push(() => io.close());
-  const frames = framesOf(options.cacheBytes ?? CACHE_BYTES);
+  const asked = framesOf(options.cacheBytes ?? CACHE_BYTES);
+  const frames = Math.max(asked, framesNeeded(Math.floor(facts.pages / Group.pages)));
   const pages = new PageCache(io, Io.page, frames, seed);
   closers.push(() => pages.close());
   const roots = await readRoots(device, facts);
@@ -253,6 +256,14 @@ function assertUsable(
       exitCode: 3,
     });
   }
+}
+
+/**
+ * Frames without which one step, whose 1024 references may each be of another group and span, finds
+ * none for their counts beside those that are dirty; no checkpoint would begin then.
+ */
+export function framesNeeded(groups: number): number {
+  return Math.min(FRAMES_ENOUGH, 256 + 4 * groups);
 }
 
 function framesOf(bytes: number): number {

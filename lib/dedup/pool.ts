@@ -245,9 +245,9 @@ export class Pool {
     from.users++; // nobody deletes it meanwhile
     try {
       await this.checkpoint();
+      catalogue.copying.delete(to); // of a pool that has failed it has no map
     } finally {
       from.users--;
-      catalogue.copying.delete(to);
     }
   }
 
@@ -279,7 +279,8 @@ export class Pool {
 
   /**
    * Uses what the device has gained since; resolves with how many bytes that are, durable. A pool
-   * can be in use meanwhile. Errors: POOL_TRUNCATED, POOL_TOO_LARGE, the device's.
+   * can be in use meanwhile. Errors: POOL_TRUNCATED, POOL_TOO_LARGE, BAD_OPTION (a cache that is
+   * too small), the device's.
    */
   async grow(): Promise<number> {
     this.assertOpen();

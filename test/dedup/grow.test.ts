@@ -78,7 +78,7 @@ it('grows as far as its root pages go', async () => {
   const grown = Object.create(ram, { info: { get: () => info } }) as Backend;
   const device = new BlockDevice(grown);
   await Pool.create(device, { thn: 0 });
-  const pool = await Pool.open(device, OPEN);
+  let pool = await Pool.open(device, OPEN);
   const most = 80 * 1016 * 2 ** 30;
   info = { ...info, blocks: (most + 4 * MIB) / info.blockSize };
   await expect(pool.grow()).rejects.toMatchObject({
@@ -87,6 +87,10 @@ it('grows as far as its root pages go', async () => {
   });
   expect(pool.info.pages).toBe((32 * MIB) / PAGE);
   info = { ...info, blocks: most / info.blockSize };
+  const small = { code: 'BAD_OPTION', message: expect.stringContaining('21 MiB') as string };
+  await expect(pool.grow()).rejects.toMatchObject(small);
+  await pool.close();
+  pool = await Pool.open(device, { ...OPEN, cacheBytes: 21 * MIB });
   expect(await pool.grow()).toBe(most - 32 * MIB);
   // Blocks may need more than 32 bits now.
   expect(pool.engine.parts.space.endGroup).toBe(most / (4 * MIB));

@@ -49,6 +49,8 @@ const enum Owner {
 
 export class Checkpoint {
   phase: Phase = Phase.idle;
+  /** Number of the last one that is over: what it freed is free. */
+  released = 0;
   /** Checkpoints that are durable, and the last one's sequence. */
   done = 0;
   seq = 0;
@@ -78,6 +80,8 @@ export class Checkpoint {
   private readonly crcs: Uint32Array;
   private readonly writeSuper: (words: Uint32Array, checkpoint: number) => number;
   private number = 0;
+  /** References that were asked for when its readers had finished; -1: they have not. */
+  private mark = -1;
   private position = 0;
   private stagedSeq = 0;
   private waiting = 0;
@@ -127,6 +131,7 @@ export class Checkpoint {
     const started = performance.now();
     const { space, journal } = this;
     this.number = space.generation;
+    this.mark = -1;
     this.position = journal.written;
     this.stagedSeq = journal.seq;
     this.turnSlots();
@@ -174,7 +179,12 @@ export class Checkpoint {
   /** Looks whether those who may still read what was freed have finished. */
   step(): void {
     if (this.phase !== Phase.releasing || this.readers[this.number & 1] !== 0) return;
+    const { deltas } = this.space;
+    // References that they have added anew may not be in the counts yet.
+    if (this.mark < 0) this.mark = deltas.pushed;
+    if (deltas.pushed - deltas.length < this.mark) return;
     this.space.release(this.number);
+    this.released = this.number;
     this.phase = Phase.idle;
   }
 

@@ -34,6 +34,7 @@ export class Checkpoints {
     if (checkpoint.phase !== Phase.idle) return;
     const isHeld = engine.holds > 0;
     if (
+      engine.next !== null ||
       pages.dirtyCount > pages.frames * (isHeld ? DIRTY_HELD : DIRTY_BEGIN) ||
       journal.needed > journal.capacity * (isHeld ? JOURNAL_HELD : JOURNAL_BEGIN)
     ) {
@@ -59,13 +60,6 @@ export class Checkpoints {
     if (space.pending[0]! + space.pending[1]! === 0) return !engine.cleaner.relieve();
     engine.wanted = true;
     return false;
-  }
-
-  /** A set finds no place for a node while the checkpoint that would free some waits for it. */
-  holdsUp(set: number): boolean {
-    const { allocator, space, sets, checkpoint } = this.engine.parts;
-    if (!allocator.full || space.discards.inFlight > 0) return false;
-    return checkpoint.waitsFor(sets.parities[set]! - 1);
   }
 
   /** Brings catalogue and counts up to date; false: pages are on their way. */

@@ -307,6 +307,7 @@ export class PageCache {
     this.slots[frame] = slot;
     this.pins[frame] = 0;
     this.staged[frame] = 0;
+    this.generations[frame] = 0; // as it is on the device, until it is touched
     this.serials[frame] = this.serials[frame]! + 1;
     this.rehash(frame);
   }

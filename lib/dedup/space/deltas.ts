@@ -5,6 +5,8 @@ const DELTAS = 4096;
 
 export class Deltas {
   length = 0;
+  /** How many there ever were. */
+  pushed = 0;
   private items = new Float64Array(DELTAS);
   private first = 0;
 
@@ -15,6 +17,7 @@ export class Deltas {
     const at = this.first + this.length;
     this.items[at < this.items.length ? at : at - this.items.length] = delta;
     this.length++;
+    this.pushed++;
   }
 
   get head(): number {

@@ -8,14 +8,14 @@ import type { BlockDevice } from '../../hpdi/index.js';
 import { formatSize } from '../../units.js';
 import type { Engine } from '../engine.js';
 import { Group, Page, PBN_END, Span } from '../format/layout.js';
-import { failure } from '../pool-open.js';
+import { failure, framesNeeded } from '../pool-open.js';
 import type { SuperblockFacts } from '../format/superblock.js';
 
 const GROUP_BYTES = Group.pages * Page.bytes;
 
 /**
  * Looks at the device's size again, and uses what it has gained; resolves with how many bytes that
- * are. Errors: POOL_TRUNCATED, POOL_TOO_LARGE, the device's.
+ * are. Errors: POOL_TRUNCATED, POOL_TOO_LARGE, BAD_OPTION, the device's.
  */
 export async function growPool(
   engine: Engine,
@@ -43,6 +43,13 @@ export async function growPool(
     );
   }
   if (gained === 0) return 0;
+  if (engine.parts.pages.frames < framesNeeded(endGroup)) {
+    const needed = formatSize(framesNeeded(endGroup) * Page.bytes);
+    throw new PenstockError('BAD_OPTION', `a pool so large needs a cache of ${needed}`, {
+      hint: 'open it without a cache of its own, or with a larger one: dedup.cache=32MiB',
+      exitCode: 2,
+    });
+  }
   facts.pages += gained;
   if (!(await engine.checkpoint())) throw failure(engine);
   trees.spans(endGroup);

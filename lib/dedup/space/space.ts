@@ -77,7 +77,7 @@ export class Space {
   readonly victims = new PbnTable(VICTIMS);
   private readonly bits: FrameBits;
   /** pbn: one more; -pbn: one less. */
-  private readonly deltas = new Deltas();
+  readonly deltas = new Deltas();
   private knownGroup = -1;
   private knownCount = 0;
   private knownSummary = 0;

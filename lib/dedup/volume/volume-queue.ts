@@ -198,7 +198,7 @@ export class VolumeQueue implements QueueDriver {
     if (this.set < 0) return;
     const { set } = this;
     this.set = -1;
-    this.engine.add(set);
+    this.engine.writing.add(set);
   }
 
   /** A part of a request is complete: it is, with its last one. */

@@ -205,11 +205,13 @@ export class Planner {
    * at the device means that there were none.
    */
   again(set: number): Plan {
-    const { sets, allocator } = this.parts;
+    const { sets, allocator, catalogue } = this.parts;
     const count = sets.counts[set]!;
     const base = set * SetMax.blocks;
     for (let b = 0; b < count; b++) {
       if (sets.fates[base + b] !== Fate.fresh || sets.pbns[base + b] !== 0) continue;
+      // What is promised to other volumes is theirs.
+      if (allocator.room <= catalogue.promised(sets.volumes[set]!)) return Plan.noSpace;
       if (allocator.take(Stream.blocks, 1) === 0) return allocator.full ? Plan.noSpace : Plan.wait;
       sets.pbns[base + b] = allocator.pbn;
       this.enterPrints(set, b, 1, allocator.pbn);

@@ -37,6 +37,8 @@ export class SetTable {
   readonly seqs = new Float64Array(SETS);
   /** Parity of the checkpoint in whose time it was planned, + 1; 0: not yet. */
   readonly parities = new Uint8Array(SETS);
+  /** Whether it was planned anew already because no node was left. */
+  readonly gaveUp = new Uint8Array(SETS);
   /** By set and block. */
   readonly fingerprints = new Uint32Array(SETS * SetMax.blocks * Fingerprint.words);
   /** By set: its fingerprints. */
@@ -68,6 +70,7 @@ export class SetTable {
     this.atDevice[set] = 0;
     this.statuses[set] = 0;
     this.parities[set] = 0;
+    this.gaveUp[set] = 0;
     return set;
   }
 

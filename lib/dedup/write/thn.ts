@@ -145,7 +145,8 @@ export class Thn {
       if (counts === Miss.wait) this.missing = true;
       return;
     }
-    if (!this.isStored(counts, pbn)) {
+    // Nodes are where it was freed: the fingerprints there are of the time before.
+    if (space.holdsNodes(space.summary(group), extent) || !this.isStored(counts, pbn)) {
       this.drop(set, i, pbn);
       return;
     }
