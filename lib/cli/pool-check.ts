@@ -2,7 +2,13 @@
 // about it; with `--yes` it is.
 
 import type { Command } from 'commander';
-import { checkPool, repairPool, type CheckReport, type RepairReport } from '../dedup/index.js';
+import {
+  checkPool,
+  repairPool,
+  type CheckReport,
+  type RecoveryReport,
+  type RepairReport,
+} from '../dedup/index.js';
 import { PenstockError } from '../errors.js';
 import { Exit, printJson, printText } from './output.js';
 import { withDevice } from './pool-session.js';
@@ -14,6 +20,14 @@ interface CheckWords {
   readonly dropLost?: boolean;
   readonly yes?: boolean;
   readonly json?: boolean;
+}
+
+/** What applying a journal took, as it stands in JSON. */
+export interface RecoveryFacts {
+  readonly entries: number;
+  readonly records: number;
+  readonly blocks_lost: number;
+  readonly duration_ms: number;
 }
 
 export function configureCheck(command: Command, finish: Finish): void {
@@ -42,7 +56,7 @@ async function check(uri: string, words: CheckWords): Promise<number> {
   }
   const data = words.data === true;
   const report = await withDevice(uri, (device) => checkPool(device, { data }));
-  if (words.json === true) printJson('pool-check', report);
+  if (words.json === true) printJson('pool-check', checkFacts(report));
   else printText(formatReport(report));
   return report.clean ? Exit.OK : Exit.FAILED;
 }
@@ -65,13 +79,37 @@ async function repair(uri: string, words: CheckWords): Promise<number> {
   const { check, planTotal, left, leftTotal } = report;
   // That a pool does not open is among what is left.
   const isWell = (check?.clean ?? planTotal === 0) && leftTotal === 0;
-  if (json) printJson('pool-repair', report);
+  if (json) printJson('pool-repair', repairFacts(report));
   else if (check !== null) {
     // What was not known when the plan was told.
     const later = formatLeft(left.slice(shown.left), leftTotal - shown.leftTotal);
     printText([...later, formatReport(check)].join('\n'));
   }
   return isWell ? Exit.OK : Exit.FAILED;
+}
+
+function checkFacts(report: CheckReport): object {
+  const { clean, findings, findingsTotal, pages, nodes, blocks, volumes, journalEntries } = report;
+  return {
+    ...{ clean, findings, findings_total: findingsTotal },
+    ...{ pages, nodes, blocks, volumes, journal_entries: journalEntries },
+  };
+}
+
+function repairFacts(report: RepairReport): object {
+  const { done, plan, planTotal, left, leftTotal, loses, pages, journalEntries } = report;
+  const { recovery, check } = report;
+  return {
+    ...{ done, plan, plan_total: planTotal, left, left_total: leftTotal, loses },
+    ...{ pages, journal_entries: journalEntries },
+    recovery: recovery === null ? null : recoveryFacts(recovery),
+    check: check === null ? null : checkFacts(check),
+  };
+}
+
+export function recoveryFacts(report: RecoveryReport): RecoveryFacts {
+  const { entries, records, blocksLost, ms } = report;
+  return { entries, records, blocks_lost: blocksLost, duration_ms: ms };
 }
 
 function formatPlan(report: RepairReport, yes: boolean): string {

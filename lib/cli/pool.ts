@@ -7,7 +7,7 @@ import type { BlockDevice } from '../hpdi/index.js';
 import { open } from '../open.js';
 import { formatSize, parseSize } from '../units.js';
 import { Exit, printJson, printNote, printText, table, wantsJson } from './output.js';
-import { configureCheck } from './pool-check.js';
+import { configureCheck, recoveryFacts, type RecoveryFacts } from './pool-check.js';
 import { configureClean, configureGrow, configureTrim } from './pool-space.js';
 import { closing, throwIfInterrupted, withDevice, withPool } from './pool-session.js';
 import { configureStats } from './pool-stats.js';
@@ -57,12 +57,7 @@ export interface PoolFacts {
   /** It was closed in order before this command. */
   readonly clean: boolean;
   /** What opening it had to do where it was not. */
-  readonly recovery: {
-    readonly entries: number;
-    readonly records: number;
-    readonly blocks_lost: number;
-    readonly duration_ms: number;
-  } | null;
+  readonly recovery: RecoveryFacts | null;
 }
 
 export function configure(command: Command, finish: Finish): void {
@@ -227,15 +222,7 @@ export function factsOf(pool: Pool): PoolFacts {
     volumes: stats.volumes,
     durable: device.info.durable,
     clean: recovery === null,
-    recovery:
-      recovery === null
-        ? null
-        : {
-            entries: recovery.entries,
-            records: recovery.records,
-            blocks_lost: recovery.blocksLost,
-            duration_ms: recovery.ms,
-          },
+    recovery: recovery === null ? null : recoveryFacts(recovery),
   };
 }
 

@@ -37,6 +37,11 @@ async function json(...args: string[]): Promise<Answer> {
   return { code: exitCode, body: (body['error'] ?? body) as Record<string, unknown> };
 }
 
+/** Keys of JSON, at any depth, that are not as all others are. */
+function camelCase(body: unknown): string[] {
+  return JSON.stringify(body).match(/"\w*[A-Z]\w*":/g) ?? [];
+}
+
 beforeAll(async () => {
   writeFileSync(at('image'), content);
   const { code, body } = await json('pool', 'create', `${uri}?create=64MiB`);
@@ -147,7 +152,8 @@ describe('a pool', () => {
     );
     expect(body['volumes']).not.toContainEqual(expect.objectContaining({ name: 'empty' }));
     const checked = await json('pool', 'check', uri, '--data');
-    expect(checked.body).toMatchObject({ clean: true, findingsTotal: 0 });
+    expect(checked.body).toMatchObject({ clean: true, findings: [], findings_total: 0 });
+    expect(checked.body).toMatchObject({ schema: 'penstock.pool-check/1', journal_entries: 0 });
     const shown = await penstock(['pool', 'check', uri]);
     expect(shown).toMatchObject({ exitCode: 0 });
     expect(shown.stdout).toMatch(/^clean: \d+ pages of metadata/);
@@ -254,10 +260,18 @@ describe('a damaged pool', () => {
     // The root of volume 0, in the first page of the catalogue.
     flip(word(word(superblock, 32), 8 + 2));
     const { code, body } = await json('pool', 'check', damaged, '--repair', '--yes');
-    expect({ code, body }).toMatchObject({ code: 1, body: { done: false, loses: true } });
+    expect({ code, body }).toMatchObject({
+      code: 1,
+      body: { done: false, plan_total: 0, left_total: 2, loses: true, check: null },
+    });
+    expect(camelCase(body)).toEqual([]);
     expect(String(body['left'])).toMatch(/volume one: blocks 0 to \d+ are lost.*stay so/);
     const dropped = await json('pool', 'check', damaged, '--repair', '--yes', '--drop-lost');
-    expect(dropped).toMatchObject({ code: 0, body: { done: true, check: { clean: true } } });
+    expect(dropped).toMatchObject({
+      code: 0,
+      body: { done: true, left_total: 0, check: { clean: true, findings_total: 0 } },
+    });
+    expect(camelCase(dropped.body)).toEqual([]);
     expect((await penstock(['volume', 'export', damaged, 'two', at('two.left')])).exitCode).toBe(0);
     expect(readFileSync(at('two.left')).equals(content)).toBe(true);
   });
