@@ -74,6 +74,7 @@ export function formatStats(stats: Stats): string {
 /** What it has done since it was opened. */
 function formatSince(stats: Stats): string[] {
   const { reads, writes, savings, written, index, llrrm, stages, block_size: block } = stats;
+  const { checksums } = stats;
   const traffic = (requests: number, blocks: number): string => {
     return `${requests} requests, ${formatSize(blocks * block)}`;
   };
@@ -100,6 +101,9 @@ function formatSince(stats: Stats): string[] {
           `llrrm hits    ${(100 * llrrm.hit_rate).toFixed(1)} %, ` +
             `${reads.device_reads_saved} reads of the device spared`,
         ]),
+    ...(checksums === null
+      ? []
+      : [`checksums     ${checksums.blocks} blocks checked, ${checksums.damaged} damaged`]),
     ...formatLatencies(reads.latency),
     `stages        ${times.join(', ')}`,
   ];

@@ -16,8 +16,10 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { formatSample, pathOf, sampleOf, type PoolSample } from '../../lib/cli/pool-top.js';
+import { formatStats } from '../../lib/cli/pool-stats.js';
 import { Pool, readStats, type ServedStats } from '../../lib/dedup/index.js';
 import { open } from '../../lib/open.js';
+import { readText } from '../tidy/files.js';
 import { MAIN, penstock } from './command.js';
 
 const MIB = 2 ** 20;
@@ -269,6 +271,30 @@ describe('a sample', () => {
     expect(formatSample(sample)).toMatch(/^saved +30\.0 % of what was written$/m);
     const other = sampleOf({ ...later, pid: 2 }, { ...later, open_ms: 1000 });
     expect(other).toMatchObject({ seconds: 1, reads_per_s: 1000 });
+    await pool.close();
+    await device.close();
+  });
+});
+
+describe('statistics', () => {
+  it('count blocks that were checked, and have all their fields in docs/pool.md', async () => {
+    const device = await open('ram:64MiB');
+    await Pool.create(device, { dataChecksum: true });
+    const pool = await Pool.open(device);
+    await pool.createVolume('one', MIB);
+    const disk = pool.openVolume('one');
+    const buffer = disk.memory.alloc(4 * 4096);
+    for (let at = 0; at < buffer.bytes; at += 4096) buffer.u8.fill(1 + at / 4096, at, at + 4096);
+    await disk.write(0, buffer);
+    await disk.read(0, buffer);
+    const stats = { ...pool.stats(), read_extents: null };
+    expect(stats.checksums).toEqual({ blocks: 4, damaged: 0 });
+    expect(formatStats(stats)).toMatch(/^checksums +4 blocks checked, 0 damaged$/m);
+    const page = readText('docs/pool.md');
+    for (const field of Object.keys(stats)) {
+      if (field !== 'schema') expect(page).toContain(`\`${field}\``);
+    }
+    await disk.close();
     await pool.close();
     await device.close();
   });
