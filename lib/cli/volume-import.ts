@@ -9,6 +9,9 @@ import { Exit } from './output.js';
 import { closing, throwIfInterrupted } from './pool-session.js';
 import { BLOCK_BYTES, eachPiece, isZeros } from './volume-pieces.js';
 
+/** State of a snapshot in a pool's record of it (docs/format.md). */
+export const SNAPSHOT = 2;
+
 /** An image that is open. */
 export interface Image {
   readonly path: string;
@@ -71,7 +74,10 @@ export async function openImage(path: string): Promise<Image> {
   }
 }
 
-/** Writes an image to the start of a volume, which is made in its size where it is not there. */
+/**
+ * Writes an image to the start of a volume, which is made in its size where it is not there.
+ * Errors: READ_ONLY (a snapshot), BAD_SIZE, NO_SPACE.
+ */
 export async function importImage(
   pool: Pool,
   name: string,
@@ -80,6 +86,12 @@ export async function importImage(
 ): Promise<Imported> {
   const bytes = Math.ceil(image.bytes / BLOCK_BYTES) * BLOCK_BYTES;
   const known = pool.volumes.find((volume) => volume.name === name);
+  if (known?.state === SNAPSHOT) {
+    throw new PenstockError('READ_ONLY', `'${name}' is a snapshot`, {
+      hint: 'a snapshot keeps what it holds; import into a clone of it: `penstock volume clone`',
+      exitCode: Exit.NOT_READY,
+    });
+  }
   if (known === undefined) await pool.createVolume(name, bytes);
   else if (known.bytes < bytes) {
     throw new PenstockError('BAD_SIZE', `${image.path} is larger than the volume '${name}'`, {

@@ -7,7 +7,7 @@ import { Exit, printJson, printText, table, wantsJson } from './output.js';
 import { closing, settled, withPool } from './pool-session.js';
 import type { Finish } from './program.js';
 import { exportTarget, exportVolume, type Exported } from './volume-export.js';
-import { importImage, openImage, type Imported } from './volume-import.js';
+import { importImage, openImage, SNAPSHOT, type Imported } from './volume-import.js';
 import { BLOCK_BYTES, formatRate } from './volume-pieces.js';
 
 /** A volume as it stands in the JSON of `volume list`. */
@@ -22,9 +22,6 @@ interface VolumeFacts {
   readonly made: string;
   readonly kind: 'volume' | 'snapshot';
 }
-
-/** State of a snapshot in a pool's record of it (docs/format.md). */
-const SNAPSHOT = 2;
 
 export function configure(command: Command, finish: Finish): void {
   subcommand(command, 'create', 'make a volume of a size, all zeros')

@@ -151,6 +151,13 @@ describe('a pool', () => {
       expect.objectContaining({ name: 'another', kind: 'volume' }),
     );
     expect(body['volumes']).not.toContainEqual(expect.objectContaining({ name: 'empty' }));
+    // A snapshot stays what it is, whatever the size of the image.
+    for (const image of [at('one'), at('empty')]) {
+      const kept = await json('volume', 'import', uri, 'frozen', image);
+      expect(kept).toMatchObject({ code: 3, body: { code: 'READ_ONLY' } });
+      expect(kept.body['message']).toBe("'frozen' is a snapshot");
+      expect(kept.body['hint']).toContain('clone');
+    }
     const checked = await json('pool', 'check', uri, '--data');
     expect(checked.body).toMatchObject({ clean: true, findings: [], findings_total: 0 });
     expect(checked.body).toMatchObject({ schema: 'penstock.pool-check/1', journal_entries: 0 });
