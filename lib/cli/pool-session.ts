@@ -8,14 +8,16 @@ import { Pool, type OpenOptions } from '../dedup/index.js';
 import { PenstockError } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import { open } from '../open.js';
+import { nestedUri, parseUri } from '../uri.js';
 import { catchInterrupts } from './interrupts.js';
 import { Exit, printNote } from './output.js';
 
-/** Opens a device, runs, closes it. */
+/** Opens the device of a pool, runs, closes it. Throws BAD_OPTION for the URI of a volume. */
 export async function withDevice<T>(
   uri: string,
   run: (device: BlockDevice, signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
+  assertNoVolume(uri);
   const interrupts = catchInterrupts();
   try {
     const device = await open(uri);
@@ -23,6 +25,16 @@ export async function withDevice<T>(
   } finally {
     interrupts.release();
   }
+}
+
+/** A volume could hold a pool, which no URI could name: what is meant is what it lies on. */
+function assertNoVolume(text: string): void {
+  const uri = parseUri(text);
+  if (uri.scheme !== 'dedup') return;
+  throw new PenstockError('BAD_OPTION', `'${text}' is a volume, not the device of a pool`, {
+    hint: `give the device: ${nestedUri(uri).inner.text}`,
+    exitCode: Exit.USAGE,
+  });
 }
 
 /** Opens a device and its pool, runs, closes both. */

@@ -4,10 +4,9 @@
 import type { Command } from 'commander';
 import { readStats, type Pool, type PoolStats } from '../dedup/index.js';
 import { formatSize } from '../units.js';
-import { parseUri } from '../uri.js';
 import { Exit, printJson, printText, table, wantsJson } from './output.js';
 import { withPool } from './pool-session.js';
-import { pathOf } from './pool-top.js';
+import { servedAt } from './pool-top.js';
 import type { Finish } from './program.js';
 
 /** Also what only a walk through all maps tells: null for a pool that another process has open. */
@@ -20,18 +19,15 @@ export function configureStats(command: Command, finish: Finish): void {
     .argument('<uri>', 'the device of the pool; or, for one that is open, the path of dedup.stats')
     .option('--json', 'print JSON alone on stdout')
     .action(async (uri: string, _: object, self: Command) => {
-      const stats = isServed(uri)
-        ? { ...(await readStats(pathOf(uri))), read_extents: null }
-        : await withPool(uri, statsOf);
+      const path = servedAt(uri);
+      const stats =
+        path === null
+          ? await withPool(uri, statsOf)
+          : { ...(await readStats(path)), read_extents: null };
       if (wantsJson(self)) printJson('pool-stats', stats);
       else printText(formatStats(stats));
       finish(Exit.OK);
     });
-}
-
-/** A path, or a volume's URI with `dedup.stats`: not the URI of a device. */
-function isServed(text: string): boolean {
-  return !/^[a-z][a-z0-9+-]*:/.test(text) || parseUri(text).scheme === 'dedup';
 }
 
 async function statsOf(pool: Pool): Promise<Stats> {

@@ -85,13 +85,21 @@ async function runTop(path: string, flags: Flags): Promise<void> {
   }
 }
 
-/** The path of the socket, also of a URI that says it. */
+/** Where statistics are: the path of a socket, or the one that a volume's URI says; or null. */
+export function servedAt(text: string): string | null {
+  if (!/^[a-z][a-z0-9+-]*:/.test(text)) return text;
+  const uri = parseUri(text);
+  return uri.scheme === 'dedup' ? (nestedUri(uri).own.get('stats') ?? null) : null;
+}
+
+/** As `servedAt`. Throws BAD_OPTION for a URI that does not say it, such as a device's. */
 export function pathOf(text: string): string {
-  if (!text.startsWith('dedup:')) return text;
-  const path = nestedUri(parseUri(text)).own.get('stats');
-  if (path !== undefined) return path;
+  const path = servedAt(text);
+  if (path !== null) return path;
   throw new PenstockError('BAD_OPTION', `the URI '${text}' does not say where statistics are`, {
-    hint: 'give the one that the pool was opened with: its key dedup.stats names a socket',
+    hint:
+      "give the socket that the pool's owner named by dedup.stats, or the URI with that key; " +
+      '`penstock pool stats DEVICE` is for a pool that nobody has open',
     exitCode: Exit.USAGE,
   });
 }

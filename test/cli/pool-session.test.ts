@@ -1,7 +1,10 @@
-// What commands on a pool have in common: that they end in good order when they are interrupted.
+// What commands on a pool have in common: what they take for its device, and that they end in good
+// order when they are interrupted.
 
+import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { closing, settled } from '../../lib/cli/pool-session.js';
+import { buildProgram } from '../../lib/cli/program.js';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
 import { open } from '../../lib/open.js';
 
@@ -47,5 +50,36 @@ describe('a command that waits for space to come free', () => {
     expect(again.stats().data_blocks_used).toBeLessThan(10);
     await again.close();
     await device.close();
+  });
+});
+
+describe('commands that take the device of a pool', () => {
+  /** Something for an argument after the first. */
+  const wordFor = (name: string): string => {
+    if (name === 'size') return '1MiB';
+    return name === 'image' ? fileURLToPath(import.meta.url) : 'x';
+  };
+
+  it('name it when they are given a volume', async () => {
+    const volume = 'dedup:file:p.img?direct=1&dedup.thn=4#a';
+    const wanted = {
+      code: 'BAD_OPTION',
+      exitCode: 2,
+      hint: 'give the device: file:p.img?direct=1',
+    };
+    let count = 0;
+    for (const group of ['pool', 'volume']) {
+      const tree = (await buildProgram([group], () => undefined)).commands;
+      for (const command of tree.find((each) => each.name() === group)!.commands) {
+        const [first, ...others] = command.registeredArguments.map((each) => each.name());
+        if (first !== 'uri') continue;
+        const words = [group, command.name(), volume, ...others.map(wordFor)];
+        const program = await buildProgram([group], () => undefined);
+        const run = program.parseAsync(words, { from: 'user' });
+        await expect(run, words.join(' ')).rejects.toMatchObject(wanted);
+        count++;
+      }
+    }
+    expect(count).toBe(16);
   });
 });

@@ -168,6 +168,7 @@ describe('penstock pool top', () => {
       [[at('nothing')], 'NO_STATS', 3],
       [[at('x'.repeat(120))], 'BAD_OPTION', 2],
       [[`dedup:file:${at('pool.img')}#one`], 'BAD_OPTION', 2],
+      [[`file:${at('pool.img')}`], 'BAD_OPTION', 2],
       [[at('nothing'), '--interval', '1ms'], 'BAD_OPTION', 2],
     ];
     for (const [args, code, exitCode] of cases) {
@@ -177,6 +178,12 @@ describe('penstock pool top', () => {
     await expect(readStats(at('other'))).rejects.toMatchObject({ code: 'NO_STATS' });
     server.close();
     expect(pathOf(volume('/run/x'))).toBe('/run/x');
+    expect(pathOf('./odd:name')).toBe('./odd:name');
+    for (const uri of ['nvme+vfio-user:/dir/1', 'idc:/run/hub.sock/disk0', 'ram:64MiB']) {
+      expect(() => pathOf(uri)).toThrowError(
+        expect.objectContaining({ code: 'BAD_OPTION', hint: expect.stringContaining('socket') }),
+      );
+    }
   });
 });
 
