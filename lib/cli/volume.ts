@@ -21,7 +21,11 @@ interface VolumeFacts {
   /** ISO 8601, UTC. */
   readonly made: string;
   readonly kind: 'volume' | 'snapshot';
+  /** What it is a snapshot or clone of; null: of nothing, or of what is deleted. */
+  readonly of: string | null;
 }
+
+type VolumeRecord = Pool['volumes'][number];
 
 export function configure(command: Command, finish: Finish): void {
   subcommand(command, 'create', 'make a volume of a size, all zeros')
@@ -123,14 +127,25 @@ function subcommand(command: Command, name: string, summary: string): Command {
 }
 
 function listOf(pool: Pool): VolumeFacts[] {
-  return pool.volumes.map(({ name, bytes, mapped, reserved, madeMs, state }) => ({
-    name,
-    kind: state === SNAPSHOT ? 'snapshot' : 'volume',
-    size_bytes: bytes,
-    mapped_bytes: mapped * BLOCK_BYTES,
-    reserved_bytes: reserved * BLOCK_BYTES,
-    made: new Date(madeMs).toISOString(),
+  const byIndex = new Map(pool.volumes.map((volume) => [volume.index, volume]));
+  return pool.volumes.map((volume) => ({
+    name: volume.name,
+    kind: volume.state === SNAPSHOT ? 'snapshot' : 'volume',
+    of: originOf(volume, byIndex)?.name ?? null,
+    size_bytes: volume.bytes,
+    mapped_bytes: volume.mapped * BLOCK_BYTES,
+    reserved_bytes: volume.reserved * BLOCK_BYTES,
+    made: new Date(volume.madeMs).toISOString(),
   }));
+}
+
+/** A volume that was made after the copy has only taken the number of what that was a copy of. */
+function originOf(
+  { origin, serial }: VolumeRecord,
+  byIndex: ReadonlyMap<number, VolumeRecord>,
+): VolumeRecord | null {
+  const from = origin === 0 ? undefined : byIndex.get(origin - 1);
+  return from !== undefined && from.serial < serial ? from : null;
 }
 
 function formatList(volumes: readonly VolumeFacts[]): string {
@@ -138,12 +153,13 @@ function formatList(volumes: readonly VolumeFacts[]): string {
   const rows = volumes.map((volume) => [
     volume.name,
     volume.kind,
+    volume.of ?? '-',
     formatSize(volume.size_bytes),
     formatSize(volume.mapped_bytes),
     volume.reserved_bytes === 0 ? '-' : formatSize(volume.reserved_bytes),
     volume.made,
   ]);
-  return table(['VOLUME', 'KIND', 'SIZE', 'MAPPED', 'RESERVED', 'MADE'], rows);
+  return table(['VOLUME', 'KIND', 'OF', 'SIZE', 'MAPPED', 'RESERVED', 'MADE'], rows);
 }
 
 function formatImported(done: Imported): string {

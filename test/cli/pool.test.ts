@@ -107,7 +107,7 @@ describe('a pool', () => {
     expect(body['volumes']).toContainEqual(
       expect.objectContaining({ name: 'empty', size_bytes: MIB, mapped_bytes: 0 }),
     );
-    expect((await penstock(['volume', 'list', uri])).stdout).toMatch(/^VOLUME +KIND +SIZE +MAPPED/);
+    expect((await penstock(['volume', 'list', uri])).stdout).toMatch(/^VOLUME +KIND +OF +SIZE/);
     await penstock(['volume', 'export', uri, 'empty', at('empty')]);
     expect(readFileSync(at('empty')).equals(Buffer.alloc(MIB))).toBe(true);
   });
@@ -145,12 +145,17 @@ describe('a pool', () => {
     }
     const { body } = await json('volume', 'list', uri);
     expect(body['volumes']).toContainEqual(
-      expect.objectContaining({ name: 'frozen', kind: 'snapshot' }),
+      expect.objectContaining({ name: 'frozen', kind: 'snapshot', of: null }),
     );
     expect(body['volumes']).toContainEqual(
-      expect.objectContaining({ name: 'another', kind: 'volume' }),
+      expect.objectContaining({ name: 'another', kind: 'volume', of: 'frozen' }),
     );
     expect(body['volumes']).not.toContainEqual(expect.objectContaining({ name: 'empty' }));
+    // One that has the number of what was copied is not what was copied.
+    await penstock(['volume', 'create', uri, 'later', '1MiB']);
+    const { stdout } = await penstock(['volume', 'list', uri]);
+    expect(stdout).toMatch(/^frozen +snapshot +- +1 MiB/m);
+    expect(stdout).toMatch(/^another +volume +frozen +1 MiB/m);
     // A snapshot stays what it is, whatever the size of the image.
     for (const image of [at('one'), at('empty')]) {
       const kept = await json('volume', 'import', uri, 'frozen', image);
