@@ -158,7 +158,9 @@ export class Pool {
    * Changes how the pool works, durably: THN and the threshold at once, low-latency memory from the
    * next opening on (null: none; what a new one holds is lost). Errors: BAD_OPTION, the device's.
    */
-  async configure(options: Omit<CreateOptions, 'force' | 'sampling'>): Promise<void> {
+  async configure(
+    options: Omit<CreateOptions, 'force' | 'sampling' | 'dataChecksum'>,
+  ): Promise<void> {
     this.assertOpen();
     const { facts, engine } = this;
     const { thn = facts.thn, llrrmThreshold = facts.llrrmThreshold, llrrm } = options;
