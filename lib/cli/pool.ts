@@ -120,7 +120,7 @@ export function configure(command: Command, finish: Finish): void {
 }
 
 async function create(uri: string, words: CreateWords): Promise<void> {
-  const options = createOptions(words);
+  const options = createOptions(words, 'create');
   const facts = await withDevice(uri, async (device, signal) => {
     throwIfInterrupted(signal);
     await withLlrrm(words.llrrm, (llrrm) => Pool.create(device, { ...options, llrrm }));
@@ -138,7 +138,7 @@ async function create(uri: string, words: CreateWords): Promise<void> {
 }
 
 async function set(uri: string, words: CreateWords): Promise<void> {
-  const { thn, llrrmThreshold, llrrmPolicy, indexBytes } = createOptions(words);
+  const { thn, llrrmThreshold, llrrmPolicy, indexBytes } = createOptions(words, 'set');
   const options = {
     ...(thn === undefined ? {} : { thn }),
     ...(llrrmThreshold === undefined ? {} : { llrrmThreshold }),
@@ -167,11 +167,16 @@ async function withLlrrm(
   await closing(device, () => run(device));
 }
 
-export function createOptions(words: CreateWords): CreateOptions {
+export function createOptions(words: CreateWords, command: 'create' | 'set'): CreateOptions {
   const { thn, llrrmThreshold, llrrmPolicy, sampling, force = false } = words;
   const options: CreateOptions = { force, dataChecksum: words.dataChecksum === true };
   // What is no policy is for the pool to say.
   if (llrrmPolicy !== undefined) options.llrrmPolicy = llrrmPolicy as 'shared' | 'random';
+  // As is a number that is out of range.
+  const count = (flag: string, text: string): number => {
+    if (/^\d+$/.test(text)) return Number(text);
+    throw badOption(`${flag} ${text} is no number`, command);
+  };
   if (thn !== undefined) options.thn = count('--thn', thn);
   if (llrrmThreshold !== undefined) {
     options.llrrmThreshold = count('--llrrm-threshold', llrrmThreshold);
@@ -179,20 +184,14 @@ export function createOptions(words: CreateWords): CreateOptions {
   if (sampling !== undefined) options.sampling = count('--sampling', sampling);
   if (words.indexMemory !== undefined) options.indexBytes = parseSize(words.indexMemory);
   if (words.extent !== undefined && parseSize(words.extent) !== EXTENT_BYTES) {
-    throw badOption(`extents of ${words.extent} cannot be: this format has 1 MiB`);
+    throw badOption(`extents of ${words.extent} cannot be: this format has 1 MiB`, command);
   }
   return options;
 }
 
-/** A number; what is out of range is for the pool to say. */
-function count(flag: string, text: string): number {
-  if (/^\d+$/.test(text)) return Number(text);
-  throw badOption(`${flag} ${text} is no number`);
-}
-
-function badOption(message: string): PenstockError {
+function badOption(message: string, command: 'create' | 'set'): PenstockError {
   return new PenstockError('BAD_OPTION', message, {
-    hint: 'See penstock pool create --help.',
+    hint: `See penstock pool ${command} --help.`,
     exitCode: Exit.USAGE,
   });
 }

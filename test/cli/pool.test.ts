@@ -170,18 +170,8 @@ describe('a pool', () => {
     expect(shown).toMatchObject({ exitCode: 0 });
     expect(shown.stdout).toMatch(/^clean: \d+ pages of metadata/);
   });
-});
 
-describe('a damaged pool', () => {
-  const damaged = `file:${at('damaged.img')}`;
-  /** Changes a byte of a page. */
-  const flip = (page: number): void => {
-    const bytes = readFileSync(at('damaged.img'));
-    bytes[page * 4096 + 1000]! ^= 1;
-    writeFileSync(at('damaged.img'), bytes);
-  };
-
-  it('has volumes that can be measured, by one worker', async () => {
+  it('lets its volumes be measured, by one worker', async () => {
     expect((await json('volume', 'create', uri, 'measured', '2MiB')).code).toBe(0);
     const words = ['--rw', 'randwrite', '--bs', '4k', '--iodepth', '8', '--size', '2MiB'];
     const { code, body } = await json('bench', `dedup:${uri}#measured`, ...words);
@@ -198,7 +188,26 @@ describe('a damaged pool', () => {
     expect((await json('volume', 'delete', uri, 'measured')).code).toBe(0);
   });
 
-  it('has fast memory once that is said, and data that is checked', async () => {
+  it('gives free space back to its file', async () => {
+    const before = statSync(at('pool.img')).blocks;
+    const { code, body } = await json('pool', 'trim', uri);
+    expect({ code, body }).toMatchObject({ code: 0, body: { schema: 'penstock.pool-trim/1' } });
+    expect(body['trimmed_bytes']).toBeGreaterThan(16 * MIB);
+    expect(statSync(at('pool.img')).blocks).toBeLessThan(before);
+    expect((await json('pool', 'check', uri, '--data')).body).toMatchObject({ clean: true });
+  });
+
+  it('empties extents, where anything is to be gained', async () => {
+    const { code, body } = await json('pool', 'clean', uri);
+    expect({ code, body }).toMatchObject({ code: 0, body: { schema: 'penstock.pool-clean/1' } });
+    expect(body).toMatchObject({ stopped: null });
+    expect(body['freed_extents']).toBe(body['victims']);
+    expect((await json('pool', 'check', uri, '--data')).body).toMatchObject({ clean: true });
+  });
+});
+
+describe('a pool with fast memory', () => {
+  it('has it once that is said, and data that is checked', async () => {
     const fast = `file:${at('fast.img')}`;
     const other = `file:${at('other.img')}`;
     const words = ['--llrrm', `${fast}?create=1MiB`, '--llrrm-threshold', '2', '--data-checksum'];
@@ -241,8 +250,20 @@ describe('a damaged pool', () => {
     expect(made).toMatchObject({ code: 0, body: { index_memory_bytes: 2 * MIB } });
     const wrong = await json('pool', 'set', other, '--llrrm-policy', 'some');
     expect(wrong).toMatchObject({ code: 2, body: { code: 'BAD_OPTION' } });
+    const { body: told } = await json('pool', 'set', other, '--thn', 'x');
+    expect(told).toMatchObject({ code: 'BAD_OPTION', hint: 'See penstock pool set --help.' });
     rmSync(at('other.img'));
   });
+});
+
+describe('a damaged pool', () => {
+  const damaged = `file:${at('damaged.img')}`;
+  /** Changes a byte of a page. */
+  const flip = (page: number): void => {
+    const bytes = readFileSync(at('damaged.img'));
+    bytes[page * 4096 + 1000]! ^= 1;
+    writeFileSync(at('damaged.img'), bytes);
+  };
 
   it('is repaired once that is said, and says what it will do before', async () => {
     copyFileSync(at('pool.img'), at('damaged.img'));
@@ -363,23 +384,6 @@ describe('what cannot be', () => {
     const { error } = JSON.parse(stdout) as { error: { code: string } };
     expect({ exitCode, code: error.code }).toEqual({ exitCode: 1, code: 'NO_SPACE' });
     expect(readdirSync(folder).filter((name) => name.startsWith('wide'))).toEqual([]);
-  });
-
-  it('gives free space back to the file', async () => {
-    const before = statSync(at('pool.img')).blocks;
-    const { code, body } = await json('pool', 'trim', uri);
-    expect({ code, body }).toMatchObject({ code: 0, body: { schema: 'penstock.pool-trim/1' } });
-    expect(body['trimmed_bytes']).toBeGreaterThan(16 * MIB);
-    expect(statSync(at('pool.img')).blocks).toBeLessThan(before);
-    expect((await json('pool', 'check', uri, '--data')).body).toMatchObject({ clean: true });
-  });
-
-  it('cleans a pool, where anything is to be gained', async () => {
-    const { code, body } = await json('pool', 'clean', uri);
-    expect({ code, body }).toMatchObject({ code: 0, body: { schema: 'penstock.pool-clean/1' } });
-    expect(body).toMatchObject({ stopped: null });
-    expect(body['freed_extents']).toBe(body['victims']);
-    expect((await json('pool', 'check', uri, '--data')).body).toMatchObject({ clean: true });
   });
 
   it('says that a pool is full, and closes it in order', async () => {
