@@ -12,6 +12,12 @@ import { nestedUri, parseUri } from '../uri.js';
 import { catchInterrupts } from './interrupts.js';
 import { Exit, printNote } from './output.js';
 
+/** Help of commands that only look, and yet become the owner of the pool (docs/pool.md). */
+export const OPENS_POOL = `
+This opens the pool. Where nothing locks its device (idc:, a drive that two hosts reach) that takes
+it from whoever has it open, and what that one writes from then on is lost. \`penstock pool check\`
+and \`penstock pool stats PATH\`, the socket of its dedup.stats, leave it to its owner.`;
+
 /** Opens the device of a pool, runs, closes it. Throws BAD_OPTION for the URI of a volume. */
 export async function withDevice<T>(
   uri: string,

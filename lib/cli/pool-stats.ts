@@ -5,7 +5,7 @@ import type { Command } from 'commander';
 import { readStats, type Pool, type PoolStats } from '../dedup/index.js';
 import { formatSize } from '../units.js';
 import { Exit, printJson, printText, table, wantsJson } from './output.js';
-import { withPool } from './pool-session.js';
+import { OPENS_POOL, withPool } from './pool-session.js';
 import { servedAt } from './pool-top.js';
 import type { Finish } from './program.js';
 
@@ -18,6 +18,7 @@ export function configureStats(command: Command, finish: Finish): void {
     .description('what the pool of a device holds, and what it saves')
     .argument('<uri>', 'the device of the pool; or, for one that is open, the path of dedup.stats')
     .option('--json', 'print JSON alone on stdout')
+    .addHelpText('after', OPENS_POOL)
     .action(async (uri: string, _: object, self: Command) => {
       const path = servedAt(uri);
       const stats =

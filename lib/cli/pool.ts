@@ -9,7 +9,7 @@ import { formatSize, parseSize } from '../units.js';
 import { Exit, printJson, printNote, printText, table, wantsJson } from './output.js';
 import { configureCheck, recoveryFacts, type RecoveryFacts } from './pool-check.js';
 import { configureClean, configureGrow, configureTrim } from './pool-space.js';
-import { closing, throwIfInterrupted, withDevice, withPool } from './pool-session.js';
+import { closing, OPENS_POOL, throwIfInterrupted, withDevice, withPool } from './pool-session.js';
 import { configureStats } from './pool-stats.js';
 import { configureTop } from './pool-top.js';
 import type { Finish } from './program.js';
@@ -84,6 +84,7 @@ export function configure(command: Command, finish: Finish): void {
     .description('what the pool of a device is, and whether it was closed in order')
     .argument('<uri>', 'the device of the pool')
     .option('--json', 'print JSON alone on stdout')
+    .addHelpText('after', OPENS_POOL)
     .action(async (uri: string, _: object, self: Command) => {
       const facts = await withPool(uri, async (pool) => factsOf(pool));
       if (wantsJson(self)) printJson('pool-info', facts);

@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import type { Pool } from '../dedup/index.js';
 import { formatSize, parseSize } from '../units.js';
 import { Exit, printJson, printText, table, wantsJson } from './output.js';
-import { closing, settled, withPool } from './pool-session.js';
+import { closing, OPENS_POOL, settled, withPool } from './pool-session.js';
 import type { Finish } from './program.js';
 import { exportTarget, exportVolume, type Exported } from './volume-export.js';
 import { importImage, openImage, SNAPSHOT, type Imported } from './volume-import.js';
@@ -42,14 +42,14 @@ export function configure(command: Command, finish: Finish): void {
       else printText(`volume ${name} made: ${formatSize(bytes)}, at dedup:${uri}#${name}`);
       finish(Exit.OK);
     });
-  subcommand(command, 'list', 'the volumes of a pool').action(
-    async (uri: string, _: object, self: Command) => {
+  subcommand(command, 'list', 'the volumes of a pool')
+    .addHelpText('after', OPENS_POOL)
+    .action(async (uri: string, _: object, self: Command) => {
       const volumes = await withPool(uri, async (pool) => listOf(pool));
       if (wantsJson(self)) printJson('volume-list', { volumes });
       else printText(formatList(volumes));
       finish(Exit.OK);
-    },
-  );
+    });
   for (const kind of ['snapshot', 'clone'] as const) {
     const what = kind === 'snapshot' ? 'read only' : 'a volume of its own';
     subcommand(command, kind, `the state of a volume under another name: ${what}`)
@@ -106,6 +106,7 @@ export function configure(command: Command, finish: Finish): void {
     .argument('<name>', 'the volume')
     .argument('<file>', 'the file that is to be made')
     .option('--force', 'replace the file when there is one')
+    .addHelpText('after', OPENS_POOL)
     .action(async (uri: string, name: string, file: string, _: object, self: Command) => {
       const { force = false } = self.opts<{ force?: boolean }>();
       const target = exportTarget(file, uri, force);
