@@ -5,12 +5,13 @@
 import { describe, expect, it } from 'vitest';
 import { Group } from '../../lib/dedup/format/layout.js';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
-import { faultControl, wrapFault } from '../../lib/drivers/fault/index.js';
+import { faultControl } from '../../lib/drivers/fault/index.js';
 import { driver as ramDriver } from '../../lib/drivers/ram/index.js';
 import { PenstockError } from '../../lib/errors.js';
-import { BlockDevice, type Backend } from '../../lib/hpdi/index.js';
+import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { contentOf, fillBlock, VolumeModel } from '../soak/dedup-model.js';
 import { Random } from '../soak/harness.js';
+import { withFaults } from './with-faults.js';
 
 const PAGE = 4096;
 const BLOCKS = 800;
@@ -21,13 +22,6 @@ function assertTyped(error: unknown): void {
   if (!(error instanceof PenstockError)) throw error;
   expect(TYPED).toContain(error.code);
   expect(error.hint).not.toBe('');
-}
-
-/** The same memory, by another device each time, whose end does not end it. */
-function withFaults(ram: Backend, options: [string, string][]): BlockDevice {
-  const inner = Object.create(ram) as Backend;
-  inner.close = async () => {};
-  return new BlockDevice(options.length === 0 ? inner : wrapFault(inner, new Map(options)));
 }
 
 async function writeSome(disk: BlockDevice, model: VolumeModel, random: Random): Promise<void> {
