@@ -1,9 +1,14 @@
 // Low-latency memory of a pool that is nearly full: a block that is freed is given out again at
 // once, while copies and reads of it are under way, for answers of both devices come late.
 
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { checkPool, Pool, type CreateOptions } from '../../lib/dedup/index.js';
 import { Magic } from '../../lib/dedup/format/layout.js';
+import { groupOf } from '../../lib/dedup/format/numbers.js';
+import { SlotState } from '../../lib/dedup/llrrm/llrrm-table.js';
 import type { FaultDevice } from '../../lib/drivers/fault/device.js';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { open } from '../../lib/open.js';
@@ -240,4 +245,39 @@ describe('copies, reads, frees and writes at once, of a few blocks', () => {
     expect(damaged).toBe(0);
     await end(made);
   });
+});
+
+it('saves no copies of blocks that the same close frees', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'penstock-llrrm-close-'));
+  const device = await open('ram:64MiB');
+  const fast = await open(`file:${join(folder, 'fast')}?create=2MiB`);
+  await Pool.create(device, { thn: 1, sampling: 1, llrrmThreshold: 1, llrrm: fast });
+  let freed = 0;
+  for (let round = 0; round < 8; round++) {
+    const pool = await Pool.open(device, { ...OPEN, llrrm: fast });
+    // What was saved has all its blocks in use.
+    const { space } = pool.engine.parts;
+    const { table } = pool.engine.llrrm!;
+    for (let slot = 0; slot < table.slots; slot++) {
+      if (table.states[slot] !== SlotState.valid) continue;
+      const pbn = table.pbnHi[slot]! * 2 ** 32 + table.pbnLo[slot]!;
+      const counts = await pool.engine.answer(() => space.count(groupOf(pbn)));
+      expect({ pbn, count: space.countIn(counts, pbn) }).not.toEqual({ pbn, count: 0 });
+    }
+    await pool.createVolume('gone', 2 ** 40);
+    const disk = pool.openVolume('gone');
+    for (let i = 0; i < 100; i++) await write(disk, i * 512, [round * 1000 + i + 1]);
+    await disk.close();
+    await pool.settle();
+    const before = table.valid;
+    await pool.deleteVolume('gone');
+    // In the middle of it.
+    while (table.freed === 0) await new Promise((resolve) => setImmediate(resolve));
+    await pool.close();
+    freed += before - table.valid;
+  }
+  expect(freed).toBeGreaterThan(0);
+  await device.close();
+  await fast.close();
+  rmSync(folder, { recursive: true });
 });

@@ -62,3 +62,15 @@ it('gives up pages that are not needed, and no others', () => {
   expect(cache.frameOf(2)).toBeGreaterThanOrEqual(0);
   cache.close();
 });
+
+it('takes a page that comes into a frame for one that nobody has changed', () => {
+  const cache = new PageCache(IO, 1, 8, 7);
+  const frame = cache.make(5, Magic.summary, 0, 3);
+  expect(cache.generations[frame]).toBe(3);
+  cache.drop(frame);
+  // Into the same frame, from the device.
+  expect(cache.get(6, Magic.node, 0)).toBe(Miss.wait);
+  expect(cache.frameOf(6)).toBe(frame);
+  expect(cache.generations[frame]).toBeLessThan(1);
+  cache.close();
+});

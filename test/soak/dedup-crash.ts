@@ -2,7 +2,8 @@
 // goes at a random operation: what was not flushed survives by chance, in blocks of 512 bytes. The
 // pool is opened again (and, now and then, cut again while it recovers) and held against a model:
 // every flushed write is there, every other block is old or new. In some rounds volumes are written
-// in blocks of 512 bytes, too, and held against it sector by sector.
+// in blocks of 512 bytes, too, and held against it sector by sector. In some the pool is full, so
+// that places are given out again, to nodes and to blocks, as soon as they come free.
 
 import { faultControl, wrapFault } from '../../lib/drivers/fault/index.js';
 import { driver as ramDriver } from '../../lib/drivers/ram/index.js';
@@ -11,6 +12,7 @@ import { PenstockError } from '../../lib/errors.js';
 import { BlockDevice, type Backend } from '../../lib/hpdi/index.js';
 import { Memory } from '../../lib/memory/index.js';
 import { open } from '../../lib/open.js';
+import { Filling, spared } from './dedup-filling.js';
 import { contentOf, fillBlock, VolumeModel } from './dedup-model.js';
 import { check, within, type Random, type Soak, type SoakRun } from './harness.js';
 
@@ -42,7 +44,10 @@ class CrashRun implements SoakRun {
   private blocks = 0;
   /** Places of the models per page: 8 in rounds with sectors, else 1. */
   private per = 1;
+  /** What fills the pool; null: it is not full. */
+  private filling: Filling | null = null;
   private rounds = 0;
+  private fullRounds = 0;
   private sectorRounds = 0;
   /** Recoveries that applied entries, and of them those that left blocks out. */
   private replayed = 0;
@@ -61,7 +66,9 @@ class CrashRun implements SoakRun {
 
   async round(): Promise<number> {
     const { random } = this;
-    const gone = random.between(20, 600);
+    const isFull = random.chance(0.25);
+    const gone = random.between(20, isFull ? 1200 : 600);
+    this.filling = null;
     const device = this.device(gone);
     this.llrrm = random.chance(0.5) ? await open('ram:1MiB') : null;
     this.per = random.chance(0.35) ? PAGE / SECTOR : 1;
@@ -72,28 +79,31 @@ class CrashRun implements SoakRun {
     );
     const thn = random.pick([1, 2, 4, 8, 8, 8, 32]);
     try {
-      await within(20_000, 'a crash', this.until(device, models, thn));
+      await within(20_000, 'a crash', this.until(device, models, thn, isFull));
     } finally {
       await device.close();
       await this.llrrm?.close();
     }
     this.rounds++;
     if (this.per > 1) this.sectorRounds++;
+    if (this.filling !== null) this.fullRounds++;
     return 1;
   }
 
   async finish(): Promise<void> {
     await this.ram.close();
     this.memory.trim();
-    const { replayed, lost, cleaned, sectorRounds } = this;
+    const { replayed, lost, cleaned, sectorRounds, fullRounds } = this;
     const recovered = `${replayed} recoveries had entries, ${lost} lost blocks`;
-    const done = `${cleaned} passes of cleaning moved blocks, ${sectorRounds} rounds had sectors`;
-    console.log(`dedup-crash: ${recovered}; ${done}`);
+    const done = `${cleaned} passes of cleaning moved blocks`;
+    const kinds = `${sectorRounds} rounds had sectors, ${fullRounds} full pools`;
+    console.log(`dedup-crash: ${recovered}; ${done}; ${kinds}`);
     // What nothing happened in proves nothing.
     if (this.rounds < ROUNDS_TOLD) return;
     check(replayed > 0, 'no recovery had entries');
     check(cleaned > 0, 'no pass of cleaning moved blocks');
     check(sectorRounds > 0, 'no round had sectors');
+    check(fullRounds > 0, 'no pool was full');
   }
 
   /** A part of the memory, which grows whenever somebody looks. */
@@ -121,7 +131,12 @@ class CrashRun implements SoakRun {
   }
 
   /** Works till the power goes; then opens again, with or without another cut, and compares. */
-  private async until(device: BlockDevice, models: VolumeModel[], thn: number): Promise<void> {
+  private async until(
+    device: BlockDevice,
+    models: VolumeModel[],
+    thn: number,
+    isFull: boolean,
+  ): Promise<void> {
     const { random } = this;
     const control = faultControl(device.backend)!;
     let made = false;
@@ -137,6 +152,10 @@ class CrashRun implements SoakRun {
       try {
         for (const model of models) await pool.createVolume(model.name, this.blocks * PAGE);
         made = true;
+        if (isFull) {
+          this.filling = new Filling(random, this.memory);
+          await this.filling.fill(pool, DEVICE_BYTES);
+        }
         for (let step = 0; step < STEPS; step++) await this.step(pool, models);
       } finally {
         await pool.close();
@@ -200,10 +219,17 @@ class CrashRun implements SoakRun {
       // What was cut off is not there any more.
       if (model.size < model.blocks) await this.resize(pool, model, this.blocks);
       await this.read(pool, model, (block, content) => {
-        check(content === model.newest[block], `${model.name} block ${block} holds ${content}`);
+        const isRight =
+          content === model.newest[block] || this.mayHaveFailed(model, block, content);
+        check(isRight, `${model.name} block ${block} holds ${content}`);
       });
     }
     check(pool.engine.failed === null, `the pool failed: ${pool.engine.failed}`);
+  }
+
+  /** In a full pool a write that had no space may have been done in part. */
+  private mayHaveFailed(model: VolumeModel, block: number, content: number): boolean {
+    return this.filling !== null && model.mayHold(block, content);
   }
 
   /** Calls `take` with each place of a volume that is watched, and its content. */
@@ -248,19 +274,21 @@ class CrashRun implements SoakRun {
   private async step(pool: Pool, models: VolumeModel[]): Promise<void> {
     const { random } = this;
     if (random.chance(0.05)) await pool.checkpoint();
+    await this.filling?.churn(pool);
     if (random.chance(0.03)) await pool.grow();
     const trimmed = random.chance(0.06) ? pool.trim() : null;
     trimmed?.catch(() => undefined); // awaited below
     const cleaned = random.chance(0.15) ? this.clean(pool) : null;
     cleaned?.catch(() => undefined);
-    if (random.chance(0.06)) await this.copy(pool, models);
+    if (random.chance(0.06)) await this.spared(this.copy(pool, models));
     if (models.length > VOLUMES && random.chance(0.08)) {
       const at = random.between(VOLUMES, models.length - 1);
       const [gone] = models.splice(at, 1);
       await pool.deleteVolume(gone!.name);
     }
     if (random.chance(0.08)) {
-      await this.resize(pool, random.pick(models), random.pick([...SIZES, this.blocks]));
+      const pages = random.pick([...SIZES, this.blocks]);
+      await this.spared(this.resize(pool, random.pick(models), pages));
     }
     const model = random.pick(models);
     const [disk, unit] = this.open(pool, model);
@@ -269,9 +297,9 @@ class CrashRun implements SoakRun {
     for (let i = 0; i < PARALLEL && part > 1; i++) {
       const [first, count] = this.range(i * part, part, unit);
       const kind = random.below(20);
-      if (kind < 2) works.push(this.discard(disk, model, first, count));
-      else if (kind === 2) works.push(this.zero(disk, model, first, count));
-      else works.push(this.write(disk, model, first, count));
+      if (kind < 2) works.push(this.spared(this.discard(disk, model, first, count)));
+      else if (kind === 2) works.push(this.spared(this.zero(disk, model, first, count)));
+      else works.push(this.spared(this.write(disk, model, first, count)));
     }
     const ended = await Promise.allSettled(works);
     try {
@@ -286,6 +314,11 @@ class CrashRun implements SoakRun {
     } finally {
       await disk.close();
     }
+  }
+
+  /** Where a pool is full, what finds no space is not done, or in part. */
+  private spared(work: Promise<void>): Promise<void> {
+    return this.filling === null ? work : spared(work);
   }
 
   /** A range within a part of a volume, and the volume's blocks; in places. */
@@ -319,7 +352,7 @@ class CrashRun implements SoakRun {
     const from = this.random.pick(models);
     const name = `c${this.content++}`;
     await pool.copyVolume(from.name, name, 'clone');
-    models.push(from.copy(name));
+    models.push(this.filling !== null ? from.twin(name) : from.copy(name));
   }
 
   private async write(
