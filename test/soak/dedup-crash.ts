@@ -80,10 +80,11 @@ class CrashRun implements SoakRun {
     const thn = random.pick([1, 2, 4, 8, 8, 8, 32]);
     try {
       await within(20_000, 'a crash', this.until(device, models, thn, isFull));
-    } finally {
-      await device.close();
-      await this.llrrm?.close();
+    } catch (error) {
+      for (const each of [device, this.llrrm]) await each?.close().catch(() => undefined);
+      throw error;
     }
+    for (const each of [device, this.llrrm]) await each?.close();
     this.rounds++;
     if (this.per > 1) this.sectorRounds++;
     if (this.filling !== null) this.fullRounds++;

@@ -14,6 +14,8 @@ const RUN = 64;
 /** A volume whose blocks have a leaf of the map each. */
 const WIDE_BYTES = 2 ** 40;
 const LEAF = 512;
+/** Above all contents of others; blocks have them in order first. */
+const FIRST = 2 ** 31;
 
 /** What finds no space is not done, or in part. */
 export async function spared(work: Promise<void>): Promise<void> {
@@ -26,7 +28,7 @@ export class Filling {
   private readonly random: Random;
   private readonly memory: Memory;
   private blocks = 0;
-  private content = 2 ** 31;
+  private content = FIRST;
 
   constructor(random: Random, memory: Memory) {
     this.random = random;
@@ -38,10 +40,15 @@ export class Filling {
     await pool.createVolume('filling', bytes);
     await pool.createVolume('wide', WIDE_BYTES);
     const disk = pool.openVolume('filling');
+    let filled = 0;
     const fillUp = async (): Promise<void> => {
-      for (; ; this.blocks += RUN) await this.write(disk, this.blocks, RUN);
+      for (let at = 0; ; at += RUN) {
+        await this.write(disk, at, RUN);
+        filled = at + RUN;
+      }
     };
     await spared(fillUp()).finally(() => disk.close());
+    this.blocks = filled;
   }
 
   /** Gives some of it back, or takes some; and has nodes made. */
@@ -68,11 +75,15 @@ export class Filling {
     }
   }
 
-  /** New contents. */
+  /** New contents, or what was there at first, elsewhere: it may be stored, or have been freed. */
   private async write(disk: BlockDevice, first: number, count: number): Promise<void> {
+    const { random, blocks } = this;
+    const isOld = blocks > count && random.chance(0.4);
+    const from = isOld ? FIRST + random.below(blocks - count) : this.content;
+    if (!isOld) this.content += count;
     const buffer = this.memory.alloc(count * PAGE);
     try {
-      for (let i = 0; i < count; i++) fillBlock(buffer.u32, (i * PAGE) / 4, this.content++);
+      for (let i = 0; i < count; i++) fillBlock(buffer.u32, (i * PAGE) / 4, from + i);
       await disk.write(first, buffer);
     } finally {
       buffer.free();
