@@ -112,6 +112,44 @@ it.each([1, 2])(
   },
 );
 
+it('takes nothing of what writers take while it looks who has the pool', async () => {
+  const ram = await ramDriver.open('96MiB', new Map(), 'ram:96MiB');
+  // A checkpoint takes many operations after each other, a write two: writers are ahead.
+  const device = new BlockDevice(wrapFault(ram, new Map([['delayUs', '1000']])));
+  await Pool.create(device, { thn: 2, sampling: 1 });
+  const pool = await Pool.open(device, OPEN);
+  const [blocks, piece] = [16_000, 4000];
+  await pool.createVolume('one', blocks * PAGE);
+  const disk = pool.openVolume('one');
+  const buffer = disk.memory.alloc(piece * PAGE);
+  let writing: Promise<void> | null = null;
+  const writes = async (): Promise<void> => {
+    for (let first = 0; first < blocks; first += piece) {
+      for (let b = 0; b < piece; b++) fillBlock(buffer.u32, b * 1024, 1 + first + b);
+      await disk.write(first, buffer);
+    }
+  };
+  const { space } = pool.engine.parts;
+  const used = space.highWater - space.firstGroup;
+  const onProgress = ({ done }: { done: number }): void => {
+    // What was never used comes next.
+    if (done === used) writing ??= writes();
+  };
+  await pool.trim({ onProgress, lookMs: 0 });
+  expect(writing).not.toBeNull();
+  await writing;
+  for (let first = 0; first < blocks; first += piece) {
+    await disk.read(first, buffer);
+    const found = Array.from({ length: piece }, (_, b) => contentOf(buffer.u32, b * 1024));
+    expect(found.findIndex((content, b) => content !== 1 + first + b)).toBe(-1);
+  }
+  buffer.free();
+  await disk.close();
+  await pool.close();
+  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});
+
 it('is joined by who asks meanwhile, whatever the options', async () => {
   const device = await open('ram:64MiB');
   await Pool.create(device);

@@ -2,7 +2,8 @@
 //
 // Invariant: only what may be given out for new data is discarded: blocks without references whose
 // freeing is durable, and groups that were never used. So neither the checkpoint nor a record of
-// the journal after it names any of it (DEDUP, invariant 2).
+// the journal after it names any of it (DEDUP, invariant 2). Writers go on at every await: what is
+// free is asked for anew after each, and nothing comes between that and the discard.
 
 import { Op, Status, statusError, type BlockDevice } from '../../hpdi/index.js';
 import { DISCARDS_MOST } from './discards.js';
@@ -19,13 +20,15 @@ const RUN_MIN = 16;
 const GROUPS_MOST = 16;
 /** Groups between two turns of the event loop where nothing is to be done. */
 const SLICE = 64;
-/** Time between two looks at who has the pool. */
+/** As `lookMs`. */
 const LOOK_MS = 1000;
 
 export interface TrimOptions {
   onProgress?: (progress: { done: number; total: number; bytes: number }) => void;
   /** Ends it early, in order. */
   signal?: AbortSignal;
+  /** Time between two looks at who has the pool (1000). */
+  lookMs?: number;
 }
 
 /**
@@ -77,6 +80,7 @@ class Trim {
     for (let group = space.firstGroup; group < space.highWater && !this.ended; group++) {
       if (group % SLICE === 0) await new Promise((resolve) => setImmediate(resolve));
       for (let page = 0; page < Group.pages && !this.ended;) {
+        if (this.isLookDue) await this.look();
         const counts = this.isFull(group) ? Miss.bad : space.count(group);
         // What cannot be read is left as it is.
         if (counts === Miss.bad) break;
@@ -84,7 +88,7 @@ class Trim {
           await this.engine.turn();
           continue;
         }
-        if (await this.looked()) continue;
+        if (this.ended) return; // a look may have found another owner
         const pbn = group * Group.pages + page;
         const length = this.runAt(counts, pbn);
         if (length >= RUN_MIN) this.begin(pbn, length);
@@ -97,14 +101,19 @@ class Trim {
   /** Groups that were never used: they may hold what was there before the pool. */
   async unused(): Promise<void> {
     const { space } = this.engine.parts;
-    for (let group = space.highWater; group < space.endGroup && !this.ended;) {
+    let group = space.highWater;
+    while (!this.ended) {
       if (this.isBusy) {
         await this.engine.turn();
-        // Some may be in use by now.
-        group = Math.max(group, space.highWater);
         continue;
       }
-      if (await this.looked()) continue;
+      if (this.isLookDue) {
+        await this.look();
+        if (this.ended) return;
+      }
+      // Some may be in use by now: writers went on meanwhile.
+      group = Math.max(group, space.highWater);
+      if (group >= space.endGroup) return;
       const groups = Math.min(GROUPS_MOST, space.endGroup - group);
       this.begin(group * Group.pages, groups * Group.pages);
       group += groups;
@@ -112,16 +121,18 @@ class Trim {
     }
   }
 
+  private get isLookDue(): boolean {
+    return performance.now() - this.lookedMs >= (this.options.lookMs ?? LOOK_MS);
+  }
+
   /**
-   * Whether it was just looked at whether the pool is this owner's still, which a checkpoint does:
-   * what is free here may be what another one has filled.
+   * Looks whether the pool is this owner's still, which a checkpoint does: what is free here may be
+   * what another one has filled.
    */
-  private async looked(): Promise<boolean> {
-    const now = performance.now();
-    if (now - this.lookedMs < LOOK_MS) return false;
-    this.lookedMs = now;
+  private async look(): Promise<void> {
     await this.engine.checkpoint();
-    return true;
+    // A slow one is no reason for the next.
+    this.lookedMs = performance.now();
   }
 
   /** Free blocks from one on that follow each other, in its extent. */
