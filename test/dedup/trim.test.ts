@@ -5,7 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, expect, it } from 'vitest';
+import { afterAll, expect, it, vi } from 'vitest';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
 import { wrapFault } from '../../lib/drivers/fault/index.js';
 import { driver as ramDriver } from '../../lib/drivers/ram/index.js';
@@ -147,6 +147,26 @@ it('takes nothing of what writers take while it looks who has the pool', async (
   await disk.close();
   await pool.close();
   expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});
+
+it('does not rest before its first discard, however long the process runs', async () => {
+  const now = performance.now.bind(performance);
+  const device = await open('ram:64MiB');
+  await Pool.create(device);
+  const pool = await Pool.open(device, OPEN);
+  await pool.createVolume('one', MIB);
+  const disk = pool.openVolume('one');
+  await writeRandom(disk, 1);
+  const queue = pool.engine.numbered.find((each) => each !== null)!;
+  const busy = vi.spyOn(queue, 'busy', 'get').mockReturnValue(true);
+  const clock = vi.spyOn(performance, 'now').mockImplementation(() => now() + 1e8);
+  const trimmed = await pool.trim({ signal: AbortSignal.timeout(5000) });
+  clock.mockRestore();
+  busy.mockRestore();
+  expect(trimmed).toBeGreaterThan(32 * MIB);
+  await disk.close();
+  await pool.close();
   await device.close();
 });
 

@@ -64,9 +64,9 @@ class Trim {
   bytes = 0;
   private readonly engine: Engine;
   private readonly options: TrimOptions;
-  /** When the last one began, and till when there is a rest after it; ms. */
+  /** When the last one began, and till when there is a rest after it (0: it is under way); ms. */
   private begunMs = 0;
-  private restMs = 0;
+  private restMs = -1;
   private lookedMs = performance.now();
 
   constructor(engine: Engine, options: TrimOptions) {
@@ -81,10 +81,11 @@ class Trim {
       if (group % SLICE === 0) await new Promise((resolve) => setImmediate(resolve));
       for (let page = 0; page < Group.pages && !this.ended;) {
         if (this.isLookDue) await this.look();
+        const isBusy = this.isBusy;
         const counts = this.isFull(group) ? Miss.bad : space.count(group);
         // What cannot be read is left as it is.
         if (counts === Miss.bad) break;
-        if (counts === Miss.wait || this.isBusy) {
+        if (counts === Miss.wait || isBusy) {
           await this.engine.turn();
           continue;
         }
@@ -167,11 +168,10 @@ class Trim {
   private get isBusy(): boolean {
     const { numbered, parts } = this.engine;
     const { inFlight } = parts.space.discards;
-    if (!numbered.some((queue) => queue?.busy === true)) return inFlight >= DISCARDS_MOST;
-    if (inFlight > 0) return true;
     const now = performance.now();
-    if (this.restMs === 0) this.restMs = now + REST * (now - this.begunMs);
-    return now < this.restMs;
+    if (inFlight === 0 && this.restMs === 0) this.restMs = now + REST * (now - this.begunMs);
+    if (!numbered.some((queue) => queue?.busy === true)) return inFlight >= DISCARDS_MOST;
+    return inFlight > 0 || now < this.restMs;
   }
 
   private get ended(): boolean {
