@@ -170,6 +170,17 @@ it('does not rest before its first discard, however long the process runs', asyn
   await device.close();
 });
 
+it('fails with the pool', async () => {
+  const device = await open('ram:64MiB');
+  await Pool.create(device);
+  const pool = await Pool.open(device, OPEN);
+  await pool.createVolume('one', MIB);
+  const onProgress = (): void => pool.engine.fail('its device is at fault');
+  await expect(pool.trim({ onProgress })).rejects.toMatchObject({ code: 'POOL_FAILED' });
+  await pool.close();
+  await device.close();
+});
+
 it('is joined by who asks meanwhile, whatever the options', async () => {
   const device = await open('ram:64MiB');
   await Pool.create(device);

@@ -33,7 +33,7 @@ export interface TrimOptions {
 
 /**
  * Discards all free space that there is; resolves with how many bytes. Errors: UNSUPPORTED,
- * POOL_FAILED, the device's.
+ * POOL_FAILED, POOL_BUSY, the device's.
  */
 export async function trimPool(
   engine: Engine,
@@ -54,6 +54,8 @@ export async function trimPool(
   } finally {
     while (discards.inFlight > 0) await engine.turn();
   }
+  // It ended early, and what it looked at may be another's by now.
+  if (engine.failed !== null) throw failure(engine);
   if (discards.broken !== 0) {
     throw statusError(`a discard on ${device.uri}`, device.explain(discards.broken));
   }
