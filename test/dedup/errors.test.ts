@@ -11,6 +11,8 @@ import { PenstockError } from '../../lib/errors.js';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { contentOf, fillBlock, VolumeModel } from '../soak/dedup-model.js';
 import { Random } from '../soak/harness.js';
+import { withBadPages } from './bad-pages.js';
+import { range, read, write } from './contents.js';
 import { withFaults } from './with-faults.js';
 
 const PAGE = 4096;
@@ -151,6 +153,50 @@ describe('reads that fail while a pool with a journal is opened', () => {
       await device.close();
     }
     expect(opened.recovery).toMatchObject({ entries: 2, blocksLost: 0 });
+    await ram.close();
+  });
+
+  it('of blocks that may have been flushed: those are MEDIA_ERROR, the rest is there', async () => {
+    const ram = await ramDriver.open('64MiB', new Map(), 'ram:');
+    const first = withFaults(ram, [['cache', '16MiB']]);
+    await Pool.create(first, { thn: 0 });
+    const pool = await Pool.open(first, OPEN);
+    await pool.createVolume('one', 64 * PAGE);
+    const disk = pool.openVolume('one');
+    await write(disk, 0, range(1, 64));
+    await pool.checkpoint();
+    await write(disk, 16, range(100, 32));
+    await disk.flush();
+    await faultControl(first.backend)!.cut({ survive: 1 });
+    await disk.close();
+    await pool.close().catch(assertTyped);
+    await first.close();
+    const bad = new Set<number>();
+    const device = withBadPages(ram, bad);
+    const page = device.memory.alloc(PAGE);
+    for (let pbn = 0; pbn < 2 ** 14; pbn++) {
+      await device.read((pbn * PAGE) / device.info.blockSize, page);
+      if ([103, 120].includes(contentOf(page.u32, 0))) bad.add(pbn);
+    }
+    page.free();
+    expect(bad.size).toBe(2);
+    expect(await checkPool(device)).toMatchObject({ clean: true, journalEntries: 1 });
+    const opened = await Pool.open(device, OPEN);
+    expect(opened.recovery).toMatchObject({ entries: 1, blocksLost: 0 });
+    const again = opened.openVolume('one');
+    for (const lbn of [19, 36]) {
+      await expect(read(again, lbn, 1)).rejects.toMatchObject({ code: 'MEDIA_ERROR' });
+      await write(again, lbn, [100 + lbn - 16]);
+    }
+    expect(await read(again, 0, 64)).toEqual([
+      ...range(1, 16),
+      ...range(100, 32),
+      ...range(49, 16),
+    ]);
+    await again.close();
+    await opened.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
     await ram.close();
   });
 

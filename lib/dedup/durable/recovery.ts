@@ -6,6 +6,7 @@
 
 import { PenstockError } from '../../errors.js';
 import type { BlockDevice } from '../../hpdi/index.js';
+import type { DmaBuffer } from '../../memory/index.js';
 import { native } from '../../native.js';
 import type { Engine } from '../engine.js';
 import { Fingerprint, Group, Head, Node, Page, Rec, RecKind } from '../format/layout.js';
@@ -161,21 +162,52 @@ export class Recovery {
     space.touchFingerprints(frame, extent);
   }
 
-  /** Which of the blocks are on the device as they were written: 1 each. */
+  /**
+   * Which of the blocks are on the device as they were written: 1 each; also of one that cannot be
+   * read. That may have been flushed, and then what was there before must not come back: to who
+   * reads it, it is MEDIA_ERROR, as it would be without a crash.
+   */
   private async verify(pbn: number, count: number, prints: Uint32Array): Promise<Uint8Array> {
     const buffer = this.device.memory.alloc(count * Page.bytes);
     const sound = new Uint8Array(count);
     try {
-      await this.device.read((pbn * Page.bytes) / this.device.info.blockSize, buffer);
+      const isRead = await this.read(pbn, buffer);
       const print = new Uint32Array(Fingerprint.words);
       for (let b = 0; b < count; b++) {
-        native.xxh3(buffer.u8.subarray(b * Page.bytes, (b + 1) * Page.bytes), print);
+        const block = buffer.u8.subarray(b * Page.bytes, (b + 1) * Page.bytes);
+        if (!isRead && !(await this.readBlock(pbn + b, block))) {
+          sound[b] = 1;
+          continue;
+        }
+        native.xxh3(block, print);
         const at = b * Fingerprint.words;
         if (print.every((word, i) => word === prints[at + i])) sound[b] = 1;
       }
       return sound;
     } finally {
       buffer.free();
+    }
+  }
+
+  private async readBlock(pbn: number, to: Uint8Array): Promise<boolean> {
+    const buffer = this.device.memory.alloc(Page.bytes);
+    try {
+      const isRead = await this.read(pbn, buffer);
+      to.set(buffer.u8);
+      return isRead;
+    } finally {
+      buffer.free();
+    }
+  }
+
+  /** False: a part of it cannot be read. Throws what is wrong with the device as a whole. */
+  private async read(pbn: number, to: DmaBuffer): Promise<boolean> {
+    try {
+      await this.device.read((pbn * Page.bytes) / this.device.info.blockSize, to);
+      return true;
+    } catch (error) {
+      if (error instanceof PenstockError && error.code === 'MEDIA_ERROR') return false;
+      throw error;
     }
   }
 
