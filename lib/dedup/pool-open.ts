@@ -113,21 +113,42 @@ export function assertDevice(device: BlockDevice): void {
   });
 }
 
-/** The newer of the two superblocks; null when there is none. */
-export async function readBoth(device: BlockDevice): Promise<SuperblockFacts | null> {
+/**
+ * The newer of the two superblocks; null when there is none. Where one cannot be read, the other
+ * alone says that there is a pool, not what its state is (`both`): it may be the older one, and
+ * what that names may have been written over. Throws the device's error when nothing can be said.
+ */
+export async function readBoth(device: BlockDevice, both = false): Promise<SuperblockFacts | null> {
   const page = device.memory.alloc(Page.bytes);
   try {
     let newest: SuperblockFacts | null = null;
+    let unread: PenstockError | null = null;
     for (const slot of [Place.superblockA, Place.superblockB]) {
-      await device.read(lbaOf(device, slot), page);
+      try {
+        await device.read(lbaOf(device, slot), page);
+      } catch (error) {
+        if (!(error instanceof PenstockError) || error.code !== 'MEDIA_ERROR') throw error;
+        unread = unreadError(device, slot, error);
+        continue;
+      }
       const facts = readSuperblock(page.u32, slot);
       if (facts === null) continue;
       if (newest === null || facts.checkpoint > newest.checkpoint) newest = facts;
     }
+    if (unread !== null && (both || newest === null)) throw unread;
     return newest;
   } finally {
     page.free();
   }
+}
+
+function unreadError(device: BlockDevice, slot: number, cause: PenstockError): PenstockError {
+  const name = slot === Place.superblockA ? 'A' : 'B';
+  const message = `superblock ${name} of ${device.uri} (page ${slot}) cannot be read`;
+  return new PenstockError(cause.code, `${message}: it may be the one that counts`, {
+    hint: '`penstock pool check --repair` says what the other one leads to; `--yes` goes by that',
+    cause,
+  });
 }
 
 export async function openParts(
@@ -136,7 +157,7 @@ export async function openParts(
   closers: Closer[],
 ): Promise<Opened> {
   assertDevice(device);
-  const facts = await readBoth(device);
+  const facts = await readBoth(device, true);
   assertUsable(device, facts);
   const seed = facts.uuid[0]!;
   const io = new PoolIo(device, options.depth ?? DEPTH);

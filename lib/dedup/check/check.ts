@@ -184,8 +184,8 @@ export interface Superblocks {
   /** The newer of those that are valid, and where it is. */
   facts: SuperblockFacts | null;
   at: Naming;
-  /** Those that are not; `wasOne`: there was one, or it cannot be read. */
-  faults: { at: Naming; text: string; wasOne: boolean }[];
+  /** Those that are not; `wasOne`: there was one, or it cannot be read (`isUnread`). */
+  faults: { at: Naming; text: string; wasOne: boolean; isUnread: boolean }[];
 }
 
 export async function readSuperblocks(device: BlockDevice, page: DmaBuffer): Promise<Superblocks> {
@@ -195,8 +195,9 @@ export async function readSuperblocks(device: BlockDevice, page: DmaBuffer): Pro
     const unread = await reader.raw(at.pbn, page);
     const facts = unread === null ? readSuperblock(page.u32, at.pbn) : null;
     if (facts === null) {
-      const wasOne = unread !== null || page.u32[Head.magic] === Magic.superblock;
-      read.faults.push({ at, text: unread ?? 'is none, or damaged', wasOne });
+      const isUnread = unread !== null;
+      const wasOne = isUnread || page.u32[Head.magic] === Magic.superblock;
+      read.faults.push({ at, text: unread ?? 'is none, or damaged', wasOne, isUnread });
     } else if (read.facts === null || facts.checkpoint > read.facts.checkpoint) {
       Object.assign(read, { facts, at });
     }
@@ -211,13 +212,17 @@ export function tellSuperblocks(device: BlockDevice, read: Superblocks, findings
   if (facts === null && !wasOne) throw notAPool(device);
   // A pool that was made and never opened has only one.
   if (facts?.checkpoint === 0 && !wasOne) return;
-  for (const { at, text } of faults) {
+  for (const { at, text, isUnread } of faults) {
+    const then = isUnread
+      ? `The pool does not open like this; a repair goes by what is checked here, and writes ` +
+        `this one anew. If it is the newer one,`
+      : `A power cut while a superblock is written leaves it so, and opening the pool mends it; ` +
+        `but if it was whole, it was the newer one or the one before, and`;
     const why =
       facts === null
         ? 'nothing leads to the state of the pool'
-        : `what is checked is checkpoint ${facts.checkpoint}, which the other names. A power cut ` +
-          `while a superblock is written leaves it so, and opening the pool mends it; but if it ` +
-          `was whole, it was the newer one or the one before, and what came last may be lost`;
+        : `what is checked is checkpoint ${facts.checkpoint}, which the other names. ${then} ` +
+          `what came last may be lost`;
     findings.add('superblock', at.page, at.pbn, `${at.page} ${text}: ${why}`);
   }
 }
