@@ -32,7 +32,7 @@ export async function readJournal(
     seen.fault ??= { pbn, text };
   };
   try {
-    await journal.scan();
+    await journal.scan(pages);
     seen.entries = journal.entries.length;
     for (const entry of journal.entries) {
       pbn = page + entry.page;
@@ -44,6 +44,8 @@ export async function readJournal(
         seen.extents.add(Math.floor(pairOf(words, at + Rec.pbnLo) / Group.extentPages));
       }
     }
+    pbn = page + journal.at;
+    if (journal.lost) fail(journal.loss);
   } catch (error) {
     if (!(error instanceof PenstockError)) throw error;
     if (seen.entries === 0) pbn = page + journal.at;

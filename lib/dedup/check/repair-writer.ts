@@ -3,10 +3,11 @@
 
 import { PenstockError } from '../../errors.js';
 import type { BlockDevice } from '../../hpdi/index.js';
+import type { DmaBuffer } from '../../memory/index.js';
 import type { SpaceCheck } from './check-space.js';
-import { ENTRY_PAGES, Group, Head, type Magic, Page } from '../format/layout.js';
+import { Entry, ENTRY_PAGES, Group, Head, Magic, Page } from '../format/layout.js';
 import type { SpacePages } from './repair-space.js';
-import { setPair } from '../format/numbers.js';
+import { pair, setPair } from '../format/numbers.js';
 import { checksum, writeSuperblock, type SuperblockFacts } from '../format/superblock.js';
 
 export class RepairWriter {
@@ -57,10 +58,46 @@ export class RepairWriter {
     const { journalPage, journalPages } = this.facts;
     // Who reads an entry reads so many pages at once: those that cannot be read are written, too.
     const end = Math.min(pbn + ENTRY_PAGES, journalPage + journalPages);
-    this.pages += end - pbn;
+    const first = Array.from({ length: end - pbn }, (_, i) => pbn + i);
+    const later = await this.entriesAfter(end);
+    this.pages += first.length + later.length;
     if (!this.isReal) return;
-    for (let at = pbn; at < end; at++) await this.put(at, (page) => page.fill(0));
-    await this.device.flush();
+    // As long as an entry follows that calls what is dropped durable, the pool does not open.
+    for (const pages of [later, first]) {
+      for (const at of pages) await this.put(at, (page) => page.fill(0));
+      await this.device.flush();
+    }
+  }
+
+  /** Pages from one of the journal on that may begin an entry after the checkpoint. */
+  private async entriesAfter(pbn: number): Promise<number[]> {
+    const { journalPage, journalPages, journalAt, seq } = this.facts;
+    const found: number[] = [];
+    const page = this.device.memory.alloc(Page.bytes);
+    try {
+      const first = (pbn - journalPage) % journalPages;
+      // Up to the first entry; the whole ring, if that is where it is cut.
+      const count = (journalAt - first + journalPages) % journalPages;
+      for (let i = 0; i < count; i++) {
+        const at = journalPage + ((first + i) % journalPages);
+        if (!(await this.isRead(at, page))) continue; // it says nothing to who opens the pool, too
+        const isEntry = page.u32[Entry.magic] === Magic.entry;
+        if (isEntry && pair(page.u32, Entry.seqLo) > seq) found.push(at);
+      }
+    } finally {
+      page.free();
+    }
+    return found;
+  }
+
+  private async isRead(pbn: number, page: DmaBuffer): Promise<boolean> {
+    try {
+      await this.device.read((pbn * Page.bytes) / this.device.info.blockSize, page);
+      return true;
+    } catch (error) {
+      if (error instanceof PenstockError && error.code === 'MEDIA_ERROR') return false;
+      throw error;
+    }
   }
 
   private async put(pbn: number, fill: (page: Uint32Array) => void): Promise<void> {

@@ -1,6 +1,13 @@
 // The journal as it is on a device (docs/format.md, "Journal"): for recovery, and for who checks a
 // pool without its engine.
+//
+// The first entry that is not valid ends it, as a power cut does: what follows may have reached the
+// device before it. Unless that says otherwise: an owner writes into its entries how far the ones
+// before are durable, which it knows from flushes, and from no others than its own. So an entry of
+// the same epoch that calls the missing one durable proves damage; the epoch keeps out those that
+// earlier owners left beyond a torn end, the sequence those of earlier laps.
 
+import { PenstockError } from '../../errors.js';
 import type { BlockDevice } from '../../hpdi/index.js';
 import { native } from '../../native.js';
 import {
@@ -31,33 +38,60 @@ interface Scanned {
   readonly bytes: number;
 }
 
+/** Pages after the end in which opening a pool looks for entries that call it damaged. */
+const LOOK_PAGES = 1024;
+/** Pages of one read of that. */
+const CHUNK = 256;
+
 /** Reads the journal as it is on a device. */
 export class JournalReader {
   readonly entries: Scanned[] = [];
   seq: number;
   at: number;
   durable: number;
+  /** The entry after the last one was durable, and is not there. */
+  lost = false;
+  private epoch: number;
+  /** Pages of the ring that the entries have. */
+  private taken = 0;
   private readonly device: BlockDevice;
   private readonly place: JournalPlace;
 
   constructor(device: BlockDevice, place: JournalPlace, seq: number, at: number) {
     this.device = device;
     this.place = place;
+    this.epoch = place.epoch;
     this.seq = seq;
     this.at = at;
     this.durable = seq;
   }
 
-  /** Finds all entries that are valid. */
-  async scan(): Promise<void> {
+  /** Finds all entries that are valid, and looks for later ones in so many pages after them. */
+  async scan(lookPages = LOOK_PAGES): Promise<void> {
+    await this.follow();
+    while (await this.isMissed(lookPages)) {
+      const { seq } = this;
+      // Who has the pool open may have written it since.
+      await this.follow();
+      if (this.seq !== seq) continue;
+      this.lost = true;
+      return;
+    }
+  }
+
+  /** Why it is damaged where it ends. */
+  get loss(): string {
+    return `entry ${this.seq + 1} is not there, and a later one says that it was durable`;
+  }
+
+  private async follow(): Promise<void> {
     const buffer = this.device.memory.alloc(ENTRY_PAGES * Page.bytes);
-    let { epoch } = this.place;
     try {
       // No more than the ring holds: an entry of an earlier lap has an older sequence.
-      for (let pages = 0; pages < this.place.pages;) {
+      while (this.taken < this.place.pages) {
         const words = await this.read(this.at, buffer);
-        if (words === null || words[Entry.epoch]! < epoch) break;
-        epoch = words[Entry.epoch]!;
+        if (words === null || words[Entry.epoch]! < this.epoch) break;
+        this.epoch = words[Entry.epoch]!;
         this.seq++;
         this.durable = Math.max(this.durable, this.seq - words[Entry.durableBack]!);
         const bytes = words[Entry.bytes]!;
@@ -65,11 +99,52 @@ export class JournalReader {
         const used = isWrap ? this.place.pages - this.at : Math.ceil(bytes / Page.bytes);
         if (!isWrap) this.entries.push({ seq: this.seq, page: this.at, bytes });
         this.at = (this.at + used) % this.place.pages;
-        pages += used;
+        this.taken += used;
       }
     } finally {
       buffer.free();
     }
+  }
+
+  /** Whether an entry after the end says that the one which is to be there was durable. */
+  private async isMissed(lookPages: number): Promise<boolean> {
+    const { pages } = this.place;
+    const end = this.at + Math.min(lookPages, pages - this.taken);
+    for (let from = this.at; from < end;) {
+      const page = from % pages;
+      const count = Math.min(CHUNK, end - from, pages - page);
+      if (await this.hasClaim(page, count)) return true;
+      from += count;
+    }
+    return false;
+  }
+
+  /** The same, of the entries that begin in these pages. What cannot be read says nothing. */
+  private async hasClaim(page: number, count: number): Promise<boolean> {
+    const most = Math.min(count + ENTRY_PAGES - 1, this.place.pages - page);
+    const buffer = this.device.memory.alloc(most * Page.bytes);
+    try {
+      await this.device.read(this.lba(page), buffer);
+      for (let i = 0; i < count; i++) {
+        if (this.isClaim(buffer.u8.subarray(i * Page.bytes), buffer.u32.subarray(i * Page.words)))
+          return true;
+      }
+      return false;
+    } catch (error) {
+      if (!(error instanceof PenstockError) || error.code !== 'MEDIA_ERROR') throw error;
+    } finally {
+      buffer.free();
+    }
+    if (count === 1) return false;
+    const half = count >>> 1;
+    return (await this.hasClaim(page, half)) || this.hasClaim(page + half, count - half);
+  }
+
+  private isClaim(u8: Uint8Array, words: Uint32Array): boolean {
+    if (words[Entry.magic] !== Magic.entry || words[Entry.epoch] !== this.epoch) return false;
+    const seq = pair(words, Entry.seqLo);
+    if (seq - words[Entry.durableBack]! <= this.seq) return false;
+    return isWhole(u8, words, this.place.seed);
   }
 
   /** The words of an entry that `scan` has found. */
@@ -103,12 +178,18 @@ export class JournalReader {
     const words = buffer.u32;
     if (words[Entry.magic] !== Magic.entry || pair(words, Entry.seqLo) !== this.seq + 1)
       return null;
-    const bytes = words[Entry.bytes]!;
-    if (bytes < Entry.words * 4 || bytes > most * Page.bytes || bytes % 4 !== 0) return null;
-    const crc = words[Entry.crc]!;
-    words[Entry.crc] = this.place.seed;
-    return native.crc32c(buffer.u8.subarray(0, bytes), 0) === crc ? words : null;
+    return isWhole(buffer.u8.subarray(0, part.bytes), words, this.place.seed) ? words : null;
   }
+}
+
+/** Whether the bytes of an entry are there, and those that were written. */
+function isWhole(u8: Uint8Array, words: Uint32Array, seed: number): boolean {
+  const bytes = words[Entry.bytes]!;
+  const most = Math.min(ENTRY_PAGES * Page.bytes, u8.length);
+  if (bytes < Entry.words * 4 || bytes > most || bytes % 4 !== 0) return false;
+  const crc = words[Entry.crc]!;
+  words[Entry.crc] = seed;
+  return native.crc32c(u8.subarray(0, bytes), 0) === crc;
 }
 
 /** Words at which the records of an entry begin. */

@@ -45,10 +45,12 @@ export class Recovery {
     this.reader = reader;
   }
 
-  /** Applies what the reader has found. */
+  /** Applies what the reader has found. Throws POOL_CORRUPT. */
   async run(): Promise<RecoveryReport> {
     const started = performance.now();
     const { entries } = this.reader;
+    // Flushed writes would be gone, and nobody told.
+    if (this.reader.lost) throw corruptError(`its journal: ${this.reader.loss}`);
     for (const entry of entries) {
       const words = await this.reader.load(entry);
       for (const at of recordsOf(words)) await this.reserve(words, at);

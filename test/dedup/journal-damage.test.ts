@@ -1,0 +1,133 @@
+// A damaged entry in the middle of the journal: later ones say that it was durable, so the pool is
+// not opened as if it had ended there; where none does it may have been a power cut.
+
+import { beforeAll, describe, expect, it } from 'vitest';
+import { checkPool, Pool, repairPool } from '../../lib/dedup/index.js';
+import { native } from '../../lib/native.js';
+import type { BlockDevice } from '../../lib/hpdi/index.js';
+import { open } from '../../lib/open.js';
+import { range, write } from './contents.js';
+import { DEVICE, PoolImage } from './pool-image.js';
+
+const PAGE = 4096;
+const WORDS = 1024;
+const OPEN = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
+
+/** Entries 1 to 5 with a flush after each, and 6 without one, over the end of the ring. */
+let left: PoolImage;
+/** Pages of the entries, the wrap included. */
+let pages: number[];
+
+beforeAll(async () => {
+  const device = await open(DEVICE);
+  await Pool.create(device, { thn: 0 });
+  const pool = await Pool.open(device, OPEN);
+  await pool.createVolume('one', 600 * PAGE);
+  const disk = pool.openVolume('one');
+  const { journal } = pool.engine.parts;
+  while (journal.position < journal.capacity - 2) {
+    await write(disk, 0, [1]);
+    if (journal.position < journal.capacity - 2) await disk.discard(0, 1);
+  }
+  await pool.checkpoint();
+  expect(journal.position).toBe(journal.capacity - 2);
+  for (let i = 0; i < 6; i++) {
+    // All but the first have two pages, and one is left after that.
+    await write(disk, 0, range(10_000 * (1 + i), i < 1 ? 1 : 256));
+    if (i < 5) await disk.flush();
+  }
+  left = await PoolImage.of(device);
+  await disk.close();
+  await pool.close();
+  await device.close();
+  pages = entriesOf(left);
+});
+
+function entriesOf(image: PoolImage): number[] {
+  const superblock = image.page(image.superblock);
+  const [first, count] = [superblock[23]!, superblock[24]!];
+  const found: number[] = [];
+  for (let at = superblock[18]!, seq = superblock[16]! + 1; ; seq++) {
+    const words = image.page(first + at);
+    if (words[0] !== image.page(first + superblock[18]!)[0] || words[2] !== seq) return found;
+    found.push(first + at);
+    at = words[5] === 2 ? 0 : (at + Math.ceil(words[8]! / PAGE)) % count;
+  }
+}
+
+/** Changes words of an entry, and makes its checksum right. */
+function change(image: PoolImage, pbn: number, by: (words: Uint32Array) => unknown): void {
+  const words = image.u32.subarray(pbn * WORDS, (pbn + 16) * WORDS);
+  by(words);
+  words[1] = image.page(image.superblock)[8]!;
+  words[1] = native.crc32c(image.u8.subarray(pbn * PAGE, pbn * PAGE + words[8]!), 0);
+}
+
+async function damaged(by: (image: PoolImage) => unknown): Promise<BlockDevice> {
+  const image = left.copy();
+  by(image);
+  return image.device();
+}
+
+/** What opening the pool applies, and a check before it finds. */
+async function applied(by: (image: PoolImage) => unknown): Promise<[number, number]> {
+  const device = await damaged(by);
+  const { findingsTotal } = await checkPool(device);
+  const pool = await Pool.open(device, OPEN);
+  const { entries } = pool.recovery!;
+  await pool.close();
+  await device.close();
+  return [entries, findingsTotal];
+}
+
+describe('an entry of the journal that is damaged', () => {
+  it('is one of seven here, a wrap among them', async () => {
+    expect(pages).toHaveLength(7);
+    expect(left.page(pages[1]!)[5]).toBe(2);
+    expect(await applied(() => {})).toEqual([6, 0]);
+  });
+
+  it.each([0, 1, 2, 3, 4])('as number %i, and was durable, keeps the pool closed', async (at) => {
+    const device = await damaged((image) => image.flip(pages[at]!, 8 * 40));
+    const { findings } = await checkPool(device);
+    expect(findings).toMatchObject([{ kind: 'journal', where: { pbn: pages[at] } }]);
+    const error = await Pool.open(device, OPEN).catch((reason: unknown) => reason);
+    expect(error).toMatchObject({ code: 'POOL_CORRUPT' });
+    expect(String(error)).toContain('journal');
+    const kept = await repairPool(device);
+    expect(kept).toMatchObject({ done: false, loses: true });
+    const report = await repairPool(device, { dropLost: true, data: true });
+    expect(report).toMatchObject({ done: true, leftTotal: 0, check: { clean: true } });
+    expect(report.recovery?.entries ?? 0).toBe(at - Number(at > 1));
+    await (await Pool.open(device, OPEN)).close();
+    await device.close();
+  });
+
+  it('and that nothing calls durable is the end of it', async () => {
+    expect(await applied((image) => image.flip(pages[6]!, 8 * 40))).toEqual([5, 0]);
+    expect(
+      await applied((image) => {
+        image.flip(pages[5]!, 8 * 40);
+        // As if it had been written before the flush.
+        change(image, pages[6]!, (words) => words[6]!++);
+      }),
+    ).toEqual([4, 0]);
+  });
+
+  it('is the end where those that follow are of another owner, or an earlier lap', async () => {
+    for (const to of [-1, 1]) {
+      expect(
+        await applied((image) => {
+          image.flip(pages[1]!, 8 * 40);
+          for (const pbn of pages.slice(2)) change(image, pbn, (words) => (words[4]! += to));
+        }),
+      ).toEqual([1, 0]);
+    }
+    expect(
+      await applied((image) => {
+        image.flip(pages[1]!, 8 * 40);
+        for (const pbn of pages.slice(2)) change(image, pbn, (words) => (words[2]! -= 100));
+      }),
+    ).toEqual([1, 0]);
+  });
+});
