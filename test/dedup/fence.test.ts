@@ -75,6 +75,25 @@ describe('a pool that another owner has opened since', () => {
     },
   );
 
+  it('flushes nothing any more: what was written is not durable in it', async () => {
+    const { ram, devices } = await ways(2);
+    await Pool.create(devices[0]!);
+    const first = await Pool.open(devices[0]!, OPEN);
+    await first.createVolume('one', BLOCKS * PAGE);
+    const disk = first.openVolume('one');
+    await write(disk, 0, range(1, BLOCKS));
+    await disk.flush();
+    const second = await Pool.open(devices[1]!, OPEN);
+    await expect(first.checkpoint()).rejects.toMatchObject(FENCED);
+    const ended = { code: 'DEVICE_ERROR' };
+    await expect(write(disk, 0, range(100, 1))).rejects.toMatchObject(ended);
+    await expect(disk.flush()).rejects.toMatchObject(ended);
+    await disk.close();
+    await first.close();
+    await second.close();
+    await ram.close();
+  });
+
   it('is found at the last close, which fails', async () => {
     const { ram, devices } = await ways(2);
     await Pool.create(devices[0]!);

@@ -283,7 +283,13 @@ export class VolumeQueue implements QueueDriver {
   }
 
   private flush(slot: number): void {
-    const { journal, io } = this.engine.parts;
+    const { journal, io, checkpoint } = this.engine.parts;
+    if (checkpoint.fence.fenced) {
+      // The device would flush, and the pool is another owner's: what was written here is lost.
+      this.slots.statuses[slot] = Status.DEVICE_ERROR;
+      this.partEnded(slot);
+      return;
+    }
     this.slots.seqs[slot] = journal.completed;
     io.ask(Op.FLUSH, 0, 0, 0, Io.flush, (this.number << SLOT_BITS) | slot);
   }
