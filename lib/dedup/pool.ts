@@ -116,7 +116,8 @@ export class Pool {
       return new Pool(await openParts(device, options, closers), options, statsSocket);
     } catch (error) {
       statsSocket?.close();
-      await closeAll(closers);
+      // What failed first says why.
+      await closeAll(closers).catch(() => undefined);
       opened.delete(device);
       throw error;
     }
@@ -393,8 +394,7 @@ export class Pool {
     } finally {
       engine.over = true;
       engine.closed = true;
-      await closeAll(this.closers);
-      opened.delete(this.device);
+      await closeAll(this.closers).finally(() => opened.delete(this.device));
     }
   }
 

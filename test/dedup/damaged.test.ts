@@ -1,7 +1,8 @@
 // A damaged pool in use: what can be read is right, what cannot is an error, and nothing hangs.
 
-import { beforeAll, describe, expect, test } from 'vitest';
+import { beforeAll, describe, expect, test, vi } from 'vitest';
 import { PenstockError } from '../../lib/errors.js';
+import { PoolIo } from '../../lib/dedup/durable/io.js';
 import { Pool } from '../../lib/dedup/index.js';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { isRight, RANGES, sound, VOLUMES, type PoolImage } from './pool-image.js';
@@ -151,5 +152,27 @@ describe('a pool with counts that are wrong', () => {
       expect([...seen.changes]).toEqual(['DEVICE_ERROR']);
       expect(['ok', 'POOL_FAILED']).toContain(seen.close);
     }
+  });
+});
+
+describe('what cannot be given back', () => {
+  test('does not keep the device, nor the reason for which the pool did not open', async () => {
+    const image = whole.copy();
+    image.flip(image.root);
+    const device = await image.device();
+    const close = PoolIo.prototype.close;
+    const failing = vi.spyOn(PoolIo.prototype, 'close').mockImplementation(async function (
+      this: PoolIo,
+    ) {
+      await close.call(this);
+      throw new Error('it does not close');
+    });
+    expect(await outcome(Pool.open(device))).toBe('POOL_CORRUPT');
+    await whole.put(device);
+    const pool = await Pool.open(device);
+    await expect(pool.close()).rejects.toThrowError('it does not close');
+    failing.mockRestore();
+    await (await Pool.open(device)).close();
+    await device.close();
   });
 });
