@@ -11,7 +11,7 @@ import {
 } from '../dedup/index.js';
 import { PenstockError } from '../errors.js';
 import { Exit, printJson, printText } from './output.js';
-import { withDevice } from './pool-session.js';
+import { untilInterrupted, withDevice } from './pool-session.js';
 import type { Finish } from './program.js';
 
 interface CheckWords {
@@ -55,7 +55,9 @@ async function check(uri: string, words: CheckWords): Promise<number> {
     });
   }
   const data = words.data === true;
-  const report = await withDevice(uri, (device) => checkPool(device, { data }));
+  const report = await withDevice(uri, (device, signal) =>
+    untilInterrupted(checkPool(device, { data, signal }), signal),
+  );
   if (words.json === true) printJson('pool-check', checkFacts(report));
   else printText(formatReport(report));
   return report.clean ? Exit.OK : Exit.FAILED;
@@ -64,18 +66,20 @@ async function check(uri: string, words: CheckWords): Promise<number> {
 async function repair(uri: string, words: CheckWords): Promise<number> {
   const { data = false, dropLost = false, yes = false, json = false } = words;
   let shown = { left: 0, leftTotal: 0 };
-  const report = await withDevice(uri, (device) =>
-    repairPool(device, {
+  const report = await withDevice(uri, (device, signal) => {
+    const repairing = repairPool(device, {
       data,
       dropLost,
+      signal,
       dryRun: !yes,
       // What it will do comes before it does it.
       onPlan: (plan) => {
         shown = { left: plan.left.length, leftTotal: plan.leftTotal };
         if (!json) printText(formatPlan(plan, yes));
       },
-    }),
-  );
+    });
+    return untilInterrupted(repairing, signal);
+  });
   const { check, planTotal, left, leftTotal } = report;
   // That a pool does not open is among what is left.
   const isWell = (check?.clean ?? planTotal === 0) && leftTotal === 0;

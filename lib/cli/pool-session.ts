@@ -96,6 +96,21 @@ export async function settled(pool: Pool, signal: AbortSignal, done = ''): Promi
   });
 }
 
+/** Waits for `promise`, or throws INTERRUPTED as soon as `signal` says so. */
+export async function orInterrupted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  await Promise.race([promise, aborted(signal)]);
+  throwIfInterrupted(signal);
+  return promise;
+}
+
+/** What hears `signal` itself, and is waited for: INTERRUPTED when the signal has ended it. */
+export async function untilInterrupted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return promise.catch((error: unknown) => {
+    if (error === signal.reason) throwIfInterrupted(signal);
+    throw error;
+  });
+}
+
 function aborted(signal: AbortSignal): Promise<void> {
   if (signal.aborted) return Promise.resolve();
   return new Promise((resolve) => {

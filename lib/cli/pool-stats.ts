@@ -5,7 +5,7 @@ import type { Command } from 'commander';
 import { readStats, type Pool, type PoolStats } from '../dedup/index.js';
 import { formatSize } from '../units.js';
 import { Exit, printJson, printText, table, wantsJson } from './output.js';
-import { OPENS_POOL, withPool } from './pool-session.js';
+import { OPENS_POOL, orInterrupted, withPool } from './pool-session.js';
 import { servedAt } from './pool-top.js';
 import type { Finish } from './program.js';
 
@@ -31,8 +31,8 @@ export function configureStats(command: Command, finish: Finish): void {
     });
 }
 
-async function statsOf(pool: Pool): Promise<Stats> {
-  const { extents } = await pool.readExtents();
+async function statsOf(pool: Pool, signal: AbortSignal): Promise<Stats> {
+  const { extents } = await orInterrupted(pool.readExtents(), signal);
   return { ...pool.stats(), read_extents: extents };
 }
 

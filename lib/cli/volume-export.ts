@@ -4,8 +4,8 @@
 // another, and goes when anything fails; a file that is replaced (--force) stays until then. When
 // the export is told of, bytes and name are durable.
 
-import { realpathSync, statSync } from 'node:fs';
-import { open as openFile, rename, rm, type FileHandle } from 'node:fs/promises';
+import { lstatSync, realpathSync, statSync } from 'node:fs';
+import { link, open as openFile, rename, rm, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Pool } from '../dedup/index.js';
 import { PenstockError, errnoCode } from '../errors.js';
@@ -14,6 +14,9 @@ import { parseUri } from '../uri.js';
 import { Exit } from './output.js';
 import { closing } from './pool-session.js';
 import { BLOCK_BYTES, eachPiece, isZeros } from './volume-pieces.js';
+
+/** How file systems without hard links say so. */
+const NO_LINKS = new Set(['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK']);
 
 /** What an export did, as it stands in its JSON. */
 export interface Exported {
@@ -49,16 +52,24 @@ export function exportTarget(file: string, uri: string, force: boolean): string 
     });
   }
   if (force) return target;
-  throw new PenstockError('FILE_EXISTS', `${file} exists`, {
+  throw existsError(file);
+}
+
+function existsError(file: string): PenstockError {
+  return new PenstockError('FILE_EXISTS', `${file} exists`, {
     hint: 'choose another name; `--force` replaces it',
   });
 }
 
-/** Writes a volume to `target`, which is replaced. Errors: NO_SUCH_VOLUME, NO_SPACE. */
+/**
+ * Writes a volume to `target`; with `force` one that is there is replaced. Errors: NO_SUCH_VOLUME,
+ * NO_SPACE, FILE_EXISTS.
+ */
 export async function exportVolume(
   pool: Pool,
   name: string,
   target: string,
+  force: boolean,
   signal: AbortSignal,
 ): Promise<Exported> {
   const disk = pool.openVolume(name);
@@ -70,7 +81,7 @@ export async function exportVolume(
     let written: number;
     try {
       written = await closing(handle, () => writeFile(disk, handle, bytes, signal));
-      await rename(partial, target);
+      await (force ? rename(partial, target) : nameNew(partial, target));
       await syncFolder(dirname(target));
     } catch (error) {
       await rm(partial, { force: true });
@@ -86,6 +97,22 @@ export async function exportVolume(
       bytes_per_second: Math.round(bytes / Math.max(seconds, 1e-6)),
     };
   });
+}
+
+/** Gives a file its name where none is by now: a rename would replace it. */
+async function nameNew(partial: string, target: string): Promise<void> {
+  try {
+    await link(partial, target);
+  } catch (error) {
+    const code = errnoCode(error) ?? '';
+    if (code === 'EEXIST') throw existsError(target);
+    if (!NO_LINKS.has(code)) throw error;
+    // No links here: what appears between these two lines is replaced.
+    if (lstatSync(target, { throwIfNoEntry: false }) !== undefined) throw existsError(target);
+    await rename(partial, target);
+    return;
+  }
+  await rm(partial);
 }
 
 /** Makes the names in a folder durable, where it may be read. */

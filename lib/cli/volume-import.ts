@@ -6,7 +6,7 @@ import { PenstockError, errnoCode } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import type { DmaBuffer } from '../memory/index.js';
 import { Exit } from './output.js';
-import { closing, throwIfInterrupted } from './pool-session.js';
+import { closing, orInterrupted } from './pool-session.js';
 import { BLOCK_BYTES, eachPiece, isZeros } from './volume-pieces.js';
 
 /** State of a snapshot in a pool's record of it (docs/format.md). */
@@ -196,16 +196,4 @@ async function readImage(image: Image, at: number, into: Uint8Array): Promise<vo
     done += bytesRead;
   }
   into.fill(0, wanted);
-}
-
-/** Waits for `promise`, or throws INTERRUPTED as soon as `signal` says so. */
-async function orInterrupted(promise: Promise<void>, signal: AbortSignal): Promise<void> {
-  let onAbort = (): void => undefined;
-  const aborted = new Promise<void>((resolve) => {
-    onAbort = resolve;
-    signal.addEventListener('abort', onAbort);
-  });
-  await Promise.race([promise, aborted]);
-  signal.removeEventListener('abort', onAbort);
-  throwIfInterrupted(signal);
 }

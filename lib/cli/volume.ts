@@ -111,7 +111,7 @@ export function configure(command: Command, finish: Finish): void {
       const { force = false } = self.opts<{ force?: boolean }>();
       const target = exportTarget(file, uri, force);
       const exported = await withPool(uri, (pool, signal) =>
-        exportVolume(pool, name, target, signal),
+        exportVolume(pool, name, target, force, signal),
       );
       if (wantsJson(self)) printJson('volume-export', exported);
       else printText(formatExported(exported));

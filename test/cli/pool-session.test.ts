@@ -3,7 +3,7 @@
 
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import { closing, settled } from '../../lib/cli/pool-session.js';
+import { closing, orInterrupted, settled } from '../../lib/cli/pool-session.js';
 import { buildProgram } from '../../lib/cli/program.js';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
 import { open } from '../../lib/open.js';
@@ -50,6 +50,17 @@ describe('a command that waits for space to come free', () => {
     expect(again.stats().data_blocks_used).toBeLessThan(10);
     await again.close();
     await device.close();
+  });
+});
+
+describe('a command that waits for what hears no signal', () => {
+  const never = new Promise<void>(() => undefined);
+  const interrupted = { code: 'INTERRUPTED', exitCode: 130 };
+
+  it('goes when it is interrupted, also when it was before', async () => {
+    await expect(orInterrupted(never, AbortSignal.abort())).rejects.toMatchObject(interrupted);
+    await expect(orInterrupted(never, AbortSignal.timeout(10))).rejects.toMatchObject(interrupted);
+    expect(await orInterrupted(Promise.resolve(7), new AbortController().signal)).toBe(7);
   });
 });
 

@@ -395,3 +395,11 @@ describe('what cannot be', () => {
     expect((await json('pool', 'info', small)).body).toMatchObject({ clean: true, volumes: 1 });
   });
 });
+
+it('pool check ends at SIGINT', async () => {
+  const slow = `${uri}?fault.delayUs=1000000`;
+  const signals = [{ afterMs: 4000, signal: 'SIGINT' }] as const;
+  const ended = await penstock(['pool', 'check', slow, '--data', '--json'], { signals });
+  expect(ended.exitCode).toBe(130);
+  expect(JSON.parse(ended.stdout)).toMatchObject({ error: { code: 'INTERRUPTED' } });
+});

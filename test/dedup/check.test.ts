@@ -91,6 +91,21 @@ describe('a sound pool', () => {
     expect(clean).toBe(true);
   });
 
+  test('is checked until a signal ends that', async () => {
+    const device = await whole.device();
+    const signal = AbortSignal.abort('enough');
+    await expect(checkPool(device, { signal })).rejects.toBe('enough');
+    const later = new AbortController();
+    let steps = 0;
+    const onProgress = (): void => {
+      if (++steps === 2) later.abort('enough');
+    };
+    const checking = checkPool(device, { data: true, onProgress, signal: later.signal });
+    await expect(checking).rejects.toBe('enough');
+    expect(steps).toBeLessThan(5);
+    await device.close();
+  });
+
   test('that changes meanwhile is checked again, and POOL_BUSY in the end', async () => {
     const device = await whole.device();
     const pool = await Pool.open(device);

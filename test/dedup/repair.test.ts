@@ -460,6 +460,20 @@ describe('what cannot be repaired is told, and left alone', () => {
     expect(seen.report.recovery!.entries).toBeLessThan(entries);
   });
 
+  test('a pool whose repair a signal ends: it is heard before anything is changed', async () => {
+    const image = whole.copy();
+    image.flip(image.root);
+    const device = await image.device();
+    const signal = AbortSignal.abort('enough');
+    await expect(repairPool(device, { signal })).rejects.toBe('enough');
+    const planned = new AbortController();
+    const onPlan = (): void => planned.abort('enough');
+    const repairing = repairPool(device, { onPlan, signal: planned.signal });
+    await expect(repairing).rejects.toBe('enough');
+    expect(Buffer.compare((await PoolImage.of(device)).u8, image.u8)).toBe(0);
+    await device.close();
+  });
+
   test('a pool that is written to while it is read', async () => {
     for (const at of [3, 12]) {
       const device = await whole.device();

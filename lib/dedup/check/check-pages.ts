@@ -28,8 +28,17 @@ export class PageReader {
   private readonly seed: number;
   private readonly checkpoint: number;
   private readonly perPage: number;
+  private readonly signal: AbortSignal | undefined;
 
-  constructor(device: BlockDevice, findings: Findings, seed: number, checkpoint: number) {
+  /** What `signal` ends rejects with its reason, at the next page. */
+  constructor(
+    device: BlockDevice,
+    findings: Findings,
+    seed: number,
+    checkpoint: number,
+    signal?: AbortSignal,
+  ) {
+    this.signal = signal;
     this.device = device;
     this.findings = findings;
     this.seed = seed;
@@ -39,6 +48,7 @@ export class PageReader {
 
   /** Reads what fits in `to`; null, or why it cannot be read. */
   async raw(pbn: number, to: DmaBuffer): Promise<string | null> {
+    this.signal?.throwIfAborted();
     try {
       await this.device.read(pbn * this.perPage, to);
       return null;

@@ -31,6 +31,8 @@ export interface CheckOptions {
   /** How often it is tried while the pool is changed by who has it open (3). */
   tries?: number;
   onProgress?: (progress: CheckProgress) => void | Promise<void>;
+  /** Ends it: it rejects with the signal's reason. */
+  signal?: AbortSignal;
 }
 
 export interface CheckProgress {
@@ -122,8 +124,8 @@ async function checkAll(
   findings: Findings,
   options: CheckOptions,
 ): Promise<CheckReport> {
-  const { data = false, onProgress } = options;
-  const reader = new PageReader(device, findings, facts.uuid[0]!, facts.checkpoint);
+  const { data = false, onProgress, signal } = options;
+  const reader = new PageReader(device, findings, facts.uuid[0]!, facts.checkpoint, signal);
   const space = new SpaceCheck(reader, findings, facts);
   const maps = new MapsCheck(reader, findings, space, facts, top);
   await space.summaries();

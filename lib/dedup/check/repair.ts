@@ -44,6 +44,8 @@ export interface RepairOptions {
   data?: boolean;
   /** Called before anything is changed. */
   onPlan?: (report: RepairReport) => void;
+  /** Ends it before anything is changed, with the signal's reason; later it is not heard. */
+  signal?: AbortSignal;
 }
 
 interface Pass {
@@ -61,13 +63,14 @@ export async function repairPool(
   device: BlockDevice,
   options: RepairOptions = {},
 ): Promise<RepairReport> {
-  const { dryRun = false, dropLost = false, data = false, onPlan } = options;
+  const { dryRun = false, dropLost = false, data = false, onPlan, signal } = options;
   assertDevice(device);
   Pool.assertNotOpen(device);
   if (!dryRun) await claim(device);
-  const planned = await pass(device, dropLost, null);
+  const planned = await pass(device, dropLost, null, signal);
   const told = reportOf(planned, false);
   onPlan?.(told);
+  signal?.throwIfAborted();
   if (dryRun || planned.plan.isEmpty) return told;
   await pass(device, dropLost, planned.plan);
   const recovery = await bringUp(device, planned.plan);
@@ -85,11 +88,12 @@ async function pass(
   device: BlockDevice,
   dropLost: boolean,
   planned: RepairPlan | null,
+  signal?: AbortSignal,
 ): Promise<Pass> {
   const plan = new RepairPlan();
   const { facts, at } = await readable(device, plan);
   const findings = new Findings();
-  const reader = new PageReader(device, findings, facts.uuid[0]!, facts.checkpoint);
+  const reader = new PageReader(device, findings, facts.uuid[0]!, facts.checkpoint, signal);
   const space = new SpaceCheck(reader, findings, facts);
   const maps = new MapsCheck(reader, findings, space, facts, at);
   await space.summaries();
