@@ -1,6 +1,6 @@
-// Cleaning and trimming beside volumes at work: a part at a time, and after each a rest of four
-// times its length. Time is counted in rounds here, so that nothing depends on how fast the machine
-// is.
+// Cleaning, deleting and trimming beside volumes at work: a part at a time, and after each a rest
+// of four times its length. Time is counted in rounds here, so that nothing depends on how fast the
+// machine is.
 
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
@@ -102,6 +102,48 @@ describe('a pass of cleaning', () => {
       expect(told(steps).closest).toBe(1);
       expect(told(steps).most).toBeLessThanOrEqual(PARTS_MOST);
     }
+  });
+});
+
+describe('a deletion', () => {
+  /** Parts, by round. */
+  async function remove(works: boolean): Promise<number[]> {
+    const { pool, work, end } = await fragmented();
+    const { engine } = pool;
+    const { trees } = engine.parts;
+    await pool.createVolume('gone', 2 ** 32);
+    const gone = pool.openVolume('gone');
+    for (let leaf = 0; leaf < 200; leaf++) await write(gone, leaf * 512, [10 ** 6 + leaf]);
+    await gone.close();
+    await pool.checkpoint();
+    vi.spyOn(performance, 'now').mockImplementation(() => engine.rounds);
+    if (works) work();
+    const rounds: number[] = [];
+    const takeApart = trees.takeApart.bind(trees);
+    vi.spyOn(trees, 'takeApart').mockImplementation((volume) => {
+      rounds.push(engine.rounds);
+      return takeApart(volume);
+    });
+    await pool.deleteVolume('gone');
+    while (engine.parts.catalogue.deleting.length > 0) {
+      engine.run();
+      await new Promise(setImmediate);
+    }
+    await end();
+    expect(rounds.length).toBeGreaterThan(200);
+    return rounds;
+  }
+
+  it('rests after each part while volumes are at work', async () => {
+    const { closest, most } = told(await remove(true));
+    expect(closest).toBeGreaterThanOrEqual(APART);
+    expect(most).toBeLessThanOrEqual(PARTS_MOST);
+  });
+
+  it('goes on in every round while none is', async () => {
+    const { closest, most } = told(await remove(false));
+    expect(closest).toBe(1);
+    expect(most).toBe(PARTS_MOST);
   });
 });
 

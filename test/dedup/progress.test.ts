@@ -55,7 +55,7 @@ it('plans a set anew that a checkpoint waits for, behind one that finds no node'
   await device.close();
 });
 
-it('ends a checkpoint that was asked for under a load that fills the cache all the time', async () => {
+it('ends a checkpoint that was asked for under a load that keeps the cache full', async () => {
   // Half of what is written while one is under way makes the next one due.
   const device = await open('ram:256MiB?fault.delayUs=3000');
   await Pool.create(device, { thn: 0 });

@@ -15,13 +15,12 @@ import { CleanCopier } from './clean-copier.js';
 import { CleanWalk } from './clean-walk.js';
 import type { Engine } from '../engine.js';
 import { Miss } from '../durable/pages.js';
+import { Pace } from '../pace.js';
 
 export const CLOSED = 'the pool is being closed';
 export const NO_SPACE = 'there is no space';
 /** Leaves that a round looks at. */
 const LEAVES = 8;
-/** While volumes are at work there is a rest of so many times what a step took. */
-const REST = 4;
 /** How long a walk goes on that is to end. */
 const HURRY_MS = 10_000;
 
@@ -41,12 +40,11 @@ export class Cleaner {
   private why: string | null = null;
   private tillMs = 0;
   private ended: () => void = () => undefined;
-  /** When the step began, and till when there is a rest after it; ms. */
-  private begunMs = 0;
-  private restMs = 0;
+  private readonly pace: Pace;
 
   constructor(engine: Engine) {
     this.engine = engine;
+    this.pace = new Pace(engine.numbered);
   }
 
   /** From here on nothing is put to these extents. */
@@ -84,9 +82,10 @@ export class Cleaner {
     if (isLate) this.stopped ??= this.why;
     if (engine.failed !== null) this.stopped ??= 'the pool takes no changes';
     if (this.stopped !== null) return this.finish();
-    for (let leaf = 0; leaf < LEAVES && !this.isResting(); leaf++) {
+    for (let leaf = 0; leaf < LEAVES; leaf++) {
+      if (this.pace.isResting() && this.why === null) return;
       if (!engine.mayEnter || pages.dirtyCount > pages.frames * DIRTY_BEGIN) return;
-      if (this.begunMs === 0) this.begunMs = performance.now();
+      this.pace.begin();
       allocator.full = false;
       const result = this.copying ? copier.step() : walk.step();
       if (result === Miss.wait) {
@@ -134,22 +133,7 @@ export class Cleaner {
     // What nobody else names of it is free again.
     catalogue.deleting.push(...this.holders);
     this.active = false;
-    this.begunMs = 0;
+    this.pace.reset();
     this.ended();
-  }
-
-  /** A step that has ended is followed by a rest while volumes are at work. */
-  private isResting(): boolean {
-    const { numbered } = this.engine;
-    let isBusy = false;
-    for (let i = 0; i < numbered.length; i++) if (numbered[i]?.busy === true) isBusy = true;
-    if (!isBusy || this.why !== null) {
-      this.begunMs = 0;
-      return false;
-    }
-    const now = performance.now();
-    if (this.begunMs !== 0) this.restMs = now + REST * (now - this.begunMs);
-    this.begunMs = 0;
-    return now < this.restMs;
   }
 }

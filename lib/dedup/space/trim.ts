@@ -10,6 +10,7 @@ import { DISCARDS_MOST } from './discards.js';
 import type { Engine } from '../engine.js';
 import { Group, Page } from '../format/layout.js';
 import { Miss } from '../durable/pages.js';
+import { Pace } from '../pace.js';
 import { failure } from '../pool-open.js';
 
 /** While volumes are at work there is one discard at a time, and a rest of so many times it. */
@@ -70,9 +71,11 @@ class Trim {
   private begunMs = 0;
   private restMs = -1;
   private lookedMs = performance.now();
+  private readonly pace: Pace;
 
   constructor(engine: Engine, options: TrimOptions) {
     this.engine = engine;
+    this.pace = new Pace(engine.numbered);
     this.options = options;
   }
 
@@ -168,11 +171,10 @@ class Trim {
 
   /** No discard is to begin now. */
   private get isBusy(): boolean {
-    const { numbered, parts } = this.engine;
-    const { inFlight } = parts.space.discards;
+    const { inFlight } = this.engine.parts.space.discards;
     const now = performance.now();
     if (inFlight === 0 && this.restMs === 0) this.restMs = now + REST * (now - this.begunMs);
-    if (!numbered.some((queue) => queue?.busy === true)) return inFlight >= DISCARDS_MOST;
+    if (!this.pace.atWork(now)) return inFlight >= DISCARDS_MOST;
     return inFlight > 0 || now < this.restMs;
   }
 
