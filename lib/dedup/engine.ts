@@ -221,6 +221,7 @@ export class Engine implements LlrrmEvents {
           break;
         case Io.page:
           pages.loaded(owner, status);
+          if (status === Status.DEVICE_GONE) this.fail('the device is gone');
           break;
         case Io.journal:
           journal.answered(owner, status);

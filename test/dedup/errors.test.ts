@@ -3,7 +3,7 @@
 // the check finds nothing.
 
 import { describe, expect, it } from 'vitest';
-import { Group } from '../../lib/dedup/format/layout.js';
+import { Group, Magic } from '../../lib/dedup/format/layout.js';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
 import { faultControl } from '../../lib/drivers/fault/index.js';
 import { driver as ramDriver } from '../../lib/drivers/ram/index.js';
@@ -196,6 +196,64 @@ describe('reads that fail while a pool with a journal is opened', () => {
     await again.close();
     await opened.close();
     expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
+    await ram.close();
+  });
+
+  it('at the fingerprints of blocks that are written again: they are stored as new', async () => {
+    const ram = await ramDriver.open('64MiB', new Map(), 'ram:');
+    const bad = new Set<number>();
+    const device = withBadPages(ram, bad);
+    await Pool.create(device, { thn: 8, sampling: 1 });
+    const pool = await Pool.open(device, OPEN);
+    await pool.createVolume('one', 2 ** 24);
+    const disk = pool.openVolume('one');
+    const first = range(1, 600);
+    await write(disk, 0, first);
+    await pool.checkpoint();
+    const { pages, trees, catalogue } = pool.engine.parts;
+    const leaf = trees.leaf(catalogue.get('one'), 0, Magic.node);
+    const extents = [0, 400].map((e) => Math.floor(trees.entry(leaf, e) / Group.extentPages));
+    expect(extents[0]).not.toBe(extents[1]);
+    for (const extent of extents) {
+      const pbn = extent * Group.extentPages;
+      pages.drop(pages.frameOf(pbn));
+      for (const slot of [0, 1]) bad.add(pbn + slot);
+    }
+    const { fresh } = pool.stats().written;
+    await write(disk, 1000, first);
+    expect(pool.stats().written.fresh - fresh).toBeGreaterThan(400);
+    expect(await read(disk, 1000, 600)).toEqual(first);
+    bad.clear();
+    await disk.close();
+    await pool.close();
+    expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+    await device.close();
+    await ram.close();
+  });
+
+  it('for good, while a write looks for what is stored: it ends with an error', async () => {
+    const ram = await ramDriver.open('64MiB', new Map(), 'ram:');
+    const device = withFaults(ram, [['cache', '16MiB']]);
+    await Pool.create(device, { thn: 8, sampling: 1 });
+    const pool = await Pool.open(device, OPEN);
+    await pool.createVolume('one', 2 ** 24);
+    const disk = pool.openVolume('one');
+    await write(disk, 0, range(1, 600));
+    await pool.checkpoint();
+    const { pages } = pool.engine.parts;
+    for (let frame = 0; frame < pages.frames; frame++) {
+      const isOther = pages.magics[frame] !== Magic.fingerprint || pages.pins[frame] !== 0;
+      if (!isOther && pages.pbns[frame]! >= 0) pages.drop(frame);
+    }
+    await faultControl(device.backend)!.cut({ survive: 1 });
+    const gone = write(disk, 1000, range(1, 600));
+    await expect(gone).rejects.toMatchObject({
+      code: expect.stringMatching(/^(DEVICE_GONE|DEVICE_ERROR|POOL_FAILED)$/) as string,
+    });
+    await expect(pool.checkpoint()).rejects.toMatchObject({ code: 'POOL_FAILED' });
+    await disk.close();
+    await pool.close().catch(assertTyped);
     await device.close();
     await ram.close();
   });

@@ -178,9 +178,9 @@ export class Allocator {
     const fresh: number = this.sparing ? Miss.bad : this.neverUsed();
     if (fresh === Miss.wait) return false;
     if (fresh >= 0) {
-      if (!this.enter(open, fresh, nodes, true)) return false;
-      this.opened++;
-      return true;
+      const isOpen = this.enter(open, fresh, nodes, true);
+      if (isOpen || space.unusable.has(fresh)) this.opened++;
+      return isOpen;
     }
     return this.reuse(open, stream);
   }
@@ -225,12 +225,15 @@ export class Allocator {
   private enter(open: OpenExtent, extent: number, nodes: boolean, empty: boolean): boolean {
     const { space } = this;
     const group = Math.floor(extent / Group.extents);
-    if (empty && space.beginExtent(extent, nodes) < 0) return false;
+    const begun = empty ? space.beginExtent(extent, nodes) : 0;
+    if (begun === Miss.bad) space.unusable.add(extent);
+    if (begun < 0) return false;
     const count = space.count(group);
     const summary = space.summary(group);
+    const fingerprints = nodes || count < 0 || summary < 0 ? -1 : space.fingerprints(extent);
+    const worst = Math.min(count, summary, nodes ? 0 : fingerprints);
+    if (worst === Miss.bad) space.unusable.add(extent);
     if (count < 0 || summary < 0) return false;
-    const fingerprints = nodes ? -1 : space.fingerprints(extent);
-    if (!nodes && fingerprints === Miss.bad) space.unusable.add(extent);
     if (!nodes && fingerprints < 0) return false;
     if (nodes) {
       this.nodesBegun = true;

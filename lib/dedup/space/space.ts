@@ -59,7 +59,7 @@ export class Space {
   /** Blocks without a count in extents that hold nodes: no place for data. */
   nodesFree = 0;
   readonly nodeExtents = new NodeExtents();
-  readonly unusable = new Set<number>(); // extents whose fingerprint page cannot be used
+  readonly unusable = new Set<number>(); // extents whose pages cannot be used
   /** Blocks with a count; given out and not counted yet; freed and not free yet. */
   used = 0;
   reserved = 0;

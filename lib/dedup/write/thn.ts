@@ -42,6 +42,9 @@ export class Thn {
   private bestPbn = 0;
   private readonly print = new Uint32Array(Fingerprint.words);
   private readonly block = new Uint32Array(2);
+  /** Extents of which this set can have no pages: asked for again they would be read again. */
+  private readonly bad = new Set<number>();
+  private badOf = -1;
   private missing = false;
   private underWay = false;
 
@@ -72,6 +75,8 @@ export class Thn {
     const count = sets.counts[set]!;
     this.forget(set);
     if (!this.looksAt(count)) return true;
+    if (this.badOf !== set) this.bad.clear();
+    this.badOf = set;
     const view = sets.views[set]!;
     if (this.index.probe(view, count, found) === 0) return true;
     this.missing = false;
@@ -79,7 +84,10 @@ export class Thn {
     this.look(set, false);
     // Only then: a short run would take the first blocks of a long one that begins within it.
     if (this.llrrm !== null) this.look(set, true);
-    if (!this.missing && !this.underWay) return true;
+    if (!this.missing && !this.underWay) {
+      this.badOf = -1;
+      return true;
+    }
     this.forget(set); // nothing of this look counts
     return false;
   }
@@ -140,9 +148,10 @@ export class Thn {
     const group = groupOf(pbn);
     if (group < space.firstGroup || group >= space.highWater) return;
     if (space.victims.get(extent) !== 0) return;
+    if (this.bad.size > 0 && this.bad.has(extent)) return;
     const counts = space.count(group);
     if (counts < 0) {
-      if (counts === Miss.wait) this.missing = true;
+      this.missed(counts, extent);
       return;
     }
     // Nodes are where it was freed: the fingerprints there are of the time before.
@@ -152,7 +161,7 @@ export class Thn {
     }
     const prints = space.fingerprints(extent);
     if (prints < 0) {
-      if (prints === Miss.wait) this.missing = true;
+      this.missed(prints, extent);
       return;
     }
     if (!this.equals(set, i, prints, pbn)) {
@@ -188,6 +197,11 @@ export class Thn {
     for (let b = 0; b < length; b++) {
       if (space.countIn(counts, start + b) === 0) this.underWay = true;
     }
+  }
+
+  private missed(miss: number, extent: number): void {
+    if (miss === Miss.wait) this.missing = true;
+    else this.bad.add(extent);
   }
 
   private isStored(counts: number, pbn: number): boolean {
