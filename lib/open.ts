@@ -77,6 +77,7 @@ export async function attach(handle: DeviceHandle): Promise<BlockDevice> {
 
 /** `dedup:` takes the rest of its URI as its data device, wrappers included. */
 async function openDedup(parsed: ParsedUri, uri: string): Promise<BlockDevice> {
+  checkParts({ ...parsed, volume: '' }, []);
   const { DEDUP_KEYS, openVolume } = await import('./dedup/index.js');
   const { inner, own } = nestedUri(parsed);
   const known = Object.keys(DEDUP_KEYS).map((key) => key.slice('dedup.'.length));

@@ -221,6 +221,8 @@ describe('volumes', () => {
     await again.close();
     await expect(open(`dedup:${uri}#c`)).rejects.toMatchObject({ code: 'NO_SUCH_VOLUME' });
     await expect(open(`dedup:${uri}`)).rejects.toMatchObject({ code: 'BAD_URI' });
+    const other = open(`dedup+tcp:${uri}#a`);
+    await expect(other).rejects.toMatchObject({ code: 'UNKNOWN_TRANSPORT' });
     await expect(open(`dedup:${uri}&dedup.tnh=3#a`)).rejects.toMatchObject({
       code: 'UNKNOWN_KEY',
     });

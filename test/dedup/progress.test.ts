@@ -1,6 +1,7 @@
 // Nothing that a pool waits for waits for what it holds: sets, checkpoints, counts and frames.
 
 import { expect, it } from 'vitest';
+import { Miss } from '../../lib/dedup/durable/pages.js';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
 import { Stream } from '../../lib/dedup/space/allocator.js';
 import { open } from '../../lib/open.js';
@@ -115,3 +116,32 @@ it.each(['discarded', 'copied and written', 'deleted'])(
     await device.close();
   },
 );
+
+it('ends a look for duplicates in more extents than the cache has frames for', async () => {
+  const device = await open('ram:64MiB');
+  await Pool.create(device, { thn: 8, sampling: 1 });
+  const pool = await Pool.open(device, { cacheBytes: 2 ** 20, indexBytes: 2 ** 20 });
+  await pool.createVolume('one', 2 ** 24);
+  const disk = pool.openVolume('one');
+  await write(disk, 0, range(1, 64));
+  const { space, pages } = pool.engine.parts;
+  // As if each page that comes had another one go.
+  let looks = 0;
+  space.fingerprints = () => {
+    looks++;
+    pages.loads++;
+    return Miss.wait;
+  };
+  const { fresh } = pool.stats().written;
+  const again = write(disk, 100, range(1, 64));
+  while (pool.stats().written.fresh === fresh) await turn(pool);
+  Reflect.deleteProperty(space, 'fingerprints');
+  await again;
+  expect(looks).toBeGreaterThan(pages.frames);
+  expect(pool.stats().written.fresh).toBe(fresh + 64);
+  expect(await read(disk, 100, 64)).toEqual(range(1, 64));
+  await disk.close();
+  await pool.close();
+  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});

@@ -45,6 +45,8 @@ export class Thn {
   /** Extents of which this set can have no pages: asked for again they would be read again. */
   private readonly bad = new Set<number>();
   private badOf = -1;
+  /** Pages that the cache had loaded when this set was looked at first. */
+  private loadsBefore = 0;
   private missing = false;
   private underWay = false;
 
@@ -75,8 +77,11 @@ export class Thn {
     const count = sets.counts[set]!;
     this.forget(set);
     if (!this.looksAt(count)) return true;
-    if (this.badOf !== set) this.bad.clear();
-    this.badOf = set;
+    if (this.badOf !== set) {
+      this.badOf = set;
+      this.bad.clear();
+      this.loadsBefore = this.space.pages.loads;
+    }
     const view = sets.views[set]!;
     if (this.index.probe(view, count, found) === 0) return true;
     this.missing = false;
@@ -199,9 +204,11 @@ export class Thn {
     }
   }
 
+  /** Candidates in more extents than the cache has frames for are never all here: some are left. */
   private missed(miss: number, extent: number): void {
-    if (miss === Miss.wait) this.missing = true;
-    else this.bad.add(extent);
+    const { pages } = this.space;
+    if (miss === Miss.bad) this.bad.add(extent);
+    else if (pages.loads - this.loadsBefore < pages.frames) this.missing = true;
   }
 
   private isStored(counts: number, pbn: number): boolean {
