@@ -120,6 +120,14 @@ describe('a guest', () => {
     for (const guest of [late, stopped]) await nothingOf(guest.folder);
   });
 
+  it('is begun anew when its boot takes too long', async (context) => {
+    await needGuest(context);
+    const slow = await startGuest({ name: 'slow', script: 'echo there', bootMs: 1_500 });
+    expect(await slow.done).toMatchObject({ exitCode: 0, stdout: 'there\n' });
+    expect(slow.resets).toBeGreaterThanOrEqual(2);
+    await slow.stop();
+  });
+
   it('says what QEMU says when that does not start', async (context) => {
     await needGuest(context);
     const starting = startGuest({ script: 'true', devices: ['-device', 'no-such-device'] });
