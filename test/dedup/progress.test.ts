@@ -6,13 +6,9 @@ import { checkPool, Pool } from '../../lib/dedup/index.js';
 import { Stream } from '../../lib/dedup/space/allocator.js';
 import { open } from '../../lib/open.js';
 import { range, read, write } from './contents.js';
+import { turn } from './turn.js';
 
 const LEAF = 512;
-
-async function turn(pool: Pool): Promise<void> {
-  pool.engine.run();
-  await new Promise((resolve) => setImmediate(resolve));
-}
 
 it('plans a set anew that a checkpoint waits for, behind one that finds no node', async () => {
   const device = await open('ram:24MiB');

@@ -7,6 +7,7 @@ import { Magic } from '../../lib/dedup/format/layout.js';
 import { groupOf } from '../../lib/dedup/format/numbers.js';
 import { open } from '../../lib/open.js';
 import { PAGE, range, read, write } from './contents.js';
+import { turn } from './turn.js';
 
 const OPEN = { cacheBytes: 2 ** 23, indexBytes: 2 ** 20 };
 const RUN = 64;
@@ -94,8 +95,3 @@ it('keeps a block that is referred to anew while its last reference goes', async
   expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
   await device.close();
 });
-
-async function turn(pool: Pool): Promise<void> {
-  pool.engine.run();
-  await new Promise((resolve) => setImmediate(resolve));
-}

@@ -13,8 +13,6 @@ import { Miss } from '../durable/pages.js';
 import { Pace } from '../pace.js';
 import { failure } from '../pool-open.js';
 
-/** While volumes are at work there is one discard at a time, and a rest of so many times it. */
-const REST = 4;
 /** Shortest run that is discarded, in blocks. */
 const RUN_MIN = 16;
 /** Groups of one discard where nothing was ever used. */
@@ -67,9 +65,6 @@ class Trim {
   bytes = 0;
   private readonly engine: Engine;
   private readonly options: TrimOptions;
-  /** When the last one began, and till when there is a rest after it (0: it is under way); ms. */
-  private begunMs = 0;
-  private restMs = -1;
   private lookedMs = performance.now();
   private readonly pace: Pace;
 
@@ -154,8 +149,8 @@ class Trim {
   private begin(pbn: number, pages: number): void {
     const { space, io } = this.engine.parts;
     space.discards.begin(io, pbn, pages);
-    this.begunMs = performance.now();
-    this.restMs = 0;
+    this.pace.reset(); // the rest is after this one alone
+    this.pace.begin();
     this.bytes += pages * Page.bytes;
   }
 
@@ -169,13 +164,11 @@ class Trim {
     return true;
   }
 
-  /** No discard is to begin now. */
+  /** No discard is to begin now: while volumes are at work there is one at a time. */
   private get isBusy(): boolean {
     const { inFlight } = this.engine.parts.space.discards;
-    const now = performance.now();
-    if (inFlight === 0 && this.restMs === 0) this.restMs = now + REST * (now - this.begunMs);
-    if (!this.pace.atWork(now)) return inFlight >= DISCARDS_MOST;
-    return inFlight > 0 || now < this.restMs;
+    if (inFlight === 0) return this.pace.isResting();
+    return inFlight >= DISCARDS_MOST || this.pace.atWork(performance.now());
   }
 
   private get ended(): boolean {
