@@ -28,7 +28,7 @@ import {
   assertPage,
   assertWritable,
   readSuperblock,
-  writeSuperblock,
+  fillSuperblock,
   type SuperblockFacts,
 } from './format/superblock.js';
 import { StageClock } from './stats/stage-clock.js';
@@ -187,19 +187,17 @@ export async function openParts(
   closers.push(() => fence.close());
   const parts = { io, pages, space, journal, fence, seed };
   const checkpoint = new Checkpoint(parts, Io.checkpoint, facts.rootSlots, (words, number) => {
-    Object.assign(facts, {
-      checkpoint: number,
-      seq: journal.seq,
-      journalAt: journal.position,
-      highWater: space.highWater,
-      catalogueRoot: tree.root,
-      catalogueLevel: tree.level,
-      volumes: catalogue.volumes.length,
-      nextSerial: catalogue.nextSerial,
-      sampling: index.rate,
-    });
+    facts.checkpoint = number;
+    facts.seq = journal.seq;
+    facts.journalAt = journal.position;
+    facts.highWater = space.highWater;
+    facts.catalogueRoot = tree.root;
+    facts.catalogueLevel = tree.level;
+    facts.volumes = catalogue.volumes.length;
+    facts.nextSerial = catalogue.nextSerial;
+    facts.sampling = index.rate;
     const slot = number & 1;
-    writeSuperblock(words, facts, slot);
+    fillSuperblock(words, facts, slot);
     return slot;
   });
   closers.push(() => checkpoint.close());

@@ -73,7 +73,8 @@ export class Checkpoint {
   private readonly segment: Segment;
   /** The last page of the segment. */
   private readonly superblock: Uint32Array;
-  private readonly superAddress: number;
+  /** Entry of crc32cList for it. */
+  private readonly superHash: Uint32Array;
   private readonly order: Float64Array;
   private readonly copies: Uint32Array;
   private readonly hashes: Uint32Array;
@@ -88,7 +89,7 @@ export class Checkpoint {
   private count = 0;
   private superPbn = 0;
 
-  /** `writeSuper` writes a superblock's page for a checkpoint and returns its pbn. */
+  /** `writeSuper` fills a superblock's page for a checkpoint and returns its pbn. */
   constructor(
     parts: {
       io: PoolIo;
@@ -115,7 +116,8 @@ export class Checkpoint {
     this.segment = addressSpace().create(most * Page.bytes);
     const last = (most - 1) << Page.shift;
     this.superblock = this.segment.u32.subarray(last, last + Page.words);
-    this.superAddress = this.segment.address + (most - 1) * Page.bytes;
+    const address = this.segment.address + (most - 1) * Page.bytes;
+    this.superHash = Uint32Array.of(address >>> 0, address / TWO_32, Page.bytes, 0);
     this.order = new Float64Array(most);
     this.copies = new Uint32Array(most * 8);
     this.hashes = new Uint32Array(most * 4);
@@ -138,6 +140,8 @@ export class Checkpoint {
     this.stage();
     // What the superblock says is of this moment, too.
     this.superPbn = this.writeSuper(this.superblock, this.number);
+    native.crc32cList(this.superHash, 1, this.crcs);
+    this.superblock[Head.crc] = this.crcs[0]!;
     space.generation++;
     this.look(Phase.looking);
     this.beginMsMax = Math.max(this.beginMsMax, performance.now() - started);
@@ -322,13 +326,15 @@ export class Checkpoint {
   private flush(phase: Phase): void {
     this.phase = phase;
     this.waiting = 1;
-    this.io.ask(Op.FLUSH, 0, 0, 0, this.kind, Owner.state);
+    this.io.askWords(Op.FLUSH, 0, 0, 0, 0, 0, this.kind, Owner.state);
   }
 
   private name(): void {
     this.phase = Phase.naming;
     this.waiting = 1;
-    this.io.ask(Op.WRITE, this.superPbn, 1, this.superAddress, this.kind, Owner.state);
+    const lo = this.superHash[0]! | 0;
+    const hi = this.superHash[1]! | 0;
+    this.io.askWords(Op.WRITE, this.superPbn, 0, 1, lo, hi, this.kind, Owner.state);
   }
 
   private end(): void {

@@ -67,7 +67,9 @@ export class Checkpoints {
     const { engine } = this;
     const { catalogue, trees, space, journal, allocator } = engine.parts;
     journal.commit();
-    for (const copy of engine.copies) {
+    const { copies } = engine;
+    for (let i = 0; i < copies.length; i++) {
+      const copy = copies[i]!;
       if (copy.taken) continue;
       const { from, to } = copy;
       if (from.root !== 0) space.addRef(from.root);

@@ -53,6 +53,12 @@ export interface SuperblockFacts {
 
 /** Writes facts to a page; `slot` is where it goes, 0 or 1. */
 export function writeSuperblock(words: Uint32Array, facts: SuperblockFacts, slot: number): void {
+  fillSuperblock(words, facts, slot);
+  words[Head.crc] = checksum(words, facts.uuid[0]!);
+}
+
+/** The same, with the seed where its checksum is to be. Allocates nothing. */
+export function fillSuperblock(words: Uint32Array, facts: SuperblockFacts, slot: number): void {
   words.fill(0, 0, Page.words);
   words[Head.magic] = Magic.superblock;
   words[Head.pbnLo] = slot;
@@ -88,7 +94,7 @@ export function writeSuperblock(words: Uint32Array, facts: SuperblockFacts, slot
   words[Super.indexPages] = facts.indexPages;
   if (facts.llrrmUri !== '') uriBytes(words).write(facts.llrrmUri);
   words.set(facts.rootSlots, Super.rootSlots);
-  words[Head.crc] = checksum(words, facts.uuid[0]!);
+  words[Head.crc] = facts.uuid[0]!;
 }
 
 /** The facts of a page, or null when it is no superblock. Throws NEWER_FORMAT. */
