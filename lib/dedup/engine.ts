@@ -92,6 +92,7 @@ export class Engine implements LlrrmEvents {
   /** Sets, reads, or parts of a checkpoint are under way. */
   get busy(): boolean {
     const { io, sets, space, checkpoint } = this.parts;
+    if (this.closed) return false;
     if (io.inFlight > 0 || sets.freeSets < SETS) return true;
     if (this.failed === null && space.unsettled > 0) return true;
     for (const queue of this.numbered) if (queue?.busy === true) return true;
@@ -160,8 +161,8 @@ export class Engine implements LlrrmEvents {
     const number = space.generation;
     await Promise.resolve(); // it begins after it is known as the next one
     // (Under load the next one begins in the step in which the last one ends.)
-    while (checkpoint.released < number && this.failed === null) await this.round();
-    return this.failed === null;
+    while (checkpoint.released < number && this.isUsable) await this.round();
+    return checkpoint.released >= number && this.failed === null;
   }
 
   /** For who brings the state up itself. */
@@ -181,6 +182,10 @@ export class Engine implements LlrrmEvents {
       if (answer !== Miss.wait) return answer;
       await this.turn();
     }
+  }
+
+  private get isUsable(): boolean {
+    return this.failed === null && !this.closed;
   }
 
   /** Nothing is changed any more. */
@@ -274,8 +279,8 @@ export class Engine implements LlrrmEvents {
     if (this.copies.length > 0 && checkpoint.phase === Phase.idle) return false;
     // Each of them may make another page of counts dirty, and another summary.
     const { unsettled } = space;
-    const dirty = pages.dirtyCount + pages.stagedCount + 2 * unsettled;
-    return dirty <= pages.frames * DIRTY_MOST && unsettled <= (this.wanted ? 0 : UNSETTLED_MOST);
+    const kept = pages.kept + 2 * unsettled;
+    return kept <= pages.frames * DIRTY_MOST && unsettled <= (this.wanted ? 0 : UNSETTLED_MOST);
   }
 
   /** Status of an operation that needed a page which cannot be had. */

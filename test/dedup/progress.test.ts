@@ -4,6 +4,7 @@ import { expect, it } from 'vitest';
 import { Miss } from '../../lib/dedup/durable/pages.js';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
 import { Stream } from '../../lib/dedup/space/allocator.js';
+import { Status } from '../../lib/hpdi/index.js';
 import { open } from '../../lib/open.js';
 import { range, read, write } from './contents.js';
 import { turn } from './turn.js';
@@ -139,5 +140,159 @@ it('ends a look for duplicates in more extents than the cache has frames for', a
   await disk.close();
   await pool.close();
   expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});
+
+it('has frames for counts beside those that a checkpoint holds while it waits for a set', async () => {
+  const leaves = 14;
+  const device = await open('ram:64GiB?sparse=1');
+  await Pool.create(device, { thn: 0 });
+  const pool = await Pool.open(device, { cacheBytes: 2 ** 20, indexBytes: 2 ** 20 });
+  await pool.createVolume('far', 2 ** 26);
+  await pool.createVolume('others', 2 ** 30);
+  const [disk, others] = ['far', 'others'].map((name) => pool.openVolume(name));
+  const { engine } = pool;
+  const { allocator, checkpoint } = engine.parts;
+  // Each block is in a group of its own, whose other extents are others'.
+  for (let i = 0; i < leaves * LEAF; i++) {
+    await write(disk!, (i % leaves) * LEAF + Math.floor(i / leaves), [i + 1]);
+    for (let k = 0; k < 4; k++) {
+      if (k > 0) await write(others!, 3 * i + k - 1, [1_000_000 + 3 * i + k]);
+      allocator.letGo(Stream.blocks);
+    }
+  }
+  await pool.checkpoint();
+  const { writing } = engine;
+  const held: [number, number][] = [];
+  writing.answered = (...answer) => void held.push(answer);
+  const slow = write(disk!, leaves * LEAF, [5]);
+  while (held.length === 0) await turn(pool);
+  Reflect.deleteProperty(writing, 'answered');
+  let isOver = false;
+  const discarded = disk!.discard(0, leaves * LEAF).then(() => (isOver = true));
+  const isWaiting = (): boolean => checkpoint.waitsFor(0) || checkpoint.waitsFor(1);
+  while (!isWaiting() && !isOver) await turn(pool);
+  expect(isWaiting()).toBe(true);
+  // A page of counts comes in a turn: as many as there are frames for.
+  for (let i = 0; i < 4000; i++) await turn(pool);
+  for (const answer of held) writing.answered(...answer);
+  await Promise.all([slow, discarded]);
+  expect(await read(disk!, leaves * LEAF - 1, 2)).toEqual([0, 5]);
+  await disk!.close();
+  await others!.close();
+  await pool.close();
+  expect(await checkPool(device)).toMatchObject({ clean: true });
+  await device.close();
+});
+
+it('plans a set anew that a checkpoint waits for when the journal is full', async () => {
+  const device = await open('ram:64MiB');
+  await Pool.create(device, { thn: 0 });
+  const pool = await Pool.open(device, { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 });
+  await pool.createVolume('data', 2 ** 24);
+  const disk = pool.openVolume('data');
+  const { engine } = pool;
+  const { checkpoint, journal } = engine.parts;
+  const { writing } = engine;
+  const held: [number, number][] = [];
+  writing.answered = (...answer) => void held.push(answer);
+  const slow = write(disk, 100, [1]);
+  while (held.length === 0) await turn(pool);
+  Reflect.deleteProperty(writing, 'answered');
+  const taken = engine.checkpoint();
+  while (!checkpoint.waitsFor(0) && !checkpoint.waitsFor(1)) await turn(pool);
+  // An entry each.
+  let last: Promise<void> = Promise.resolve();
+  let writes = 0;
+  for (let isWritten = true; isWritten; writes++) {
+    isWritten = false;
+    last = write(disk, writes % 64, [2 + writes]).then(() => void (isWritten = true));
+    for (let i = 0; i < 20 && !isWritten; i++) await turn(pool);
+  }
+  expect(journal.isFull).toBe(true);
+  for (const answer of held) writing.answered(...answer);
+  await Promise.all([slow, last]);
+  expect(await taken).toBe(true);
+  expect(await read(disk, 100, 1)).toEqual([1]);
+  expect(await read(disk, (writes - 1) % 64, 1)).toEqual([1 + writes]);
+  await disk.close();
+  await pool.close();
+  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});
+
+it('has blocks that a checkpoint frees for a set whose comparison has failed', async () => {
+  const device = await open('ram:24MiB');
+  await Pool.create(device, { thn: 1, sampling: 1 });
+  const pool = await Pool.open(device, { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 });
+  await pool.createVolume('data', 2 ** 26);
+  const disk = pool.openVolume('data');
+  let filled = 0;
+  await expect(
+    (async () => {
+      for (; ; filled += 64) await write(disk, filled, range(1 + filled, 64));
+    })(),
+  ).rejects.toMatchObject({ code: 'NO_SPACE' });
+  await pool.checkpoint();
+  for (let content = 1_000_000; pool.engine.parts.allocator.room > 0; content++) {
+    await write(disk, filled++, [content]).catch(() => undefined);
+  }
+  // What is freed now is free after a checkpoint.
+  const { planner, io, space } = pool.engine.parts;
+  await disk.discard(0, 64);
+  expect(space.reusable[0]! + space.reusable[1]!).toBe(64);
+  const compared = planner.compared.bind(planner);
+  let fails = 1;
+  planner.compared = (run, status, lo, hi) => {
+    if (fails-- <= 0) return compared(run, status, lo, hi);
+    if ((lo | hi) !== 0) io.release(lo, hi);
+    return compared(run, Status.MEDIA_ERROR, 0, 0);
+  };
+  await write(disk, 0, range(65, 8));
+  expect(fails).toBeLessThan(1);
+  expect(await read(disk, 0, 8)).toEqual(range(65, 8));
+  await disk.close();
+  await pool.close();
+  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
+  await device.close();
+});
+
+it("moves a node that is nobody else's, whatever its counts' frame is by then", async () => {
+  const device = await open('ram:64MiB');
+  await Pool.create(device, { thn: 0 });
+  const pool = await Pool.open(device, { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 });
+  await pool.createVolume('data', 2 ** 24);
+  const disk = pool.openVolume('data');
+  await write(disk, 0, range(1, 64));
+  await pool.checkpoint();
+  const { allocator, space } = pool.engine.parts;
+  const take = allocator.take.bind(allocator);
+  const countIn = space.countIn.bind(space);
+  const settle = space.settle.bind(space);
+  // Taking a node may have had the frame go to another page, till it is looked up again.
+  let isGone = false;
+  let taken = 0;
+  space.settle = () => {
+    isGone = false;
+    return settle();
+  };
+  allocator.take = (stream, wanted) => {
+    isGone = false;
+    const got = take(stream, wanted);
+    if (stream === Stream.nodes && got > 0) {
+      isGone = true;
+      taken++;
+    }
+    return got;
+  };
+  space.countIn = (frame, pbn) => (isGone ? 0 : countIn(frame, pbn));
+  await write(disk, 3, [1000]);
+  Reflect.deleteProperty(allocator, 'take');
+  Reflect.deleteProperty(space, 'countIn');
+  Reflect.deleteProperty(space, 'settle');
+  expect(taken).toBeGreaterThan(0);
+  await disk.close();
+  await pool.close();
+  expect(await checkPool(device)).toMatchObject({ clean: true });
   await device.close();
 });

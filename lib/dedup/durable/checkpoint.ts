@@ -188,6 +188,7 @@ export class Checkpoint {
     if (this.mark < 0) this.mark = deltas.pushed;
     if (deltas.pushed - deltas.length < this.mark) return;
     this.space.release(this.number);
+    this.pages.heldCount = 0;
     this.released = this.number;
     this.phase = Phase.idle;
   }
@@ -338,9 +339,7 @@ export class Checkpoint {
   }
 
   private end(): void {
-    const { pages } = this;
-    pages.staged.fill(0);
-    pages.stagedCount = 0;
+    this.pages.unstage();
     this.journal.reclaim(this.position);
     this.journal.durable = Math.max(this.journal.durable, this.stagedSeq);
     this.seq = this.stagedSeq;

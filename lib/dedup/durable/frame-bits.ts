@@ -16,13 +16,15 @@ export const enum Side {
 export class FrameBits {
   private readonly pages: PageCache;
   private readonly words: Uint32Array;
-  /** By frame: bits that are set. */
+  /** By frame: bits that are set, and those of them that say "given out". */
   private readonly counts: Uint16Array;
+  private readonly reserved: Uint16Array;
 
   constructor(pages: PageCache) {
     this.pages = pages;
     this.words = new Uint32Array(pages.frames * Side.words);
     this.counts = new Uint16Array(pages.frames);
+    this.reserved = new Uint16Array(pages.frames);
   }
 
   // hot:begin
@@ -48,6 +50,7 @@ export class FrameBits {
     this.words[at] = this.words[at]! | (1 << (index & 31));
     if (counts[frame] === 0) pins[frame] = pins[frame]! + 1;
     counts[frame] = counts[frame]! + 1;
+    if (side === Side.reserved) this.addReserved(frame, 1);
   }
 
   /** False: it was not set. */
@@ -59,7 +62,16 @@ export class FrameBits {
     this.words[at] = this.words[at]! & ~(1 << (index & 31));
     counts[frame] = counts[frame]! - 1;
     if (counts[frame] === 0) pins[frame] = pins[frame]! - 1;
+    if (side === Side.reserved) this.addReserved(frame, -1);
     return true;
+  }
+
+  private addReserved(frame: number, by: number): void {
+    const { reserved, pages } = this;
+    const was = reserved[frame]!;
+    reserved[frame] = was + by;
+    if (was === 0) pages.reservedCount++;
+    else if (was + by === 0) pages.reservedCount--;
   }
 
   // hot:end

@@ -101,6 +101,11 @@ export class Journal {
     return this.records > 0;
   }
 
+  /** No entry of the greatest length fits, after a wrap, till a checkpoint makes room. */
+  get isFull(): boolean {
+    return this.head - this.tail + 2 * ENTRY_PAGES > this.place.pages;
+  }
+
   /**
    * Whether records of so many words may be added, to this entry or, once it is written, another.
    */
@@ -111,8 +116,7 @@ export class Journal {
       this.commit();
     }
     const buffer = this.seqs.indexOf(-1);
-    // An entry of the greatest length, after a wrap.
-    if (buffer < 0 || this.head - this.tail + 2 * ENTRY_PAGES > this.place.pages) return false;
+    if (buffer < 0 || this.isFull) return false;
     this.buffer = buffer;
     this.at = this.start + Entry.words;
     this.records = 0;

@@ -76,6 +76,10 @@ export class PageCache {
   readonly slots: Uint8Array;
   dirtyCount = 0;
   stagedCount = 0;
+  /** Written by the last checkpoint, and pinned: by blocks that it freed, till they are free. */
+  heldCount = 0;
+  /** Pinned by blocks that were given out and not entered (frame-bits.ts). */
+  reservedCount = 0;
   /** Loads that ended so far: who waits for a page asks again when it changes. */
   loads = 0;
   loading = 0;
@@ -230,6 +234,23 @@ export class PageCache {
   /** Where on the device the durable state of a frame's page is. */
   devicePbn(frame: number): number {
     return this.pbns[frame]! + this.slots[frame]! * slotDistance(this.magics[frame]!);
+  }
+
+  /** Frames that stay till a checkpoint is over. */
+  get kept(): number {
+    return this.dirtyCount + this.stagedCount + this.heldCount;
+  }
+
+  /** What a checkpoint has staged is durable. */
+  unstage(): void {
+    const { staged, pins, frames } = this;
+    let held = 0;
+    for (let frame = 0; frame < frames; frame++) {
+      if (staged[frame] !== 0 && pins[frame] !== 0) held++;
+      staged[frame] = 0;
+    }
+    this.stagedCount = 0;
+    this.heldCount = held;
   }
 
   get freeFrames(): number {

@@ -393,9 +393,11 @@ export class Trees {
     if (!space.settle()) return Miss.wait;
     const counts = space.count(groupOf(pbn));
     if (counts < 0) return counts;
+    // Before a node is taken: that may need a frame, and this one may be it.
+    const isShared = space.countIn(counts, pbn) !== 1;
     if (allocator.take(Stream.nodes, 1) === 0) return Miss.wait;
     const to = allocator.pbn;
-    if (space.countIn(counts, pbn) === 1) {
+    if (!isShared) {
       pages.move(frame, to);
       pages.touch(frame, space.generation);
       space.addRef(to);

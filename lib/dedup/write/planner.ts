@@ -211,8 +211,8 @@ export class Planner {
     for (let b = 0; b < count; b++) {
       if (sets.fates[base + b] !== Fate.fresh || sets.pbns[base + b] !== 0) continue;
       // What is promised to other volumes is theirs.
-      if (allocator.room <= catalogue.promised(sets.volumes[set]!)) return Plan.noSpace;
-      if (allocator.take(Stream.blocks, 1) === 0) return allocator.full ? Plan.noSpace : Plan.wait;
+      if (allocator.room <= catalogue.promised(sets.volumes[set]!)) return this.lack(1);
+      if (allocator.take(Stream.blocks, 1) === 0) return allocator.full ? this.lack(1) : Plan.wait;
       sets.pbns[base + b] = allocator.pbn;
       this.enterPrints(set, b, 1, allocator.pbn);
       this.write(set, b, 1);

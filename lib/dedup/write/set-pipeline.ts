@@ -58,20 +58,30 @@ export class SetPipeline {
   /** Sets that have nothing at the device: those that were compared may have new blocks. */
   mend(): void {
     const { engine } = this;
-    const { sets, planner, space } = this.parts;
+    const { sets, planner, space, checkpoint } = this.parts;
     for (let left = this.toMend.length; left > 0; left--) {
       const set = this.toMend.head;
+      let plan = Plan.done;
       if (sets.statuses[set] === 0 && engine.failed === null) {
-        let plan = planner.again(set);
+        plan = planner.again(set);
         const isNone = plan === Plan.noSpace;
         if (isNone && (space.discards.inFlight > 0 || engine.cleaner.relieve())) plan = Plan.wait;
         if (plan === Plan.wait && sets.atDevice[set] === 0) return;
         if (plan === Plan.noSpace) sets.statuses[set] = Status.NO_SPACE;
       }
       this.toMend.shift();
+      // (What is with the device now comes here again.)
       if (sets.atDevice[set] !== 0) continue;
-      if (sets.statuses[set] === 0 && engine.failed === null) this.toEnter.push(set);
-      else this.setFailed(set);
+      if (sets.statuses[set] !== 0 || engine.failed !== null) {
+        this.setFailed(set);
+      } else if (plan === Plan.checkpoint) {
+        // Nor does it hold up the checkpoint which frees what it needs.
+        if (checkpoint.phase === Phase.idle) engine.wanted = true;
+        this.giveUp(set);
+        this.toPlan.push(set);
+      } else {
+        this.toEnter.push(set);
+      }
     }
   }
 
@@ -88,7 +98,7 @@ export class SetPipeline {
         continue;
       }
       if (this.holdsUp(set)) this.giveUp(set);
-      if (pages.dirtyCount + pages.stagedCount > pages.frames * DIRTY_MOST) {
+      if (pages.kept + pages.reservedCount > pages.frames * DIRTY_MOST) {
         engine.wanted = true;
         return;
       }
@@ -138,7 +148,7 @@ export class SetPipeline {
 
   private enterSets(): void {
     const { engine } = this;
-    const { sets, allocator, space } = this.parts;
+    const { sets, allocator, space, journal } = this.parts;
     while (this.toEnter.length > 0) {
       if (engine.failed === null && !engine.mayEnter) {
         // What waits for its counts goes on by itself.
@@ -153,7 +163,7 @@ export class SetPipeline {
         result = Miss.bad;
       }
       if (result === Miss.wait) {
-        if (allocator.full) this.makeWay(true);
+        if (allocator.full || journal.isFull) this.makeWay(allocator.full);
         return;
       }
       this.toEnter.shift();
