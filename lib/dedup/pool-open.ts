@@ -95,9 +95,14 @@ export function failure(engine: Engine): PenstockError {
       exitCode: 3,
     });
   }
+  if (engine.failed === null) return closedError();
   return new PenstockError('POOL_FAILED', `the pool takes no changes: ${engine.failed}`, {
     hint: 'what was read and flushed is safe; open the pool again once its device works',
   });
+}
+
+export function closedError(): PenstockError {
+  return new PenstockError('DEVICE_CLOSED', 'the pool is closed', { hint: 'open it again' });
 }
 
 export function lbaOf(device: BlockDevice, pbn: number): number {
@@ -175,7 +180,7 @@ export async function openParts(
   const tree = { root: facts.catalogueRoot, level: facts.catalogueLevel };
   const catalogue = new Catalogue(tree, facts.nextSerial);
   const place = { page: facts.journalPage, pages: facts.journalPages, seed, epoch: facts.epoch };
-  const reader = new JournalReader(device, place, facts.seq, facts.journalAt);
+  const reader = new JournalReader(device, place, facts);
   await reader.scan();
   facts.epoch++;
   const own = { ...place, epoch: facts.epoch };

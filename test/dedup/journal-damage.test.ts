@@ -1,11 +1,15 @@
 // A damaged entry in the middle of the journal: later ones say that it was durable, so the pool is
 // not opened as if it had ended there; where none does it may have been a power cut.
 
-import { beforeAll, describe, expect, it } from 'vitest';
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { checkPool, Pool, repairPool } from '../../lib/dedup/index.js';
 import { native } from '../../lib/native.js';
-import type { BlockDevice } from '../../lib/hpdi/index.js';
+import { RepairWriter } from '../../lib/dedup/check/repair-writer.js';
+import type { SuperblockFacts } from '../../lib/dedup/format/superblock.js';
+import { driver as ramDriver } from '../../lib/drivers/ram/index.js';
+import type { Backend, BlockDevice } from '../../lib/hpdi/index.js';
 import { open } from '../../lib/open.js';
+import { withBadPages } from './bad-pages.js';
 import { range, write } from './contents.js';
 import { DEVICE, PoolImage } from './pool-image.js';
 
@@ -130,4 +134,71 @@ describe('an entry of the journal that is damaged', () => {
       }),
     ).toEqual([1, 0]);
   });
+});
+
+describe('pages of an earlier lap that cannot be read', () => {
+  let ram: Backend;
+  let device: BlockDevice;
+  let bad: Set<number>;
+
+  beforeEach(async () => {
+    ram = await ramDriver.open('256MiB', new Map(), DEVICE);
+    bad = new Set();
+    device = withBadPages(ram, bad);
+    await left.put(device);
+  });
+
+  afterEach(async () => {
+    await device.close();
+    await ram.close();
+  });
+
+  it.each([0, 1, 5, 15])('are of no harm %i after the end of a closed pool', async (by) => {
+    await (await Pool.open(device, OPEN)).close();
+    const image = await PoolImage.of(device);
+    const superblock = image.page(image.superblock);
+    bad.add(superblock[23]! + superblock[18]! + by);
+    expect(await checkPool(device)).toMatchObject({ clean: true });
+    await (await Pool.open(device, OPEN)).close();
+  });
+
+  it('are of no harm after the entries of one that was not closed', async () => {
+    bad.add(pages[6]! + 3).add(pages[6]! + 7);
+    expect(await checkPool(device)).toMatchObject({ clean: true });
+    const pool = await Pool.open(device, OPEN);
+    expect(pool.recovery).toMatchObject({ entries: 6 });
+    await pool.close();
+  });
+
+  it.each([0, 1, 2])('keep a pool closed where an entry is, or may be: %i', async (by) => {
+    bad.add(pages[6]! + by);
+    await expect(Pool.open(device, OPEN)).rejects.toMatchObject({ code: 'MEDIA_ERROR' });
+    expect((await checkPool(device)).findings).toMatchObject([{ kind: 'journal' }]);
+  });
+});
+
+it('is cut where it is damaged, and not before, also in a ring that is full', async () => {
+  const image = left.copy();
+  const device = await image.device();
+  const superblock = image.page(image.superblock);
+  const [journalPage, journalPages] = [superblock[23]!, superblock[24]!];
+  const [journalAt, seq] = [100, 1000];
+  const facts = { journalPage, journalPages, journalAt, seq, checkpoint: 1 } as SuperblockFacts;
+  // An entry a page, from the checkpoint's place round to five pages before it.
+  const buffer = device.memory.alloc(journalPages * PAGE);
+  for (let i = 0; i < journalPages - 5; i++) {
+    const at = ((journalAt + i) % journalPages) * WORDS;
+    buffer.u32[at] = image.page(pages[0]!)[0]!;
+    buffer.u32[at + 2] = seq + 1 + i;
+  }
+  const { blockSize } = device.info;
+  await device.write((journalPage * PAGE) / blockSize, buffer);
+  await new RepairWriter(device, facts, true).cutJournal(journalPage + journalAt - 8);
+  buffer.u8.fill(0xee);
+  await device.read((journalPage * PAGE) / blockSize, buffer);
+  const seqs = Array.from({ length: journalPages }, (_, page) => buffer.u32[page * WORDS + 2]!);
+  buffer.free();
+  await device.close();
+  const found = [...seqs.slice(journalAt), ...seqs.slice(0, journalAt)];
+  expect(found).toEqual(found.map((_, i) => (i < journalPages - 8 ? seq + 1 + i : 0)));
 });

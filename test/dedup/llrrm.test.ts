@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { checkPool, Pool, type OpenOptions } from '../../lib/dedup/index.js';
+import { checkPool, Pool, repairPool, type OpenOptions } from '../../lib/dedup/index.js';
 import { faultControl } from '../../lib/drivers/fault/index.js';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { open } from '../../lib/open.js';
@@ -307,6 +307,30 @@ describe('a low-latency device that a pool remembers', () => {
     pool = await opened(uri);
     expect(tierOf(pool)).toMatchObject({ used: 0 });
     await closed(pool);
+  });
+
+  it('is not missed by a repair', async () => {
+    const [uri] = await filled('repaired');
+    const pool = await opened(uri);
+    await closed(pool);
+    const device = await open(uri);
+    const page = device.memory.alloc(PAGE);
+    page.u8.fill(0);
+    // The superblock before the last one.
+    const slot = (pool.info.checkpoint + 1) & 1;
+    await device.write((slot * PAGE) / device.info.blockSize, page);
+    page.free();
+    const warnings: Error[] = [];
+    const listener = (warning: Error): void => void warnings.push(warning);
+    process.on('warning', listener);
+    expect(await repairPool(device)).toMatchObject({ done: true, check: { clean: true } });
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    process.off('warning', listener);
+    expect(warnings).toEqual([]);
+    await device.close();
+    const again = await opened(uri);
+    expect(again.llrrm.state).toBe('on');
+    await closed(again);
   });
 
   it('is missed, and the pool works without it', async () => {

@@ -25,7 +25,7 @@ export async function readJournal(
 ): Promise<JournalAfter> {
   const { journalPage: page, journalPages: pages, epoch } = facts;
   const place = { page, pages, seed: facts.uuid[0]!, epoch };
-  const journal = new JournalReader(device, place, facts.seq, facts.journalAt);
+  const journal = new JournalReader(device, place, facts);
   const seen: JournalAfter = { entries: 0, extents: new Set(), fault: null };
   let pbn = page;
   const fail = (text: string): void => {

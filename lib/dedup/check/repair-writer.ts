@@ -55,9 +55,12 @@ export class RepairWriter {
 
   /** The journal ends before this page. What is named stays as it is: it is done last. */
   async cutJournal(pbn: number): Promise<void> {
-    const { journalPage, journalPages } = this.facts;
-    // Who reads an entry reads so many pages at once: those that cannot be read are written, too.
-    const end = Math.min(pbn + ENTRY_PAGES, journalPage + journalPages);
+    const { journalPage, journalPages, journalAt } = this.facts;
+    const begin = journalPage + journalAt;
+    // An entry has so many pages: those that cannot be read are written, too. What comes before it
+    // in the ring stays.
+    const stop = pbn < begin ? begin : journalPage + journalPages;
+    const end = Math.min(pbn + ENTRY_PAGES, stop);
     const first = Array.from({ length: end - pbn }, (_, i) => pbn + i);
     const later = await this.entriesAfter(end);
     this.pages += first.length + later.length;

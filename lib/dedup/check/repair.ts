@@ -184,7 +184,7 @@ function beyondRepair(why: string): PenstockError {
 /** Opens the pool and closes it, which applies the journal. It may not open: something is lost. */
 async function bringUp(device: BlockDevice, plan: RepairPlan): Promise<RecoveryReport | null> {
   try {
-    const pool = await Pool.open(device);
+    const pool = await Pool.open(device, { llrrm: null, cleanEveryMs: 0 });
     await pool.close();
     return pool.recovery;
   } catch (error) {

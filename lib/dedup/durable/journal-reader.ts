@@ -32,6 +32,14 @@ export interface JournalPlace {
   readonly epoch: number;
 }
 
+/** Where what follows a checkpoint begins; of a superblock. */
+export interface JournalStart {
+  readonly seq: number;
+  readonly journalAt: number;
+  /** The pool was closed in order: nothing follows. */
+  readonly clean: boolean;
+}
+
 interface Scanned {
   readonly seq: number;
   readonly page: number;
@@ -56,14 +64,17 @@ export class JournalReader {
   private taken = 0;
   private readonly device: BlockDevice;
   private readonly place: JournalPlace;
+  private readonly isClean: boolean;
+  private unread: PenstockError | null = null;
 
-  constructor(device: BlockDevice, place: JournalPlace, seq: number, at: number) {
+  constructor(device: BlockDevice, place: JournalPlace, start: JournalStart) {
     this.device = device;
     this.place = place;
     this.epoch = place.epoch;
-    this.seq = seq;
-    this.at = at;
-    this.durable = seq;
+    this.seq = start.seq;
+    this.at = start.journalAt;
+    this.durable = start.seq;
+    this.isClean = start.clean;
   }
 
   /** Finds all entries that are valid, and looks for later ones in so many pages after them. */
@@ -89,7 +100,7 @@ export class JournalReader {
     try {
       // No more than the ring holds: an entry of an earlier lap has an older sequence.
       while (this.taken < this.place.pages) {
-        const words = await this.read(this.at, buffer);
+        const words = await this.read(this.at, buffer.u8);
         if (words === null || words[Entry.epoch]! < this.epoch) break;
         this.epoch = words[Entry.epoch]!;
         this.seq++;
@@ -162,23 +173,50 @@ export class JournalReader {
     return ((this.place.page + page) * Page.bytes) / this.device.info.blockSize;
   }
 
-  /** The entry at a page of the ring, if the next one is there. */
-  private async read(
-    page: number,
-    buffer: ReturnType<BlockDevice['memory']['alloc']>,
-  ): Promise<Uint32Array | null> {
+  /**
+   * The entry at a page of the ring, if the next one is there. Pages that it has not got may be
+   * unreadable: they are of an earlier lap.
+   */
+  private async read(page: number, bytes: Uint8Array): Promise<Uint32Array | null> {
     const most = Math.min(ENTRY_PAGES, this.place.pages - page);
-    const part = this.device.memory.alloc(most * Page.bytes);
-    try {
-      await this.device.read(this.lba(page), part);
-      buffer.u8.set(part.u8);
-    } finally {
-      part.free();
+    let count = most;
+    if (!(await this.readPages(page, most, bytes))) {
+      if (!(await this.readPages(page, 1, bytes))) {
+        if (this.isClean) return null;
+        throw this.unread!;
+      }
+      const words = this.next(bytes);
+      if (words === null) return null;
+      count = Math.ceil(words[Entry.bytes]! / Page.bytes);
+      if (count > most) return null;
+      if (!(await this.readPages(page, count, bytes))) throw this.unread!;
     }
-    const words = buffer.u32;
-    if (words[Entry.magic] !== Magic.entry || pair(words, Entry.seqLo) !== this.seq + 1)
-      return null;
-    return isWhole(buffer.u8.subarray(0, part.bytes), words, this.place.seed) ? words : null;
+    const words = this.next(bytes);
+    if (words === null) return null;
+    return isWhole(bytes.subarray(0, count * Page.bytes), words, this.place.seed) ? words : null;
+  }
+
+  /** The words of what begins as the next entry does. */
+  private next(bytes: Uint8Array): Uint32Array | null {
+    const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+    if (words[Entry.magic] !== Magic.entry) return null;
+    return pair(words, Entry.seqLo) === this.seq + 1 ? words : null;
+  }
+
+  /** False: they cannot be read, `unread` says why. */
+  private async readPages(page: number, count: number, bytes: Uint8Array): Promise<boolean> {
+    const buffer = this.device.memory.alloc(count * Page.bytes);
+    try {
+      await this.device.read(this.lba(page), buffer);
+      bytes.set(buffer.u8);
+      return true;
+    } catch (error) {
+      if (!(error instanceof PenstockError) || error.code !== 'MEDIA_ERROR') throw error;
+      this.unread = error;
+      return false;
+    } finally {
+      buffer.free();
+    }
   }
 }
 
