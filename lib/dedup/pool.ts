@@ -32,6 +32,7 @@ import {
 } from './pool-create.js';
 import {
   closeAll,
+  closedError,
   failure,
   openParts,
   type Closer,
@@ -68,8 +69,8 @@ export class Pool {
   private readonly llrrmSession: LlrrmSession;
   private readonly closers: Closer[];
   private stopIndexing = false;
-  /** Walks through maps that are under way. */
-  private walks: Promise<unknown> = Promise.resolve();
+  /** What closing waits for. */
+  private pending: Promise<unknown> = Promise.resolve();
   private readonly trimming = new Pass<number>();
   private readonly cleaning = new Pass<CleanReport>();
   private closing: Promise<void> | null = null;
@@ -86,16 +87,22 @@ export class Pool {
     this.llrrmSession = made.llrrm;
     this.closers = made.closers;
     this.watch = new SpaceWatch(made.engine, options.lowSpace, options.criticalSpace);
-    const { cleanEveryMs = CLEAN_EVERY_MS } = options;
-    this.autoClean = new AutoClean(made.engine, cleanEveryMs, () => this.clean());
-    this.indexed = rebuildIndex(this.engine, () => this.stopIndexing);
+    // (It may throw: nothing that goes on by itself has begun.)
     this.statsSocket = statsSocket;
     const { uri } = made.device;
     statsSocket?.serve(() => ({ uri, uuid: this.uuid, pid: process.pid, ...this.stats() }));
+    const { cleanEveryMs = CLEAN_EVERY_MS } = options;
+    this.autoClean = new AutoClean(made.engine, cleanEveryMs, () => this.clean());
+    this.indexed = rebuildIndex(this.engine, () => this.stopIndexing);
+    this.engine.kick(); // deletions go on
   }
 
-  /** Makes a pool on a device. Errors: POOL_EXISTS, POOL_TOO_SMALL, BAD_OPTION, the device's. */
-  static create(device: BlockDevice, options: CreateOptions = {}): Promise<void> {
+  /**
+   * Makes a pool on a device. Errors: POOL_EXISTS, POOL_BUSY, POOL_TOO_SMALL, BAD_OPTION, the
+   * device's.
+   */
+  static async create(device: BlockDevice, options: CreateOptions = {}): Promise<void> {
+    Pool.assertNotOpen(device);
     return createPool(device, options);
   }
 
@@ -170,7 +177,7 @@ export class Pool {
     const { indexBytes } = options;
     const indexPages = indexBytes === undefined ? facts.indexPages : indexPagesOf(indexBytes);
     if (llrrm !== null && llrrm !== undefined) assertOther(this.device, llrrm);
-    if (llrrm !== undefined) await LlrrmSession.record(facts, llrrm);
+    if (llrrm !== undefined) await this.during(LlrrmSession.record(facts, llrrm));
     facts.thn = thn;
     engine.parts.thn.thn = thn;
     facts.llrrmThreshold = llrrmThreshold;
@@ -189,9 +196,7 @@ export class Pool {
    */
   readExtents(): Promise<ReadExtents> {
     this.assertOpen();
-    const walk = readExtents(this.engine, this.device);
-    this.walks = Promise.allSettled([this.walks, walk]);
-    return walk;
+    return this.during(readExtents(this.engine, this.device));
   }
 
   /** How near the pool is to being full. */
@@ -277,7 +282,7 @@ export class Pool {
     options: { shrink?: boolean } = {},
   ): Promise<void> {
     this.assertOpen();
-    await resizeVolume(this.engine, name, bytes, options.shrink === true);
+    await this.during(resizeVolume(this.engine, name, bytes, options.shrink === true));
   }
 
   /**
@@ -287,7 +292,7 @@ export class Pool {
    */
   async grow(): Promise<number> {
     this.assertOpen();
-    return growPool(this.engine, this.device, this.facts);
+    return this.during(growPool(this.engine, this.device, this.facts));
   }
 
   /**
@@ -376,7 +381,7 @@ export class Pool {
     this.stopIndexing = true;
     this.engine.closing = true;
     await this.indexed;
-    await this.walks;
+    await this.pending;
     await this.trimming.settle();
     await this.cleaning.settle();
     const { engine } = this;
@@ -398,10 +403,13 @@ export class Pool {
     }
   }
 
+  private during<T>(work: Promise<T>): Promise<T> {
+    this.pending = Promise.allSettled([this.pending, work]);
+    return work;
+  }
+
   private assertOpen(): void {
-    if (this.closing !== null) {
-      throw new PenstockError('DEVICE_CLOSED', 'the pool is closed', { hint: 'open it again' });
-    }
+    if (this.closing !== null) throw closedError();
     if (this.engine.failed !== null) throw failure(this.engine);
   }
 }

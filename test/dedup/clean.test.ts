@@ -391,3 +391,17 @@ it('begins by itself where only holes are left, and not without need', async () 
   expect(await checkPool(device, { data: true })).toMatchObject({ clean: true });
   await device.close();
 });
+
+it('ends with what the listener throws, and holds nothing after that', async () => {
+  const device = await open('ram:128MiB');
+  const { pool, models } = await fragmented(device);
+  const onProgress = (): void => {
+    throw new Error('of the listener');
+  };
+  await expect(pool.clean({ onProgress })).rejects.toThrow('of the listener');
+  expect(pool.engine.cleaner.held).toBe(false);
+  expect((await pool.clean({ maxVictims: 2 })).victims).toBe(2);
+  await expectAll(pool, models);
+  await pool.close();
+  await device.close();
+});

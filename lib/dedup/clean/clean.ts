@@ -21,6 +21,7 @@ export interface CleanOptions {
   maxUsed?: number;
   /** Extents of one pass at most, those with the fewest blocks first (256). */
   maxVictims?: number;
+  /** Called once a second, and at the end. What it throws ends the pass, and is its error. */
   onProgress?: (progress: { copied: number; leaves: number }) => void;
   /** Ends it early, in order. */
   signal?: AbortSignal;
@@ -52,7 +53,17 @@ export async function cleanPool(engine: Engine, options: CleanOptions): Promise<
     return { victims: 0, freed: 0, moved: 0, leaves: 0, sharedNodes: 0, stopped };
   }
   const stop = (): void => cleaner.urge('it was interrupted');
-  const timer = setInterval(() => tell(engine, options), 1000);
+  const thrown: unknown[] = [];
+  const tell = (): void => {
+    const { copier, walk } = cleaner;
+    try {
+      options.onProgress?.({ copied: copier?.copied ?? 0, leaves: walk?.leaves ?? 0 });
+    } catch (error) {
+      thrown.push(error);
+      stop();
+    }
+  };
+  const timer = setInterval(tell, 1000);
   cleaner.mark(victims);
   try {
     // Sets and reads that began before end before it does.
@@ -75,11 +86,12 @@ export async function cleanPool(engine: Engine, options: CleanOptions): Promise<
     const stopped = cleaner.stopped ?? (engine.closing ? CLOSED : short);
     const moved = copier?.copied ?? 0;
     const { leaves = 0, held: sharedNodes = 0 } = walk ?? {};
+    tell();
+    if (thrown.length > 0) throw thrown[0];
     return { victims: victims.length, freed, moved, leaves, sharedNodes, stopped };
   } finally {
     options.signal?.removeEventListener('abort', stop);
     clearInterval(timer);
-    tell(engine, options);
     cleaner.end();
   }
 }
@@ -89,13 +101,6 @@ function limit(name: string, value: number, most: number): number {
   throw new PenstockError('BAD_OPTION', `${name} is from 1 to ${most}, not ${value}`, {
     hint: 'leave it out for a good value',
     exitCode: 2,
-  });
-}
-
-function tell({ cleaner }: Engine, options: CleanOptions): void {
-  options.onProgress?.({
-    copied: cleaner.copier?.copied ?? 0,
-    leaves: cleaner.walk?.leaves ?? 0,
   });
 }
 

@@ -5,7 +5,7 @@ import { PenstockError } from '../../errors.js';
 import type { Backend, BlockDevice } from '../../hpdi/index.js';
 import { parseDuration, parseSize } from '../../units.js';
 import { Pool } from '../pool.js';
-import type { OpenOptions } from '../pool-open.js';
+import { closeAll, type OpenOptions } from '../pool-open.js';
 import { VolumeBackend, type VolumeOptions } from './volume.js';
 
 interface SharedPool {
@@ -18,6 +18,8 @@ interface SharedPool {
 }
 
 const pools = new Map<string, SharedPool>();
+/** Those that are being closed: their devices are still theirs. Settled either way. */
+const closing = new Map<string, Promise<unknown>>();
 
 /** Keys of a `dedup:` URI that are its own, with one line of help each. */
 export const DEDUP_KEYS: Readonly<Record<string, string>> = {
@@ -48,6 +50,7 @@ export async function openVolume(
       exitCode: 2,
     });
   }
+  while (closing.has(key)) await closing.get(key);
   const shared = pools.get(key) ?? share(key, open, own);
   assertSame(shared, own, uri);
   shared.users++;
@@ -55,8 +58,10 @@ export async function openVolume(
     shared.users--;
     if (shared.users > 0) return;
     pools.delete(key);
-    const pool = await shared.pool;
-    await pool.close().finally(() => shared.close());
+    const end = shared.pool.then((pool) => pool.close().finally(() => shared.close()));
+    const settled = end.catch(() => undefined).finally(() => closing.delete(key));
+    closing.set(key, settled);
+    await end;
   };
   try {
     const pool = await shared.pool;
@@ -87,9 +92,8 @@ function share(
   own: ReadonlyMap<string, string>,
 ): SharedPool {
   const devices: BlockDevice[] = [];
-  const close = async (): Promise<void> => {
-    for (const device of devices.splice(0).reverse()) await device.close();
-  };
+  const close = (): Promise<void> =>
+    closeAll(devices.splice(0).map((device) => () => device.close()));
   const make = async (): Promise<Pool> => {
     const options: OpenOptions = { ...optionsOf(own), openLlrrm: open };
     const llrrm = own.get('llrrm');

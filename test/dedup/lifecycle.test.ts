@@ -1,0 +1,102 @@
+// The ends of a pool: what is asked of it while it closes, and after; who opens it meanwhile; what
+// was under way when it was closed goes on when it is opened.
+
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { Pool } from '../../lib/dedup/index.js';
+import { open } from '../../lib/open.js';
+import { range, read, write } from './contents.js';
+
+const OPEN = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
+const CLOSED = { code: 'DEVICE_CLOSED' };
+let dir: string;
+
+beforeAll(() => {
+  dir = mkdtempSync(join(tmpdir(), 'penstock-'));
+});
+
+afterAll(() => {
+  rmSync(dir, { recursive: true });
+});
+
+it('takes no checkpoint after it was closed', async () => {
+  const device = await open('ram:64MiB');
+  await Pool.create(device);
+  const pool = await Pool.open(device, OPEN);
+  await pool.close();
+  await expect(pool.checkpoint()).rejects.toMatchObject(CLOSED);
+  await pool.settle();
+  await device.close();
+});
+
+it('ends what was asked for before it was closed, one way or the other', async () => {
+  const device = await open('ram:64MiB');
+  const slow = await open('ram:16MiB?fault.delayUs=20000');
+  await Pool.create(device);
+  const pool = await Pool.open(device, OPEN);
+  const configured = pool.configure({ llrrm: slow });
+  const made = pool.createVolume('v', 2 ** 24, { reserve: 2 ** 20 });
+  const grown = pool.grow();
+  await pool.close();
+  const ends = await Promise.allSettled([configured, made, grown]);
+  for (const end of ends) {
+    if (end.status === 'rejected') expect(end.reason).toMatchObject(CLOSED);
+  }
+  await slow.close();
+  await device.close();
+});
+
+it('is not made anew where it is open', async () => {
+  const device = await open('ram:64MiB');
+  await Pool.create(device);
+  const pool = await Pool.open(device, OPEN);
+  await expect(Pool.create(device, { force: true })).rejects.toMatchObject({ code: 'POOL_BUSY' });
+  await pool.createVolume('v', 2 ** 24);
+  await pool.close();
+  await device.close();
+});
+
+it('is opened by its URI once the one that is closing is closed', async () => {
+  const uri = `file:${join(dir, 'p.img')}`;
+  const device = await open(`${uri}?create=64MiB`);
+  await Pool.create(device);
+  const pool = await Pool.open(device, OPEN);
+  for (const name of ['a', 'b']) await pool.createVolume(name, 2 ** 24);
+  await pool.close();
+  await device.close();
+  // Closing takes longer than the second for which a lock is waited for.
+  const slow = `${uri}?fault.delayUs=400000`;
+  const a = await open(`dedup:${slow}#a`);
+  await write(a, 0, [7]);
+  const closing = a.close();
+  const b = await open(`dedup:${slow}#b`);
+  await closing;
+  await b.close();
+  const again = await open(`dedup:${uri}#a`);
+  expect(await read(again, 0, 1)).toEqual([7]);
+  await again.close();
+});
+
+it('goes on with a deletion when it is opened, though nobody asks anything of it', async () => {
+  const device = await open('ram:64MiB');
+  await Pool.create(device, { thn: 0 });
+  const pool = await Pool.open(device, OPEN);
+  await pool.createVolume('v', 2 ** 25);
+  const disk = pool.openVolume('v');
+  for (let at = 0; at < 4096; at += 64) await write(disk, at, range(1 + at, 64));
+  await disk.close();
+  const { reclaimer } = pool.engine as unknown as { reclaimer: { step: () => void } };
+  reclaimer.step = () => undefined; // it gets no further here
+  await pool.deleteVolume('v');
+  await pool.close();
+  const again = await Pool.open(device, OPEN);
+  const most = performance.now() + 20_000;
+  while (again.stats().data_blocks_used > 16 && performance.now() < most) {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  expect(again.stats().data_blocks_used).toBeLessThanOrEqual(16);
+  await again.close();
+  await device.close();
+});
