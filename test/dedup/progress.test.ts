@@ -143,7 +143,7 @@ it('ends a look for duplicates in more extents than the cache has frames for', a
   await device.close();
 });
 
-it('has frames for counts beside those that a checkpoint holds while it waits for a set', async () => {
+it('has frames for counts beside those that a checkpoint holds which waits', async () => {
   const leaves = 14;
   const device = await open('ram:64GiB?sparse=1');
   await Pool.create(device, { thn: 0 });
