@@ -25,6 +25,7 @@ import { SETS } from './write/sets.js';
 import type { Traffic } from './stats/traffic.js';
 import { Reclaimer } from './maps/reclaimer.js';
 import type { VolumeQueue } from './volume/volume-queue.js';
+import type { Reach } from './reach.js';
 import { breathe } from './waiting.js';
 import type { EngineParts } from './engine-parts.js';
 
@@ -80,6 +81,11 @@ export class Engine implements LlrrmEvents {
     this.reclaimer = new Reclaimer(this);
     this.checkpoints = new Checkpoints(this);
     this.writing = new SetPipeline(this);
+  }
+
+  /** Memory that all devices of the pool reach. */
+  get reach(): Reach {
+    return this.llrrm?.reach ?? this.parts.io.reach;
   }
 
   attach(llrrm: Llrrm): void {

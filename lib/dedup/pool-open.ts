@@ -221,7 +221,7 @@ export async function openParts(
     Io.compare,
   );
   const hasher = new Hasher(sets, zeros.address);
-  const intake = facts.dataChecksum ? new Intake(sets) : null;
+  const intake = facts.dataChecksum ? new Intake(sets, io.reach) : null;
   closers.push(() => intake?.close());
   const checks = facts.dataChecksum ? new ReadChecks(io, space, ended) : null;
   const engine = new Engine({

@@ -7,20 +7,30 @@ import { Pool } from '../../lib/dedup/index.js';
 import { BlockDevice, type Backend } from '../../lib/hpdi/index.js';
 import { open } from '../../lib/open.js';
 import { contractSuite, type Opened } from '../support/contract.js';
+import { openOnTwin } from '../support/nvme-open.js';
 
 const BYTES = 16 * 2 ** 20;
 const KEEPS = { data: true, discardZeroes: true };
 const OPEN = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
 
-/** A volume that closes its pool and its device. */
 async function onDevice(
   uri: string,
   thn: number,
   remove?: () => void,
+  blockSize?: number,
+  dataChecksum?: boolean,
+): Promise<Opened> {
+  return over(await open(uri), thn, remove, blockSize, dataChecksum);
+}
+
+/** A volume that closes its pool and its device. */
+async function over(
+  data: BlockDevice,
+  thn: number,
+  remove?: () => void | Promise<void>,
   blockSize = 4096,
   dataChecksum = false,
 ): Promise<Opened> {
-  const data = await open(uri);
   await Pool.create(data, { thn, sampling: 1, dataChecksum });
   const pool = await Pool.open(data, OPEN);
   await pool.createVolume('one', BYTES);
@@ -62,3 +72,15 @@ contractSuite(
   SECTORS,
 );
 contractSuite('dedup: 512, on file:', () => onFile(512), SECTORS);
+
+contractSuite(
+  'dedup: on nvme:',
+  async () => {
+    const { device, twin } = await openOnTwin({
+      namespaces: [{ blocks: (64 * 2 ** 20) / 4096, blockSize: 4096 }],
+      dma: 'reached',
+    });
+    return over(device, 8, () => twin.stop());
+  },
+  { ...KEEPS, modelRuns: 3 },
+);

@@ -1,5 +1,6 @@
 // The journal's order of acknowledgement, with a device that answers when the test says so.
 
+import { Reach } from '../../lib/dedup/reach.js';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { PoolIo } from '../../lib/dedup/durable/io.js';
 import { Journal } from '../../lib/dedup/durable/journal.js';
@@ -17,6 +18,7 @@ function journalAt(page: number): { journal: Journal; asked: number[]; pages: nu
   const asked: number[] = [];
   const pages: number[] = [];
   const io = {
+    reach: Reach.any,
     askWords: (
       ...[, pbn, , , , , , owner]: [number, number, number, number, number, number, number, number]
     ) => {

@@ -1,12 +1,13 @@
 // The cache of metadata pages, held against a map of its own.
 
+import { Reach } from '../../lib/dedup/reach.js';
 import { expect, it } from 'vitest';
 import type { PoolIo } from '../../lib/dedup/durable/io.js';
 import { Magic } from '../../lib/dedup/format/layout.js';
 import { Miss, PageCache } from '../../lib/dedup/durable/pages.js';
 import { Random } from '../soak/harness.js';
 
-const IO = { ask: () => undefined } as unknown as PoolIo;
+const IO = { ask: () => undefined, reach: Reach.any } as unknown as PoolIo;
 
 it('has a page once, wherever it moves, and finds it', () => {
   const cache = new PageCache(IO, 1, 64, 7);

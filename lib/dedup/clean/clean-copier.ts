@@ -8,7 +8,7 @@
 // 3. The pass holds a reference on each copy, in a map of its own: its place stays the copy's.
 
 import { Op, Status } from '../../hpdi/index.js';
-import { addressSpace, type Segment } from '../../memory/index.js';
+import type { OwnMemory } from '../reach.js';
 import { Stream } from '../space/allocator.js';
 import type { VolumeRecord } from '../maps/catalogue.js';
 import { Phase } from '../durable/checkpoint.js';
@@ -35,7 +35,7 @@ export class CleanCopier {
   private readonly victims: Float64Array;
   private readonly holder: VolumeRecord;
   private readonly parts: EngineParts;
-  private readonly segment: Segment;
+  private readonly segment: OwnMemory;
   private victim = 0;
   private stage = Stage.read;
   private status = 0;
@@ -54,7 +54,7 @@ export class CleanCopier {
     this.victims = victims;
     this.holder = holder;
     this.moves = new Float64Array(victims.length * Group.blocks);
-    this.segment = addressSpace().create(Group.extentPages * Page.bytes);
+    this.segment = parts.io.reach.alloc(Group.extentPages * Page.bytes);
   }
 
   /** Where a block of a victim is now; 0: where it was. */

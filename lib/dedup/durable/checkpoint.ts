@@ -15,10 +15,10 @@
 //    before (`fence.ts`).
 
 import { Op } from '../../hpdi/index.js';
-import { addressSpace, type Segment } from '../../memory/index.js';
 import { native } from '../../native.js';
 import type { Fence } from './fence.js';
 import type { PoolIo } from './io.js';
+import type { OwnMemory } from '../reach.js';
 import type { Journal } from './journal.js';
 import { GroupShift, Group, Head, Magic, Page, Place, SpanWord } from '../format/layout.js';
 import type { PageCache } from './pages.js';
@@ -70,7 +70,7 @@ export class Checkpoint {
   private readonly journal: Journal;
   readonly fence: Fence;
   private readonly seed: number;
-  private readonly segment: Segment;
+  private readonly segment: OwnMemory;
   /** The last page of the segment. */
   private readonly superblock: Uint32Array;
   /** Entry of crc32cList for it. */
@@ -113,7 +113,7 @@ export class Checkpoint {
     this.seed = parts.seed;
     this.writeSuper = writeSuper;
     const most = this.pages.frames + parts.space.rootDirty.length + 1;
-    this.segment = addressSpace().create(most * Page.bytes);
+    this.segment = parts.io.reach.alloc(most * Page.bytes);
     const last = (most - 1) << Page.shift;
     this.superblock = this.segment.u32.subarray(last, last + Page.words);
     const address = this.segment.address + (most - 1) * Page.bytes;

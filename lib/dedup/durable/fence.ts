@@ -6,10 +6,10 @@
 // It is no arbiter: what a fenced owner writes between two looks lands where the device lets it.
 
 import { Op } from '../../hpdi/index.js';
-import { addressSpace, type Segment } from '../../memory/index.js';
 import { native } from '../../native.js';
 import { Head, Magic, Page, Place, Super } from '../format/layout.js';
 import type { PoolIo } from './io.js';
+import type { OwnMemory } from '../reach.js';
 
 const SLOTS = 2;
 /** Of an entry of crc32cList. */
@@ -26,7 +26,7 @@ export class Fence {
   fenced = false;
   private readonly io: PoolIo;
   private readonly facts: FenceFacts;
-  private readonly segment: Segment;
+  private readonly segment: OwnMemory;
   /** Both pages, in words with a sign: those above 2^31 would be objects of the heap. */
   private readonly words: Int32Array;
   private readonly uuid: Int32Array;
@@ -42,7 +42,7 @@ export class Fence {
   constructor(io: PoolIo, facts: FenceFacts) {
     this.io = io;
     this.facts = facts;
-    this.segment = addressSpace().create(SLOTS * Page.bytes);
+    this.segment = io.reach.alloc(SLOTS * Page.bytes);
     const { buffer, byteOffset } = this.segment.u32;
     this.words = new Int32Array(buffer, byteOffset, SLOTS * Page.words);
     this.uuid = Int32Array.from(facts.uuid);

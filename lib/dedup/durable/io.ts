@@ -9,6 +9,7 @@ import { Cpl, Op, Req, type BlockDevice, type Queue } from '../../hpdi/index.js'
 import { native } from '../../native.js';
 import { fence } from '../../wire/index.js';
 import { Page } from '../format/layout.js';
+import { Reach } from '../reach.js';
 
 /** Kinds of requests to the device. */
 export const enum Io {
@@ -46,6 +47,7 @@ const TWO_32 = 4294967296;
 
 export class PoolIo {
   readonly queue: Queue;
+  readonly reach: Reach;
   /** Of the completion that `take` has just taken. */
   kind = 0;
   owner = 0;
@@ -77,6 +79,7 @@ export class PoolIo {
 
   constructor(device: BlockDevice, depth: number) {
     this.queue = device.queue({ depth });
+    this.reach = Reach.of(device);
     this.letGo = device.use('a pool that is open');
     this.perPage = Page.bytes / device.info.blockSize;
     const size = this.queue.depth;

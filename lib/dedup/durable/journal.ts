@@ -9,9 +9,9 @@
 // 2. `completed` is the highest sequence up to which all entries are with the device.
 
 import { Op } from '../../hpdi/index.js';
-import { addressSpace, type Segment } from '../../memory/index.js';
 import { native } from '../../native.js';
 import type { PoolIo } from './io.js';
+import type { OwnMemory } from '../reach.js';
 import { Entry, ENTRY_PAGES, EntryKind, Magic, Page } from '../format/layout.js';
 import { setPair } from '../format/numbers.js';
 import type { JournalPlace } from './journal-reader.js';
@@ -39,7 +39,7 @@ export class Journal {
   private readonly kind: number;
   private readonly place: JournalPlace;
   private readonly clock: StageClock;
-  private readonly segment: Segment;
+  private readonly segment: OwnMemory;
   /** By buffer: sequence of its entry while it is being written. */
   private readonly seqs = new Float64Array(BUFFERS).fill(-1);
   private readonly pending = new Uint8Array(BUFFERS);
@@ -69,7 +69,7 @@ export class Journal {
     this.durable = seq;
     this.head = at;
     this.tail = at;
-    this.segment = addressSpace().create(BUFFERS * BUFFER_PAGES * Page.bytes);
+    this.segment = io.reach.alloc(BUFFERS * BUFFER_PAGES * Page.bytes);
     this.words = this.segment.u32;
   }
 

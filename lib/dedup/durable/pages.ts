@@ -11,9 +11,9 @@
 // 4. A dirty frame is written by checkpoints alone, from a copy (checkpoint.ts).
 
 import { Op } from '../../hpdi/index.js';
-import { addressSpace, type Segment } from '../../memory/index.js';
 import { native } from '../../native.js';
 import type { PoolIo } from './io.js';
+import type { OwnMemory } from '../reach.js';
 import { Head, Magic, Page } from '../format/layout.js';
 
 export const enum Frame {
@@ -91,7 +91,7 @@ export class PageCache {
   private readonly io: PoolIo;
   private readonly kind: number;
   private readonly seed: number;
-  private readonly segment: Segment;
+  private readonly segment: OwnMemory;
   private readonly hash: Int32Array;
   private readonly hashMask: number;
   private readonly used: Uint8Array;
@@ -108,7 +108,7 @@ export class PageCache {
     this.kind = kind;
     this.seed = seed;
     this.frames = frames;
-    this.segment = addressSpace().create(frames * Page.bytes);
+    this.segment = io.reach.alloc(frames * Page.bytes);
     this.words = this.segment.u32;
     this.bytes = this.segment.u8;
     this.address = this.segment.address;

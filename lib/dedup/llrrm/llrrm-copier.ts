@@ -9,7 +9,7 @@
 //    short runs that were shared take it at once: where they are, the data device would seek.
 
 import { Op, Status } from '../../hpdi/index.js';
-import { addressSpace, type Segment } from '../../memory/index.js';
+import type { OwnMemory, Reach } from '../reach.js';
 import { native } from '../../native.js';
 import type { VolumeRecord } from '../maps/catalogue.js';
 import { Io, type PoolIo } from '../durable/io.js';
@@ -71,7 +71,7 @@ export class LlrrmCopier {
   private seenCount = 0;
   /** First blocks of runs that were read and found no room. */
   private readonly ghosts: Float64Array;
-  private readonly buffers: Segment;
+  private readonly buffers: OwnMemory;
   private readonly ranges = new Uint32Array(LLRRM_RUN * 4);
   private readonly crcs = new Uint32Array(LLRRM_RUN);
   private readonly jobCounts = new Int32Array(JOBS);
@@ -82,13 +82,13 @@ export class LlrrmCopier {
   private readonly freeJobs = Int32Array.from({ length: JOBS }, (_, i) => i);
   private freeJobCount = JOBS;
 
-  constructor(parts: CopierParts, target: CopierTarget) {
+  constructor(parts: CopierParts, target: CopierTarget, reach: Reach) {
     this.parts = parts;
     this.target = target;
     this.ghosts = new Float64Array(
       Math.min(GHOSTS_MOST, Math.max(GHOSTS_LEAST, target.table.slots)),
     );
-    this.buffers = addressSpace().create(JOBS * LLRRM_RUN * Page.bytes);
+    this.buffers = reach.alloc(JOBS * LLRRM_RUN * Page.bytes);
   }
 
   /** Copies are on their way. */

@@ -14,6 +14,7 @@ import { Op, Status, type BlockDevice } from '../../hpdi/index.js';
 import { native } from '../../native.js';
 import { PoolIo } from '../durable/io.js';
 import { Page } from '../format/layout.js';
+import type { Reach } from '../reach.js';
 import { LlrrmCopier, type CopierParts, type CopierTarget } from './llrrm-copier.js';
 import { LLRRM_RUN, LlrrmTable, SlotState } from './llrrm-table.js';
 import type { ReferenceWatcher } from '../space/reference-watcher.js';
@@ -60,6 +61,8 @@ export function warnDegraded(uri: string, why: string): void {
 export class Llrrm implements CopierTarget, ReferenceWatcher {
   readonly table: LlrrmTable;
   readonly io: PoolIo;
+  /** Memory that it and the data device reach. */
+  readonly reach: Reach;
   readonly copier: LlrrmCopier;
   readonly writeKind: number = Ask.write;
   readonly firstPage: number;
@@ -96,6 +99,7 @@ export class Llrrm implements CopierTarget, ReferenceWatcher {
   private readonly crcs = new Uint32Array(DEPTH * LLRRM_RUN);
 
   /** Slots begin at page `firstPage` of the device. */
+  /** Throws UNSUPPORTED: it reaches no memory that the data device reaches. */
   constructor(
     device: BlockDevice,
     place: { firstPage: number; slots: number },
@@ -110,7 +114,8 @@ export class Llrrm implements CopierTarget, ReferenceWatcher {
     this.policy = options.policy;
     this.parts = parts;
     this.events = events;
-    this.copier = new LlrrmCopier(parts, this);
+    this.reach = parts.io.reach.with(device);
+    this.copier = new LlrrmCopier(parts, this, this.reach);
     try {
       this.io = new PoolIo(device, DEPTH);
     } catch (error) {

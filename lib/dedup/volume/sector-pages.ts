@@ -15,7 +15,7 @@
 // 5. The bytes of an open page are as they are while the device writes it.
 
 import { Flag, Op, Status } from '../../hpdi/index.js';
-import { addressSpace, type Segment } from '../../memory/index.js';
+import type { OwnMemory, Reach } from '../reach.js';
 import { native } from '../../native.js';
 import { Page } from '../format/layout.js';
 import type { SectorQueue } from './sector-queue.js';
@@ -40,7 +40,7 @@ const enum CopyWord {
 }
 
 export class SectorPages {
-  private readonly segment: Segment;
+  private readonly segment: OwnMemory;
   /** Words of its address; it is one granule, so the upper one is that of every place. */
   private readonly baseLo: number;
   private readonly addressHi: number;
@@ -65,8 +65,8 @@ export class SectorPages {
   private released = false;
   private readonly entry = new Uint32Array(CopyWord.words);
 
-  constructor() {
-    this.segment = addressSpace().create(PLACES * Page.bytes);
+  constructor(reach: Reach) {
+    this.segment = reach.alloc(PLACES * Page.bytes);
     this.baseLo = this.segment.address | 0;
     this.addressHi = Math.floor(this.segment.address / TWO_32);
   }

@@ -10,6 +10,7 @@ import {
   type QueueDriver,
   type QueueOptions,
 } from '../../hpdi/index.js';
+import type { Memory } from '../../memory/index.js';
 import type { VolumeRecord } from '../maps/catalogue.js';
 import type { Engine } from '../engine.js';
 import { Page, VolumeState } from '../format/layout.js';
@@ -56,7 +57,7 @@ export class VolumeBackend implements Backend {
     { blockSize = Page.bytes }: VolumeOptions = {},
     onClose: () => Promise<void> = async () => {},
   ) {
-    this.use = useOf(volume, blockSize);
+    this.use = useOf(engine, volume, blockSize);
     this.uri = uri;
     this.engine = engine;
     this.volume = volume;
@@ -65,6 +66,14 @@ export class VolumeBackend implements Backend {
     this.info = volumeInfo(volume, device.info, readOnly, blockSize);
     this.use.count++;
     volume.users++;
+  }
+
+  get memoryKind(): 'private' | 'device' {
+    return this.engine.reach.kind;
+  }
+
+  get memory(): Memory | undefined {
+    return this.engine.reach.memory;
   }
 
   openQueue(options: QueueOptions): QueueDriver {
@@ -116,7 +125,7 @@ export class VolumeBackend implements Backend {
   }
 }
 
-function useOf(volume: VolumeRecord, blockSize: number): Use {
+function useOf(engine: Engine, volume: VolumeRecord, blockSize: number): Use {
   if (blockSize !== Page.bytes && blockSize !== SECTOR_BYTES) {
     throw new PenstockError('BAD_OPTION', `a volume has no blocks of ${blockSize} bytes`, {
       hint: 'open it with blocks of 512 or 4096 bytes',
@@ -125,7 +134,7 @@ function useOf(volume: VolumeRecord, blockSize: number): Use {
   }
   let use = uses.get(volume);
   if (use === undefined) {
-    const pages = blockSize === SECTOR_BYTES ? new SectorPages() : null;
+    const pages = blockSize === SECTOR_BYTES ? new SectorPages(engine.reach) : null;
     use = { blockSize, pages, count: 0 };
     uses.set(volume, use);
   }
@@ -148,7 +157,8 @@ function volumeInfo(
     blocks: volume.bytes / blockSize,
     maxTransferBlocks: (TRANSFER_BLOCKS_MAX * Page.bytes) / blockSize,
     maxSegments: 0,
-    addressAlign: under.addressAlign,
+    // The pool's own queue copies what the data device wants aligned.
+    addressAlign: 1,
     segmentAlign: Page.bytes,
     boundary: 0,
     atomicBlocks: 1,

@@ -5,7 +5,7 @@
 // Sets wait, in order, while no memory is free.
 
 import { Status } from '../../hpdi/index.js';
-import { addressSpace, type Segment } from '../../memory/index.js';
+import type { OwnMemory, Reach } from '../reach.js';
 import { native } from '../../native.js';
 import { Page, SetMax } from '../format/layout.js';
 import { SETS, type Fifo, type SetTable } from './sets.js';
@@ -20,7 +20,7 @@ const TWO_32 = 4294967296;
 
 export class Intake {
   private readonly sets: SetTable;
-  private readonly segment: Segment;
+  private readonly segment: OwnMemory;
   /** By set: its piece; -1: none. Small ones come first. */
   private readonly pieces = new Int32Array(SETS).fill(-1);
   private readonly freeSmall = Int32Array.from({ length: SMALL }, (_, i) => i);
@@ -29,10 +29,10 @@ export class Intake {
   private freeLargeCount = LARGE;
   private readonly copies = new Uint32Array(SetMax.blocks * COPY_WORDS);
 
-  constructor(sets: SetTable) {
+  constructor(sets: SetTable, reach: Reach) {
     this.sets = sets;
     const blocks = SMALL * SMALL_BLOCKS + LARGE * SetMax.blocks;
-    this.segment = addressSpace().create(blocks * Page.bytes);
+    this.segment = reach.alloc(blocks * Page.bytes);
   }
 
   close(): void {
