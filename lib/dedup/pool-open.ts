@@ -128,6 +128,7 @@ export async function readBoth(device: BlockDevice, both = false): Promise<Super
   try {
     let newest: SuperblockFacts | null = null;
     let unread: PenstockError | null = null;
+    let sound = 0;
     for (const slot of [Place.superblockA, Place.superblockB]) {
       try {
         await device.read(lbaOf(device, slot), page);
@@ -138,9 +139,12 @@ export async function readBoth(device: BlockDevice, both = false): Promise<Super
       }
       const facts = readSuperblock(page.u32, slot);
       if (facts === null) continue;
+      sound++;
       if (newest === null || facts.checkpoint > newest.checkpoint) newest = facts;
     }
     if (unread !== null && (both || newest === null)) throw unread;
+    // Of a state that is not the last one nobody knows what follows.
+    if (newest !== null && newest.checkpoint > 0 && sound < 2) newest.clean = false;
     return newest;
   } finally {
     page.free();

@@ -170,6 +170,27 @@ describe('pages of an earlier lap that cannot be read', () => {
     await pool.close();
   });
 
+  it('do not hide that a damaged entry before them was durable', async () => {
+    const image = left.copy();
+    image.flip(pages[2]!, 8 * 40);
+    await image.put(device);
+    for (const page of pages.slice(3)) for (let by = 2; by < 16; by++) bad.add(page + by);
+    for (const page of pages) for (let by = 0; by < 2; by++) bad.delete(page + by);
+    expect(bad.size).toBeGreaterThan(0);
+    await expect(Pool.open(device, OPEN)).rejects.toMatchObject({ code: 'POOL_CORRUPT' });
+    expect((await checkPool(device)).findings).toMatchObject([{ kind: 'journal' }]);
+  });
+
+  it('are of no harm in what an earlier owner left beyond the end', async () => {
+    const image = left.copy();
+    for (const pbn of pages.slice(3)) change(image, pbn, (words) => (words[4]! -= 1));
+    await image.put(device);
+    bad.add(pages[3]! + 1);
+    const pool = await Pool.open(device, OPEN);
+    expect(pool.recovery).toMatchObject({ entries: 2 });
+    await pool.close();
+  });
+
   it.each([0, 1, 2])('keep a pool closed where an entry is, or may be: %i', async (by) => {
     bad.add(pages[6]! + by);
     await expect(Pool.open(device, OPEN)).rejects.toMatchObject({ code: 'MEDIA_ERROR' });

@@ -204,6 +204,10 @@ export async function readSuperblocks(device: BlockDevice, page: DmaBuffer): Pro
       Object.assign(read, { facts, at });
     }
   }
+  // Of a state that is not the last one nobody knows what follows.
+  if (read.facts !== null && read.facts.checkpoint > 0 && read.faults.length > 0) {
+    read.facts.clean = false;
+  }
   return read;
 }
 

@@ -66,6 +66,9 @@ export class JournalReader {
   private readonly place: JournalPlace;
   private readonly isClean: boolean;
   private unread: PenstockError | null = null;
+  /** What was read last. */
+  private readonly u8 = new Uint8Array(ENTRY_PAGES * Page.bytes);
+  private readonly words = new Uint32Array(this.u8.buffer);
 
   constructor(device: BlockDevice, place: JournalPlace, start: JournalStart) {
     this.device = device;
@@ -96,24 +99,33 @@ export class JournalReader {
   }
 
   private async follow(): Promise<void> {
-    const buffer = this.device.memory.alloc(ENTRY_PAGES * Page.bytes);
+    // No more than the ring holds: an entry of an earlier lap has an older sequence.
+    while (this.taken < this.place.pages) {
+      const words = await this.next();
+      if (words === null) return;
+      this.epoch = words[Entry.epoch]!;
+      this.seq++;
+      this.durable = Math.max(this.durable, this.seq - words[Entry.durableBack]!);
+      const bytes = words[Entry.bytes]!;
+      const isWrap = words[Entry.kind] === EntryKind.wrap;
+      const used = isWrap ? this.place.pages - this.at : Math.ceil(bytes / Page.bytes);
+      if (!isWrap) this.entries.push({ seq: this.seq, page: this.at, bytes });
+      this.at = (this.at + used) % this.place.pages;
+      this.taken += used;
+    }
+  }
+
+  /** The entry that is to be there next; null: it is not. */
+  private async next(): Promise<Uint32Array | null> {
+    const isNext = (words: Uint32Array): boolean =>
+      words[Entry.magic] === Magic.entry &&
+      pair(words, Entry.seqLo) === this.seq + 1 &&
+      words[Entry.epoch]! >= this.epoch;
     try {
-      // No more than the ring holds: an entry of an earlier lap has an older sequence.
-      while (this.taken < this.place.pages) {
-        const words = await this.read(this.at, buffer.u8);
-        if (words === null || words[Entry.epoch]! < this.epoch) break;
-        this.epoch = words[Entry.epoch]!;
-        this.seq++;
-        this.durable = Math.max(this.durable, this.seq - words[Entry.durableBack]!);
-        const bytes = words[Entry.bytes]!;
-        const isWrap = words[Entry.kind] === EntryKind.wrap;
-        const used = isWrap ? this.place.pages - this.at : Math.ceil(bytes / Page.bytes);
-        if (!isWrap) this.entries.push({ seq: this.seq, page: this.at, bytes });
-        this.at = (this.at + used) % this.place.pages;
-        this.taken += used;
-      }
-    } finally {
-      buffer.free();
+      return await this.entryAt(this.at, isNext);
+    } catch (error) {
+      if (this.isClean && isMediaError(error)) return null;
+      throw error;
     }
   }
 
@@ -137,25 +149,30 @@ export class JournalReader {
     try {
       await this.device.read(this.lba(page), buffer);
       for (let i = 0; i < count; i++) {
-        if (this.isClaim(buffer.u8.subarray(i * Page.bytes), buffer.u32.subarray(i * Page.words)))
-          return true;
+        const words = buffer.u32.subarray(i * Page.words);
+        if (!this.isClaim(words)) continue;
+        if (isWhole(buffer.u8.subarray(i * Page.bytes), words, this.place.seed)) return true;
       }
       return false;
     } catch (error) {
-      if (!(error instanceof PenstockError) || error.code !== 'MEDIA_ERROR') throw error;
+      if (!isMediaError(error)) throw error;
     } finally {
       buffer.free();
     }
-    if (count === 1) return false;
+    if (count === 1) return this.isClaimAt(page);
     const half = count >>> 1;
     return (await this.hasClaim(page, half)) || this.hasClaim(page + half, count - half);
   }
 
-  private isClaim(u8: Uint8Array, words: Uint32Array): boolean {
+  /** The same of a page among others that cannot be read. */
+  private async isClaimAt(page: number): Promise<boolean> {
+    if (!(await this.readPages(page, 1))) return false;
+    return (await this.entryAt(page, (words) => this.isClaim(words))) !== null;
+  }
+
+  private isClaim(words: Uint32Array): boolean {
     if (words[Entry.magic] !== Magic.entry || words[Entry.epoch] !== this.epoch) return false;
-    const seq = pair(words, Entry.seqLo);
-    if (seq - words[Entry.durableBack]! <= this.seq) return false;
-    return isWhole(u8, words, this.place.seed);
+    return pair(words, Entry.seqLo) - words[Entry.durableBack]! > this.seq;
   }
 
   /** The words of an entry that `scan` has found. */
@@ -174,50 +191,46 @@ export class JournalReader {
   }
 
   /**
-   * The entry at a page of the ring, if the next one is there. Pages that it has not got may be
-   * unreadable: they are of an earlier lap.
+   * The entry at a page of the ring, if it is one that is wanted, and whole; till the next look.
+   * Pages that it has not got may be unreadable: they are of an earlier lap.
    */
-  private async read(page: number, bytes: Uint8Array): Promise<Uint32Array | null> {
+  private async entryAt(
+    page: number,
+    isWanted: (words: Uint32Array) => boolean,
+  ): Promise<Uint32Array | null> {
+    const { u8, words } = this;
     const most = Math.min(ENTRY_PAGES, this.place.pages - page);
     let count = most;
-    if (!(await this.readPages(page, most, bytes))) {
-      if (!(await this.readPages(page, 1, bytes))) {
-        if (this.isClean) return null;
-        throw this.unread!;
-      }
-      const words = this.next(bytes);
-      if (words === null) return null;
+    if (!(await this.readPages(page, most))) {
+      if (!(await this.readPages(page, 1))) throw this.unread!;
+      if (!isWanted(words)) return null;
       count = Math.ceil(words[Entry.bytes]! / Page.bytes);
-      if (count > most) return null;
-      if (!(await this.readPages(page, count, bytes))) throw this.unread!;
+      if (count === 0 || count > most) return null;
+      if (!(await this.readPages(page, count))) throw this.unread!;
     }
-    const words = this.next(bytes);
-    if (words === null) return null;
-    return isWhole(bytes.subarray(0, count * Page.bytes), words, this.place.seed) ? words : null;
+    if (!isWanted(words)) return null;
+    return isWhole(u8.subarray(0, count * Page.bytes), words, this.place.seed) ? words : null;
   }
 
-  /** The words of what begins as the next entry does. */
-  private next(bytes: Uint8Array): Uint32Array | null {
-    const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
-    if (words[Entry.magic] !== Magic.entry) return null;
-    return pair(words, Entry.seqLo) === this.seq + 1 ? words : null;
-  }
-
-  /** False: they cannot be read, `unread` says why. */
-  private async readPages(page: number, count: number, bytes: Uint8Array): Promise<boolean> {
+  /** Reads pages to `u8`. False: they cannot be read, `unread` says why. */
+  private async readPages(page: number, count: number): Promise<boolean> {
     const buffer = this.device.memory.alloc(count * Page.bytes);
     try {
       await this.device.read(this.lba(page), buffer);
-      bytes.set(buffer.u8);
+      this.u8.set(buffer.u8);
       return true;
     } catch (error) {
-      if (!(error instanceof PenstockError) || error.code !== 'MEDIA_ERROR') throw error;
+      if (!isMediaError(error)) throw error;
       this.unread = error;
       return false;
     } finally {
       buffer.free();
     }
   }
+}
+
+function isMediaError(error: unknown): error is PenstockError {
+  return error instanceof PenstockError && error.code === 'MEDIA_ERROR';
 }
 
 /** Whether the bytes of an entry are there, and those that were written. */
