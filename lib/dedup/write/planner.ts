@@ -208,10 +208,16 @@ export class Planner {
     const { sets, allocator, catalogue } = this.parts;
     const count = sets.counts[set]!;
     const base = set * SetMax.blocks;
+    let wanted = 0;
+    for (let b = 0; b < count; b++) {
+      if (sets.fates[base + b] === Fate.fresh && sets.pbns[base + b] === 0) wanted++;
+    }
+    if (wanted === 0) return Plan.done;
+    // What is promised to other volumes is theirs.
+    const room = allocator.room - catalogue.promised(sets.volumes[set]!);
+    if (room < wanted) return this.lack(wanted - room);
     for (let b = 0; b < count; b++) {
       if (sets.fates[base + b] !== Fate.fresh || sets.pbns[base + b] !== 0) continue;
-      // What is promised to other volumes is theirs.
-      if (allocator.room <= catalogue.promised(sets.volumes[set]!)) return this.lack(1);
       if (allocator.take(Stream.blocks, 1) === 0) return allocator.full ? this.lack(1) : Plan.wait;
       sets.pbns[base + b] = allocator.pbn;
       this.enterPrints(set, b, 1, allocator.pbn);

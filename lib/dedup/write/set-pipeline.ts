@@ -77,6 +77,7 @@ export class SetPipeline {
       } else if (plan === Plan.checkpoint) {
         // Nor does it hold up the checkpoint which frees what it needs.
         if (checkpoint.phase === Phase.idle) engine.wanted = true;
+        sets.unequal[set] = 1;
         this.giveUp(set);
         this.toPlan.push(set);
       } else {

@@ -39,6 +39,8 @@ export class SetTable {
   readonly parities = new Uint8Array(SETS);
   /** Whether it was planned anew already because no node was left. */
   readonly gaveUp = new Uint8Array(SETS);
+  /** It is planned anew because it did not equal what it was found to equal: all of it is new. */
+  readonly unequal = new Uint8Array(SETS);
   /** By set and block. */
   readonly fingerprints = new Uint32Array(SETS * SetMax.blocks * Fingerprint.words);
   /** By set: its fingerprints. */
@@ -71,6 +73,7 @@ export class SetTable {
     this.statuses[set] = 0;
     this.parities[set] = 0;
     this.gaveUp[set] = 0;
+    this.unequal[set] = 0;
     return set;
   }
 

@@ -76,7 +76,7 @@ export class Thn {
     const { sets, found } = this;
     const count = sets.counts[set]!;
     this.forget(set);
-    if (!this.looksAt(count)) return true;
+    if (!this.looksAt(count) || sets.unequal[set] !== 0) return true;
     if (this.badOf !== set) {
       this.badOf = set;
       this.bad.clear();
