@@ -14,17 +14,21 @@ import {
   parseController,
   parseNamespace,
 } from '../../lib/drivers/nvme/index.js';
+import { range } from '../dedup/contents.js';
 import { skipLoudly } from '../support/environment.js';
 import { comparable } from '../support/nvme-pages.js';
 import { guestImage, GuestUnavailable } from './image.js';
 import { nvme } from './devices.js';
-import { runGuest } from './guest.js';
+import { startGuest } from './guest.js';
+import { lookAtPool, type PoolFacts } from './pool-inside.js';
 
 const LIMIT_MS = 300_000;
 const NSIDS = [1, 2, 3];
 
 let missing = '';
 let results: Record<string, unknown> = {};
+/** What the host finds in the namespace's image. */
+let onDisk: PoolFacts;
 
 beforeAll(async () => {
   if (!existsSync('/usr/sbin/nvme')) missing = 'nvme-cli is not installed';
@@ -35,7 +39,7 @@ beforeAll(async () => {
     missing = error.message;
   }
   if (missing !== '') return;
-  const ended = await runGuest({
+  await using guest = await startGuest({
     command: ['node', 'dist/test/guest/programs/nvme-commands.js'],
     disks: { one: { bytes: 2 ** 26 }, two: { bytes: 2 ** 25 }, three: { bytes: 2 ** 24 } },
     devices: nvme({
@@ -50,8 +54,10 @@ beforeAll(async () => {
     }),
     timeoutMs: LIMIT_MS,
   });
+  const ended = await guest.done;
   expect(ended).toMatchObject({ exitCode: 0 });
   results = ended.results;
+  onDisk = await lookAtPool(`file:${guest.disks['one']!}`);
 }, LIMIT_MS + 10_000);
 
 function needsGuest(context: Pick<TestContext, 'task' | 'skip'>): void {
@@ -166,5 +172,21 @@ describe('over VFIO', () => {
       [`nvme:${address}/2`, 4096],
       [`nvme:${address}/3`, 512],
     ]);
+  });
+});
+
+describe('a pool on a namespace', () => {
+  it('has its volumes in the guest, and for the host that opens the image', (context) => {
+    needsGuest(context);
+    const first = range(1, 512);
+    const changed = first.map((content, i) => (i >= 400 ? 0 : content));
+    changed.splice(100, 50, ...range(9000, 50));
+    const contents = { a: changed, b: first, before: first };
+    expect(results['pool']).toMatchObject({ contents, clean: true });
+    // All that both volumes hold once, what was changed, and nodes of maps.
+    const { used } = results['pool'] as PoolFacts;
+    expect(used).toBeGreaterThanOrEqual(562);
+    expect(used).toBeLessThan(600);
+    expect(onDisk).toEqual(results['pool']);
   });
 });

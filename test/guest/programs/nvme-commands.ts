@@ -1,10 +1,12 @@
 // What nvme-cli prints of a controller that the kernel has, and what penstock prints of the same,
-// before and after VFIO has it. Reports each output, as base64, by the words that made it.
+// before and after VFIO has it. Reports each output, as base64, by the words that made it. Then a
+// pool on its first namespace.
 
 import { execFileSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { buildProgram } from '../../../lib/cli/program.js';
 import { bindDriver, loadModules, pciDevices, report, until } from '../inside.js';
+import { makePool } from '../pool-inside.js';
 
 const NVME_CLASS = 0x010802;
 const NSIDS = ['1', '2', '3'];
@@ -55,6 +57,7 @@ async function main(): Promise<void> {
   await ours(address, 'show-regs', 'ADDRESS', '--json');
   await ours(address, 'reset', 'ADDRESS', '--json');
   await ours(address, 'list', '-o', 'json');
+  report('pool', await makePool(`nvme:${address}/1`));
 }
 
 await main();
