@@ -90,14 +90,27 @@ async function openDedup(parsed: ParsedUri, uri: string): Promise<BlockDevice> {
 async function resolve(
   uri: string,
 ): Promise<{ module: DriverModule; inner: ParsedUri; wrappers: Wrapping[] }> {
-  const { inner, wrappers } = splitWrappers(parseUri(uri));
+  const parsed = parseUri(uri);
+  const { inner, wrappers } = splitWrappers(parsed);
   checkScheme(inner.scheme, SCHEMES);
+  assertNotOfVolume(parsed);
   const load = DRIVERS[inner.scheme]!;
   const module = await load();
   checkParts(inner, module.transports ?? []);
   const dotted = [...inner.query.keys()].some((key) => key.includes('.'));
-  checkKeys(inner, Object.keys(module.keys), '', dotted ? await wrapperKeys() : []);
+  checkKeys(inner, Object.keys(module.keys), '', dotted ? await dottedKeys() : []);
   return { module, inner, wrappers: await Promise.all(wrappers.map(resolveWrapper)) };
+}
+
+/** Throws UNKNOWN_KEY for a key of `dedup:`: that scheme was forgotten. */
+function assertNotOfVolume(uri: ParsedUri): void {
+  const key = [...uri.query.keys()].find((each) => each.startsWith('dedup.'));
+  if (key === undefined) return;
+  const volume = uri.volume === '' ? 'NAME' : uri.volume;
+  throw new PenstockError('UNKNOWN_KEY', `'${key}' is a key of dedup:, not of ${uri.scheme}:`, {
+    hint: `for a volume of its pool write dedup:${formatUri({ ...uri, volume })}`,
+    exitCode: 2,
+  });
 }
 
 /** Throws UNKNOWN_TRANSPORT for a transport that the scheme does not have, or a volume. */
@@ -106,14 +119,18 @@ function checkParts(
   known: readonly string[],
 ): void {
   if (volume === '' && (transport === '' || known.includes(transport))) return;
+  const device = `${scheme}:${path}`;
+  if (volume !== '') {
+    throw new PenstockError('UNKNOWN_TRANSPORT', `${scheme}: has no volume '${volume}'`, {
+      hint: `write ${device}, or dedup:${device}#${volume} for a volume of its pool`,
+      exitCode: 2,
+    });
+  }
   const forms = known.map((name) => `${scheme}+${name}:`).join(' ');
-  throw new PenstockError(
-    'UNKNOWN_TRANSPORT',
-    volume === ''
-      ? `${scheme}: has no transport '${transport}'`
-      : `${scheme}: has no volume '${volume}'`,
-    { hint: `write ${scheme}:${path}${forms === '' ? '' : ` or ${forms}…`}`, exitCode: 2 },
-  );
+  throw new PenstockError('UNKNOWN_TRANSPORT', `${scheme}: has no transport '${transport}'`, {
+    hint: `write ${device}${forms === '' ? '' : ` or ${forms}…`}`,
+    exitCode: 2,
+  });
 }
 
 /** Checks a wrapper's keys and values: before the device is opened, which may make a file. */
@@ -124,12 +141,13 @@ async function resolveWrapper({ name, options }: Wrapper): Promise<Wrapping> {
   return { wrap, options };
 }
 
-/** Every wrapper's keys as they stand in a URI. */
-async function wrapperKeys(): Promise<string[]> {
+/** Keys of every wrapper and of `dedup:` as they stand in a URI. */
+async function dottedKeys(): Promise<string[]> {
   const lists = Object.entries(WRAPS).map(async ([name, load]) =>
     (await load()).keys.map((key) => `${name}.${key}`),
   );
-  return (await Promise.all(lists)).flat();
+  const { DEDUP_KEYS } = await import('./dedup/index.js');
+  return [...(await Promise.all(lists)).flat(), ...Object.keys(DEDUP_KEYS)];
 }
 
 /** Wraps from the inside out; on failure what was opened is closed again. */

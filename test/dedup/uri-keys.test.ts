@@ -141,3 +141,36 @@ describe('a key of a volume’s URI', () => {
     await one.close();
   });
 });
+
+describe('a key that is not known', () => {
+  it.each([
+    [`dedup:${image}?dedup.tnh=4#one`, "'dedup.tnh' is not a key of dedup:", 'dedup.thn'],
+    [`dedup:${image}?dedpu.thn=4#one`, "'dedpu.thn' is not a key of file:", 'dedup.thn'],
+    [`dedup:${image}?dedu.cache=4MiB#one`, "'dedu.cache' is not a key of file:", 'dedup.cache'],
+    [`dedup:${image}?falt.cache=1M#one`, "'falt.cache' is not a key of file:", 'fault.cache'],
+  ])('names the nearest: %s', async (uri, message, near) => {
+    await expect(open(uri)).rejects.toMatchObject({
+      code: 'UNKNOWN_KEY',
+      message: `${message}; the nearest is '${near}'`,
+    });
+  });
+
+  it.each([
+    ['file:/x?direct=1&dedup.thn=4', 'dedup:file:/x?direct=1&dedup.thn=4#NAME'],
+    ['file:/x?dedup.thn=4&fault.seed=1#v', 'dedup:file:/x?dedup.thn=4&fault.seed=1#v'],
+    ['ram:64MiB?dedup.what=4', 'dedup:ram:64MiB?dedup.what=4#NAME'],
+  ])('says what to write where the scheme was forgotten: %s', async (uri, right) => {
+    await expect(open(uri)).rejects.toMatchObject({
+      code: 'UNKNOWN_KEY',
+      hint: `for a volume of its pool write ${right}`,
+      exitCode: 2,
+    });
+  });
+
+  it('is not all that shows it: nor has the device a volume', async () => {
+    await expect(open('file:/x#v')).rejects.toMatchObject({
+      code: 'UNKNOWN_TRANSPORT',
+      hint: 'write file:/x, or dedup:file:/x#v for a volume of its pool',
+    });
+  });
+});

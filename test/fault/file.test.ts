@@ -159,6 +159,8 @@ describe('create', () => {
     ['fault.chache=1M', /'fault\.chache' is not a key of fault:; the nearest is 'fault\.cache'/],
     ['falt.cache=1M', /'falt\.cache' is not a key of file:; the nearest is 'fault\.cache'/],
     ['trac.to=x', /the nearest is 'trace\.to'/],
+    ['dedpu.thn=4', /'dedpu\.thn' is not a key of file:; the nearest is 'dedup\.thn'/],
+    ['dedup.thn=4', /'dedup\.thn' is a key of dedup:, not of file:/],
     ['sqpol=1', /the nearest is 'sqpoll'/],
   ])('makes nothing of a URI with a misspelt key: %s', async (key, message) => {
     const uri = `file:${join(folder, 'new')}?create=1MiB&${key}`;
