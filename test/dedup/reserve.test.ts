@@ -160,6 +160,22 @@ describe('a pool that fills', () => {
     await device.close();
   });
 
+  it('is full when writes find no room, whatever waits to be freed for nodes', async () => {
+    const device = await open('ram:64MiB');
+    await Pool.create(device, { thn: 0 });
+    const pool = await Pool.open(device, OPEN);
+    await pool.createVolume('one', 2 ** 30);
+    const disk = pool.openVolume('one');
+    // In pieces that do not end where leaves of the map do.
+    let at = 0;
+    for (; pool.stats().used_percent < 96; at += 16) await write(disk, at, 16);
+    await fill(disk, at);
+    expect(pool.space).toBe('full');
+    await disk.close();
+    await pool.close();
+    await device.close();
+  });
+
   it('refuses writes at once, without a checkpoint each', async () => {
     const device = await open('ram:64MiB');
     await Pool.create(device, { thn: 0 });

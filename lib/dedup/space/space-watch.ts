@@ -39,8 +39,9 @@ export class SpaceWatch {
   /** Part of the pool that is in use or promised, 0 to 1. */
   get used(): number {
     const { space, allocator, catalogue } = this.engine.parts;
-    // What the next checkpoint frees is as good as free.
-    const free = allocator.room + space.pending[0]! + space.pending[1]! - catalogue.promised(null);
+    // What the next checkpoint frees for blocks is as good as free; nodes' places are for nodes.
+    const freed = space.reusable[0]! + space.reusable[1]!;
+    const free = allocator.room + freed - catalogue.promised(null);
     return 1 - Math.max(0, free) / space.blocksTotal;
   }
 
