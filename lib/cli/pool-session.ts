@@ -62,7 +62,7 @@ export function withPool<T>(
 }
 
 function warnOfSpace(uri: string, pool: Pool): void {
-  const used = pool.stats().used_percent.toFixed(0);
+  const used = Math.floor(pool.stats().used_percent);
   printNote(`space of the pool of ${uri} is ${pool.space}: ${used} % in use or promised`);
 }
 

@@ -1,7 +1,11 @@
 // Promised space, warnings before the pool is full, and what happens when it is.
 
-import { describe, expect, it } from 'vitest';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
 import { checkPool, Pool } from '../../lib/dedup/index.js';
+import type { Engine } from '../../lib/dedup/engine.js';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { open } from '../../lib/open.js';
 import { fillBlock } from '../soak/dedup-model.js';
@@ -9,6 +13,8 @@ import { fillBlock } from '../soak/dedup-model.js';
 const PAGE = 4096;
 const MIB = 2 ** 20;
 const OPEN = { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 };
+const folder = mkdtempSync(join(tmpdir(), 'penstock-reserve-'));
+afterAll(() => rmSync(folder, { recursive: true }));
 
 let content = 1;
 
@@ -174,6 +180,62 @@ describe('a pool that fills', () => {
     await disk.close();
     await pool.close();
     await device.close();
+  });
+
+  it('warns the process that has its volumes by URI, whenever there is less', async () => {
+    const image = `file:${join(folder, 'warned')}`;
+    const device = await open(`${image}?create=64MiB`);
+    await Pool.create(device, { thn: 0 });
+    const pool = await Pool.open(device, OPEN);
+    await pool.createVolume('one', 2 ** 30);
+    await pool.close();
+    await device.close();
+    const warnings: (Error & { code?: string; detail?: string })[] = [];
+    const listener = (warning: Error): void => void warnings.push(warning);
+    process.on('warning', listener);
+    const states = (): (string | undefined)[] =>
+      warnings.map(({ message }) => / is (\w+): \d+ % in use or promised$/.exec(message)?.[1]);
+    const tells = (...all: string[]) => expect.poll(states, { timeout: 5000 }).toEqual(all);
+    try {
+      const disk = await open(`dedup:${image}#one`);
+      const other = await open(`dedup:${image}#one`);
+      const { allocator, space } = (disk.backend as unknown as { engine: Engine }).engine.parts;
+      const used = (): number => 1 - allocator.room / space.blocksTotal;
+      let at = 0;
+      for (const [part, all] of [
+        [0.82, ['low']],
+        [0.96, ['low', 'critical']],
+      ] as const) {
+        for (; used() < part; at += 16) await write(disk, at, 16);
+        await tells(...all);
+      }
+      await fill(disk, at);
+      await tells('low', 'critical', 'full');
+      expect(warnings[0]).toMatchObject({
+        code: 'PENSTOCK_POOL_SPACE',
+        message: expect.stringContaining(`space of the pool of ${image} is low: 8`) as string,
+        detail: expect.stringContaining('penstock pool grow') as string,
+      });
+      // No word when there is more again; but when it gets less anew.
+      await disk.discard(0, at);
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      expect(states()).toEqual(['low', 'critical', 'full']);
+      await fill(disk);
+      // How many states it passes depends on when it is looked at.
+      const last = () => warnings.length > 3 && states().at(-1);
+      await expect.poll(last, { timeout: 5000 }).toBe('full');
+      await disk.close();
+      await other.close();
+      expect(warnings.splice(0).length).toBeLessThan(7);
+      // At once for a pool that has little when it is opened.
+      const again = await open(`dedup:${image}#one`);
+      await expect
+        .poll(states, { timeout: 5000 })
+        .toEqual([expect.stringMatching(/full|critical/)]);
+      await again.close();
+    } finally {
+      process.off('warning', listener);
+    }
   });
 
   it('refuses writes at once, without a checkpoint each', async () => {

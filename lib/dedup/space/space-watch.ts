@@ -10,7 +10,8 @@ const CRITICAL = 0.95;
 /** A state that was told stays until so much less is used: no flood of messages at a threshold. */
 const BACK = 1 / 64;
 const LOOK_MS = 200;
-const STATES: readonly SpaceState[] = ['ok', 'low', 'critical', 'full'];
+/** From the best to the worst. */
+export const SPACE_STATES: readonly SpaceState[] = ['ok', 'low', 'critical', 'full'];
 
 export class SpaceWatch {
   private readonly engine: Engine;
@@ -46,7 +47,7 @@ export class SpaceWatch {
   }
 
   get state(): SpaceState {
-    return STATES[this.level(0)]!;
+    return SPACE_STATES[this.level(0)]!;
   }
 
   /** Calls `listener` at each change; the function that it gives ends that. */
@@ -71,12 +72,12 @@ export class SpaceWatch {
     const now = this.level(0) > this.told ? this.level(0) : Math.min(this.told, this.level(BACK));
     if (now === this.told) return;
     this.told = now;
-    for (const listener of [...this.listeners]) listener(STATES[now]!);
+    for (const listener of [...this.listeners]) listener(SPACE_STATES[now]!);
   }
 
   private level(more: number): number {
     const used = this.used + more;
-    let level = STATES.length - 1;
+    let level = SPACE_STATES.length - 1;
     while (used < this.from[level]!) level--;
     return level;
   }

@@ -6,6 +6,7 @@ import type { Backend, BlockDevice } from '../../hpdi/index.js';
 import { parseDuration, parseSize } from '../../units.js';
 import { Pool } from '../pool.js';
 import { closeAll, type OpenOptions } from '../pool-open.js';
+import { SPACE_STATES, type SpaceState } from '../space/space-watch.js';
 import { VolumeBackend, type VolumeOptions } from './volume.js';
 
 interface SharedPool {
@@ -105,7 +106,9 @@ function share(
         options.llrrm = await open(llrrm);
         devices.push(options.llrrm);
       }
-      return await Pool.open(device, options);
+      const pool = await Pool.open(device, options);
+      warnOfSpace(pool);
+      return pool;
     } catch (error) {
       await close();
       throw error;
@@ -114,6 +117,27 @@ function share(
   const shared = { pool: make(), own, close, users: 0 };
   pools.set(key, shared);
   return shared;
+}
+
+/** Who opens a volume by its URI has no pool to ask: the process is told when space gets less. */
+function warnOfSpace(pool: Pool): void {
+  let told = 0;
+  const look = (state: SpaceState): void => {
+    const now = SPACE_STATES.indexOf(state);
+    if (now > told) {
+      const used = Math.floor(pool.stats().used_percent);
+      const what = `space of the pool of ${pool.device.uri} is ${state}`;
+      process.emitWarning(`${what}: ${used} % in use or promised`, {
+        code: 'PENSTOCK_POOL_SPACE',
+        detail:
+          'writes that find no room fail (NO_SPACE): discard or delete what is not needed, or let' +
+          ' the pool grow: `penstock pool grow`',
+      });
+    }
+    told = now;
+  };
+  look(pool.space);
+  pool.onSpace(look); // until the pool is closed
 }
 
 function optionsOf(own: ReadonlyMap<string, string>): OpenOptions {
