@@ -16,8 +16,9 @@ export interface Ended {
 
 export interface CommandOptions {
   readonly env?: Readonly<Record<string, string>>;
-  /** Called with the child once it has written to stderr or after `afterMs`. */
   readonly signals?: readonly { readonly afterMs: number; readonly signal: NodeJS.Signals }[];
+  /** SIGINT follows as soon as this is true: what the command does can be seen from outside. */
+  readonly interruptWhen?: () => boolean;
 }
 
 /** `penstock …args`. */
@@ -30,7 +31,7 @@ export function penstock(args: readonly string[], options: CommandOptions = {}):
 export function command(
   program: string,
   args: readonly string[],
-  { env = {}, signals = [] }: CommandOptions = {},
+  { env = {}, signals = [], interruptWhen }: CommandOptions = {},
 ): Promise<Ended> {
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, {
@@ -44,9 +45,15 @@ export function command(
     const timers = signals.map(({ afterMs, signal }) =>
       setTimeout(() => child.kill(signal), afterMs),
     );
+    const watch = setInterval(() => {
+      if (interruptWhen?.() !== true) return;
+      clearInterval(watch);
+      child.kill('SIGINT');
+    }, 5);
     child.on('error', reject);
     child.on('close', (exitCode) => {
       for (const timer of timers) clearTimeout(timer);
+      clearInterval(watch);
       resolve({ stdout, stderr, exitCode });
     });
   });
