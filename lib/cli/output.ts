@@ -59,6 +59,22 @@ export function printFailure(thrown: unknown, json: boolean): number {
 }
 
 /**
+ * Prints what a command did, and why that is not all of it, if it is not: partial results are
+ * results. Returns the exit code.
+ */
+export function printOutcome(
+  json: boolean,
+  name: string,
+  body: object,
+  text: string,
+  failure: PenstockError | null,
+): number {
+  if (json) printJson(name, failure === null ? body : { ...body, error: failure.toJSON() });
+  else printText(text);
+  return failure === null ? Exit.OK : printFailure(failure, false);
+}
+
+/**
  * Any thrown value as an operating error: system calls keep their errno name, the rest is INTERNAL.
  */
 export function asPenstockError(thrown: unknown): PenstockError {

@@ -119,8 +119,12 @@ function aborted(signal: AbortSignal): Promise<void> {
 }
 
 export function throwIfInterrupted(signal: AbortSignal): void {
-  if (!signal.aborted) return;
-  throw new PenstockError('INTERRUPTED', 'interrupted: the command did not finish', {
+  if (signal.aborted) throw interrupted();
+}
+
+/** Of a command that ended early: thrown, or printed with what it did until then. */
+export function interrupted(): PenstockError {
+  return new PenstockError('INTERRUPTED', 'interrupted: the command did not finish', {
     hint: 'The pool is closed in order; run the command again.',
     exitCode: Exit.INTERRUPTED,
   });

@@ -2,9 +2,10 @@
 // that come free.
 
 import type { Command } from 'commander';
+import type { CleanReport } from '../dedup/index.js';
 import { formatSize } from '../units.js';
-import { Exit, printJson, printText, wantsJson } from './output.js';
-import { settled, throwIfInterrupted, withPool } from './pool-session.js';
+import { Exit, printJson, printOutcome, printText, wantsJson } from './output.js';
+import { interrupted, settled, withPool } from './pool-session.js';
 import type { Finish } from './program.js';
 
 export function configureGrow(command: Command, finish: Finish): void {
@@ -34,19 +35,14 @@ export function configureTrim(command: Command, finish: Finish): void {
     .argument('<uri>', 'the device of the pool')
     .option('--json', 'print JSON alone on stdout')
     .action(async (uri: string, _: object, self: Command) => {
-      const bytes = await withPool(uri, async (pool, signal) => {
+      const { bytes, failure } = await withPool(uri, async (pool, signal) => {
         // What is being deleted is free afterwards.
         await settled(pool, signal);
         const trimmed = await pool.trim({ signal });
-        throwIfInterrupted(signal);
-        return trimmed;
+        return { bytes: trimmed, failure: signal.aborted ? interrupted() : null };
       });
-      if (wantsJson(self)) {
-        printJson('pool-trim', { trimmed_bytes: bytes });
-      } else {
-        printText(`${formatSize(bytes)} given back`);
-      }
-      finish(Exit.OK);
+      const text = `${formatSize(bytes)} given back`;
+      finish(printOutcome(wantsJson(self), 'pool-trim', { trimmed_bytes: bytes }, text, failure));
     });
 }
 
@@ -58,25 +54,25 @@ export function configureClean(command: Command, finish: Finish): void {
     .argument('<uri>', 'the device of the pool')
     .option('--json', 'print JSON alone on stdout')
     .action(async (uri: string, _: object, self: Command) => {
-      const report = await withPool(uri, async (pool, signal) => {
+      const { report, failure } = await withPool(uri, async (pool, signal) => {
         // What is being deleted needs not be moved.
         await settled(pool, signal);
         const cleaned = await pool.clean({ signal });
-        throwIfInterrupted(signal);
-        return cleaned;
+        return { report: cleaned, failure: signal.aborted ? interrupted() : null };
       });
       const { victims, freed, moved, leaves, sharedNodes, stopped } = report;
-      if (wantsJson(self)) {
-        printJson('pool-clean', {
-          ...{ victims, freed_extents: freed, moved_blocks: moved },
-          ...{ changed_leaves: leaves, shared_nodes: sharedNodes, stopped },
-        });
-      } else if (victims === 0) {
-        printText('nothing to be gained: no extents have few blocks in use, or there is no room');
-      } else {
-        const why = stopped === null ? '' : `; it ended early: ${stopped}`;
-        printText(`${freed} of ${victims} extents emptied, ${moved} blocks moved${why}`);
-      }
-      finish(Exit.OK);
+      const facts = {
+        ...{ victims, freed_extents: freed, moved_blocks: moved },
+        ...{ changed_leaves: leaves, shared_nodes: sharedNodes, stopped },
+      };
+      finish(printOutcome(wantsJson(self), 'pool-clean', facts, formatCleaned(report), failure));
     });
+}
+
+function formatCleaned({ victims, freed, moved, stopped }: CleanReport): string {
+  if (victims === 0) {
+    return 'nothing to be gained: no extents have few blocks in use, or there is no room';
+  }
+  const why = stopped === null ? '' : `; it ended early: ${stopped}`;
+  return `${freed} of ${victims} extents emptied, ${moved} blocks moved${why}`;
 }

@@ -12,11 +12,18 @@ import { PenstockError, errnoCode } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import { parseUri } from '../uri.js';
 import { Exit } from './output.js';
-import { closing } from './pool-session.js';
+import { closing, interrupted } from './pool-session.js';
 import { BLOCK_BYTES, eachPiece, isZeros } from './volume-pieces.js';
 
 /** How file systems without hard links say so. */
 const NO_LINKS = new Set(['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK']);
+
+/** What an export did; one that SIGINT ended got through some bytes, and has left no file. */
+export interface ExportOutcome {
+  readonly exported: Exported;
+  /** INTERRUPTED, or null. */
+  readonly failure: PenstockError | null;
+}
 
 /** What an export did, as it stands in its JSON. */
 export interface Exported {
@@ -71,31 +78,36 @@ export async function exportVolume(
   target: string,
   force: boolean,
   signal: AbortSignal,
-): Promise<Exported> {
+): Promise<ExportOutcome> {
   const disk = pool.openVolume(name);
   return closing(disk, async () => {
     const begun = performance.now();
     const bytes = disk.info.blocks * BLOCK_BYTES;
     const partial = `${target}.${process.pid}.part`;
     const handle = await openFile(partial, 'wx');
-    let written: number;
+    let copied: Copied;
     try {
-      written = await closing(handle, () => writeFile(disk, handle, bytes, signal));
-      await (force ? rename(partial, target) : nameNew(partial, target));
-      await syncFolder(dirname(target));
+      copied = await closing(handle, () => writeFile(disk, handle, bytes, signal));
+      if (copied.bytes < bytes) {
+        await rm(partial);
+      } else {
+        await (force ? rename(partial, target) : nameNew(partial, target));
+        await syncFolder(dirname(target));
+      }
     } catch (error) {
       await rm(partial, { force: true });
       throw explained(error, target);
     }
     const seconds = (performance.now() - begun) / 1000;
-    return {
+    const exported: Exported = {
       volume: name,
       file: target,
-      bytes,
-      written_bytes: written,
+      bytes: copied.bytes,
+      written_bytes: copied.written,
       duration_s: seconds,
-      bytes_per_second: Math.round(bytes / Math.max(seconds, 1e-6)),
+      bytes_per_second: Math.round(copied.bytes / Math.max(seconds, 1e-6)),
     };
+    return { exported, failure: copied.bytes < bytes ? interrupted() : null };
   });
 }
 
@@ -124,16 +136,22 @@ async function syncFolder(path: string): Promise<void> {
   if (handle !== null) await closing(handle, () => handle.sync());
 }
 
-/** Resolves with the number of bytes that are not zeros, once they are durable. */
+interface Copied {
+  /** From the start of the volume on; all of them are durable, or `signal` ended it. */
+  readonly bytes: number;
+  /** Of them, what is not zeros. */
+  readonly written: number;
+}
+
 async function writeFile(
   disk: BlockDevice,
   handle: FileHandle,
   bytes: number,
   signal: AbortSignal,
-): Promise<number> {
+): Promise<Copied> {
   await handle.truncate(bytes);
   let written = 0;
-  await eachPiece(disk, bytes, signal, async (at, buffer) => {
+  const done = await eachPiece(disk, bytes, signal, async (at, buffer) => {
     await disk.read(at / BLOCK_BYTES, buffer);
     const { u8 } = buffer;
     if (isZeros(u8)) return;
@@ -142,8 +160,8 @@ async function writeFile(
       written += to - from;
     }
   });
-  await handle.sync();
-  return written;
+  if (done === bytes) await handle.sync();
+  return { bytes: done, written };
 }
 
 /** From and to of each series of blocks that are not zeros. */

@@ -6,7 +6,7 @@ import { PenstockError, errnoCode } from '../errors.js';
 import type { BlockDevice } from '../hpdi/index.js';
 import type { DmaBuffer } from '../memory/index.js';
 import { Exit } from './output.js';
-import { closing, orInterrupted } from './pool-session.js';
+import { closing, interrupted, orInterrupted } from './pool-session.js';
 import { BLOCK_BYTES, eachPiece, isZeros } from './volume-pieces.js';
 
 /** State of a snapshot in a pool's record of it (docs/format.md). */
@@ -26,12 +26,20 @@ export interface ImportOptions {
   readonly signal: AbortSignal;
 }
 
+/** What an import did; one that SIGINT ended is told up to where it came. */
+export interface ImportOutcome {
+  readonly imported: Imported;
+  /** INTERRUPTED, or null. */
+  readonly failure: PenstockError | null;
+}
+
 /** What an import did, as it stands in its JSON. */
 export interface Imported {
   readonly volume: string;
   readonly image: string;
   /** The volume was not there before. */
   readonly created: boolean;
+  /** From the start of the image on. */
   readonly bytes: number;
   readonly duration_s: number;
   readonly bytes_per_second: number;
@@ -83,7 +91,7 @@ export async function importImage(
   name: string,
   image: Image,
   { verify, signal }: ImportOptions,
-): Promise<Imported> {
+): Promise<ImportOutcome> {
   const bytes = Math.ceil(image.bytes / BLOCK_BYTES) * BLOCK_BYTES;
   const known = pool.volumes.find((volume) => volume.name === name);
   if (known?.state === SNAPSHOT) {
@@ -105,35 +113,42 @@ export async function importImage(
   return closing(disk, async () => {
     const before = pool.stats().written;
     const begun = performance.now();
-    const skipped = await writeImage(disk, image, bytes, known === undefined, signal);
+    const written = await writeImage(disk, image, bytes, known === undefined, signal);
     const seconds = (performance.now() - begun) / 1000;
     const { fresh, same, zero } = pool.stats().written;
-    if (verify) await compareImage(disk, image, bytes, signal);
+    // What was not written is not compared either.
+    const compared = verify ? await compareImage(disk, image, written.bytes, signal) : 0;
     const stored = (fresh - before.fresh) * BLOCK_BYTES;
-    return {
+    const done = Math.min(written.bytes, image.bytes);
+    const imported: Imported = {
       volume: name,
       image: image.path,
       created: known === undefined,
-      bytes: image.bytes,
+      bytes: done,
       duration_s: seconds,
-      bytes_per_second: Math.round(image.bytes / Math.max(seconds, 1e-6)),
+      bytes_per_second: Math.round(done / Math.max(seconds, 1e-6)),
       stored_bytes: stored,
       shared_bytes: (same - before.same) * BLOCK_BYTES,
-      zero_bytes: (zero - before.zero) * BLOCK_BYTES + skipped,
-      saved_percent: 100 * (1 - stored / bytes),
-      verified: verify,
+      zero_bytes: (zero - before.zero) * BLOCK_BYTES + written.skipped,
+      saved_percent: written.bytes === 0 ? 0 : 100 * (1 - stored / written.bytes),
+      verified: compared === bytes,
     };
+    const isWhole = written.bytes === bytes && (!verify || compared === bytes);
+    return { imported, failure: isWhole ? null : interrupted() };
   });
 }
 
-/** Resolves with the bytes that were zeros by whole pieces; what is written is durable. */
+/**
+ * Resolves with the bytes that are in the volume, which are durable then; `skipped` of them were
+ * zeros by whole pieces.
+ */
 async function writeImage(
   disk: BlockDevice,
   image: Image,
   bytes: number,
   isNew: boolean,
   signal: AbortSignal,
-): Promise<number> {
+): Promise<{ bytes: number; skipped: number }> {
   let skipped = 0;
   const write = async (at: number, buffer: DmaBuffer): Promise<void> => {
     const lba = at / BLOCK_BYTES;
@@ -145,7 +160,7 @@ async function writeImage(
   // Writes begin in the image's order, whichever read ends first: what follows in it follows in
   // the pool.
   let before: Promise<unknown> = Promise.resolve();
-  await eachPiece(disk, bytes, signal, async (at, buffer) => {
+  const done = await eachPiece(disk, bytes, signal, async (at, buffer) => {
     const begun = Promise.all([readImage(image, at, buffer.u8), before]).then(() => ({
       written: write(at, buffer),
     }));
@@ -155,17 +170,17 @@ async function writeImage(
     ).written;
   });
   await disk.flush();
-  return skipped;
+  return { bytes: done, skipped };
 }
 
-/** Throws VERIFY_MISMATCH. */
+/** Resolves with the bytes that are the image's. Throws VERIFY_MISMATCH. */
 async function compareImage(
   disk: BlockDevice,
   image: Image,
   bytes: number,
   signal: AbortSignal,
-): Promise<void> {
-  await eachPiece(disk, bytes, signal, async (at, buffer) => {
+): Promise<number> {
+  return eachPiece(disk, bytes, signal, async (at, buffer) => {
     const wanted = new Uint8Array(buffer.bytes);
     await readImage(image, at, wanted);
     await disk.read(at / BLOCK_BYTES, buffer);

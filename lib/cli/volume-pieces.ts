@@ -2,7 +2,6 @@
 
 import type { BlockDevice } from '../hpdi/index.js';
 import type { DmaBuffer } from '../memory/index.js';
-import { throwIfInterrupted } from './pool-session.js';
 
 /** Of a pool's block. */
 export const BLOCK_BYTES = 4096;
@@ -17,19 +16,19 @@ const ZEROS = new Uint8Array(PIECE_BYTES);
 
 /**
  * Calls `work` for each piece of the first `bytes` (whole blocks) of a volume, with a buffer of the
- * piece's size. The first failure, or `signal`, ends it, once what is in flight has ended.
+ * piece's size. The first failure, or `signal`, ends it, once what is in flight has ended. Resolves
+ * with how many bytes it got through, from the first one on: fewer than `bytes` by `signal` alone.
  */
 export async function eachPiece(
   disk: BlockDevice,
   bytes: number,
   signal: AbortSignal,
   work: (at: number, buffer: DmaBuffer) => Promise<void>,
-): Promise<void> {
+): Promise<number> {
   let next = 0;
   let failed = false;
   const lane = async (): Promise<void> => {
-    while (next < bytes && !failed) {
-      throwIfInterrupted(signal);
+    while (next < bytes && !failed && !signal.aborted) {
       const at = next;
       next += PIECE_BYTES;
       const buffer = disk.memory.alloc(Math.min(PIECE_BYTES, bytes - at));
@@ -49,6 +48,7 @@ export async function eachPiece(
   for (const result of await Promise.allSettled(lanes)) {
     if (result.status === 'rejected') throw result.reason;
   }
+  return Math.min(next, bytes);
 }
 
 export function isZeros(u8: Uint8Array): boolean {

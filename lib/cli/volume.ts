@@ -3,7 +3,7 @@
 import type { Command } from 'commander';
 import type { Pool } from '../dedup/index.js';
 import { formatSize, parseSize } from '../units.js';
-import { Exit, printJson, printText, table, wantsJson } from './output.js';
+import { Exit, printJson, printOutcome, printText, table, wantsJson } from './output.js';
 import { closing, OPENS_POOL, settled, withPool } from './pool-session.js';
 import type { Finish } from './program.js';
 import { exportTarget, exportVolume, type Exported } from './volume-export.js';
@@ -95,12 +95,11 @@ export function configure(command: Command, finish: Finish): void {
     .action(async (uri: string, name: string, path: string, _: object, self: Command) => {
       const { verify = false } = self.opts<{ verify?: boolean }>();
       const image = await openImage(path);
-      const imported = await closing(image, () =>
+      const { imported, failure } = await closing(image, () =>
         withPool(uri, (pool, signal) => importImage(pool, name, image, { verify, signal })),
       );
-      if (wantsJson(self)) printJson('volume-import', imported);
-      else printText(formatImported(imported));
-      finish(Exit.OK);
+      const text = formatImported(imported, image.bytes);
+      finish(printOutcome(wantsJson(self), 'volume-import', imported, text, failure));
     });
   subcommand(command, 'export', 'write a volume to a file; zeros are left out of it')
     .argument('<name>', 'the volume')
@@ -110,12 +109,11 @@ export function configure(command: Command, finish: Finish): void {
     .action(async (uri: string, name: string, file: string, _: object, self: Command) => {
       const { force = false } = self.opts<{ force?: boolean }>();
       const target = exportTarget(file, uri, force);
-      const exported = await withPool(uri, (pool, signal) =>
+      const { exported, failure } = await withPool(uri, (pool, signal) =>
         exportVolume(pool, name, target, force, signal),
       );
-      if (wantsJson(self)) printJson('volume-export', exported);
-      else printText(formatExported(exported));
-      finish(Exit.OK);
+      const text = formatExported(exported, failure === null);
+      finish(printOutcome(wantsJson(self), 'volume-export', exported, text, failure));
     });
 }
 
@@ -163,20 +161,22 @@ function formatList(volumes: readonly VolumeFacts[]): string {
   return table(['VOLUME', 'KIND', 'OF', 'SIZE', 'MAPPED', 'RESERVED', 'MADE'], rows);
 }
 
-function formatImported(done: Imported): string {
+function formatImported(done: Imported, imageBytes: number): string {
   const { bytes, duration_s: seconds } = done;
+  const what = bytes < imageBytes ? `the beginning of ${done.image}` : done.image;
   return (
-    `${done.image} is in ${done.volume}: ${formatSize(bytes)} in ${seconds.toFixed(2)} s ` +
+    `${what} is in ${done.volume}: ${formatSize(bytes)} in ${seconds.toFixed(2)} s ` +
     `(${formatRate(bytes, seconds)}); ${formatSize(done.stored_bytes)} stored, ` +
     `${formatSize(done.shared_bytes)} shared, ${formatSize(done.zero_bytes)} zeros: ` +
     `${done.saved_percent.toFixed(1)} % saved${done.verified ? '; verified' : ''}`
   );
 }
 
-function formatExported(done: Exported): string {
+function formatExported(done: Exported, isWhole: boolean): string {
   const { bytes, duration_s: seconds } = done;
+  const what = isWhole ? 'is in' : 'was begun, and is not in';
   return (
-    `${done.volume} is in ${done.file}: ${formatSize(bytes)} in ${seconds.toFixed(2)} s ` +
+    `${done.volume} ${what} ${done.file}: ${formatSize(bytes)} in ${seconds.toFixed(2)} s ` +
     `(${formatRate(bytes, seconds)}); ${formatSize(done.written_bytes)} written, ` +
     `the rest is zeros`
   );

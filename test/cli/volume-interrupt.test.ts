@@ -1,5 +1,5 @@
-// What `penstock volume import` and `export` leave when they end before they are done: by SIGINT, or
-// because the device under the pool lies.
+// What commands of pools and volumes leave, and print, when SIGINT ends them before they are done;
+// what an import notices of a device that lies.
 
 import { randomBytes } from 'node:crypto';
 import {
@@ -16,6 +16,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { penstock } from './command.js';
 
+const KIB = 2 ** 10;
 const MIB = 2 ** 20;
 const SIZE = 48 * MIB;
 const folder = mkdtempSync(join(tmpdir(), 'penstock-interrupt-'));
@@ -23,6 +24,7 @@ const at = (name: string): string => join(folder, name);
 const uri = `file:${at('pool.img')}`;
 /** Pieces of 1 MiB, 8 in flight: an image takes seconds. */
 const slow = `${uri}?fault.delayUs=100000`;
+const WORDS = { code: 'INTERRUPTED', message: 'interrupted: the command did not finish' };
 const diskBytes = (name: string): number => statSync(at(name)).blocks * 512;
 
 async function json(...args: string[]): Promise<Record<string, unknown>> {
@@ -55,9 +57,16 @@ describe('SIGINT', () => {
       { interruptWhen: () => diskBytes('pool.img') > before + MIB },
     );
     expect(exitCode).toBe(130);
-    expect(JSON.parse(stdout)).toMatchObject({ error: { code: 'INTERRUPTED' } });
-    expect(diskBytes('pool.img')).toBeLessThan(before + SIZE);
+    const body = JSON.parse(stdout) as Record<'bytes' | 'stored_bytes', number>;
+    expect(body).toMatchObject({ schema: 'penstock.volume-import/1', error: WORDS });
+    expect(body.bytes).toBeGreaterThan(0);
+    expect(body.bytes).toBeLessThan(SIZE);
+    expect(body.stored_bytes).toBe(body.bytes);
     await expectClosed();
+    // What it says is there, is.
+    await penstock(['volume', 'export', uri, 'begun', at('begun')]);
+    const [wanted, found] = [readFileSync(at('other')), readFileSync(at('begun'))];
+    expect(found.subarray(0, body.bytes).equals(wanted.subarray(0, body.bytes))).toBe(true);
   });
 
   it.each([
@@ -72,9 +81,43 @@ describe('SIGINT', () => {
       { interruptWhen: isBegun },
     );
     expect(exitCode).toBe(130);
-    expect(JSON.parse(stdout)).toMatchObject({ error: { code: 'INTERRUPTED' } });
+    const body = JSON.parse(stdout) as { bytes: number };
+    expect(body).toMatchObject({ schema: 'penstock.volume-export/1', error: WORDS });
+    expect(body.bytes).toBeLessThan(SIZE);
     expect(readdirSync(folder)).toEqual(files);
     if (words.length > 0) expect(readFileSync(at('copy'), 'utf8')).toBe('as before');
+    await expectClosed();
+  });
+
+  it('ends pool clean, which says what it has done', async () => {
+    // A quarter of what each extent holds stays in use.
+    const changed = readFileSync(at('image'));
+    for (let from = 0; from < SIZE; from += 128 * KIB) {
+      changed.set(randomBytes(96 * KIB), from);
+    }
+    writeFileSync(at('changed'), changed);
+    await penstock(['volume', 'import', uri, 'whole', at('changed')]);
+    const before = diskBytes('pool.img');
+    const { stdout, exitCode } = await penstock(['pool', 'clean', slow, '--json'], {
+      interruptWhen: () => diskBytes('pool.img') > before,
+    });
+    expect(exitCode).toBe(130);
+    const body = JSON.parse(stdout) as { victims: number };
+    expect(body).toMatchObject({ schema: 'penstock.pool-clean/1', error: WORDS });
+    expect(body).toMatchObject({ stopped: 'it was interrupted' });
+    expect(body.victims).toBeGreaterThan(0);
+    await expectClosed();
+  });
+
+  it('ends pool trim, which says what it has given back', async () => {
+    await penstock(['volume', 'delete', uri, 'whole']);
+    const before = diskBytes('pool.img');
+    const { stdout, stderr, exitCode } = await penstock(['pool', 'trim', slow], {
+      interruptWhen: () => diskBytes('pool.img') < before,
+    });
+    expect(exitCode).toBe(130);
+    expect(stdout).toMatch(/^[1-9].* [KMG]iB given back\n$/);
+    expect(stderr).toContain(WORDS.message);
     await expectClosed();
   });
 });
