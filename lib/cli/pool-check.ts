@@ -10,7 +10,7 @@ import {
   type RepairReport,
 } from '../dedup/index.js';
 import { PenstockError } from '../errors.js';
-import { Exit, printJson, printText } from './output.js';
+import { Exit, printOutcome, printText } from './output.js';
 import { untilInterrupted, withDevice } from './pool-session.js';
 import type { Finish } from './program.js';
 
@@ -58,9 +58,18 @@ async function check(uri: string, words: CheckWords): Promise<number> {
   const report = await withDevice(uri, (device, signal) =>
     untilInterrupted(checkPool(device, { data, signal }), signal),
   );
-  if (words.json === true) printJson('pool-check', checkFacts(report));
-  else printText(formatReport(report));
-  return report.clean ? Exit.OK : Exit.FAILED;
+  if (words.json !== true) {
+    printText(formatReport(report));
+    return report.clean ? Exit.OK : Exit.FAILED;
+  }
+  const failure = report.clean
+    ? null
+    : corrupt(summaryOf(report), '`penstock pool check --repair` says what would be done about it');
+  return printOutcome(true, 'pool-check', checkFacts(report), '', failure);
+}
+
+function corrupt(message: string, hint: string): PenstockError {
+  return new PenstockError('POOL_CORRUPT', message, { hint });
 }
 
 async function repair(uri: string, words: CheckWords): Promise<number> {
@@ -80,16 +89,27 @@ async function repair(uri: string, words: CheckWords): Promise<number> {
     });
     return untilInterrupted(repairing, signal);
   });
-  const { check, planTotal, left, leftTotal } = report;
-  // That a pool does not open is among what is left.
-  const isWell = (check?.clean ?? planTotal === 0) && leftTotal === 0;
-  if (json) printJson('pool-repair', repairFacts(report));
-  else if (check !== null) {
+  const { check, left, leftTotal } = report;
+  const failure = repairFailure(report);
+  if (json) return printOutcome(true, 'pool-repair', repairFacts(report), '', failure);
+  if (check !== null) {
     // What was not known when the plan was told.
     const later = formatLeft(left.slice(shown.left), leftTotal - shown.leftTotal);
     printText([...later, formatReport(check)].join('\n'));
   }
-  return isWell ? Exit.OK : Exit.FAILED;
+  return failure === null ? Exit.OK : Exit.FAILED;
+}
+
+/** Null: the pool is well. That one does not open is among what is left. */
+function repairFailure(report: RepairReport): PenstockError | null {
+  const { check, planTotal, left, leftTotal, loses, pages } = report;
+  if (check === null && planTotal > 0) {
+    const message = `nothing was changed; --yes writes these: pages: ${pages}`;
+    return corrupt(message, 'run it again with `--yes` once you agree to the plan');
+  }
+  const hint = loses ? '`--drop-lost` gives up what is lost' : 'go by a copy of the pool';
+  if (check?.clean === false) return corrupt(summaryOf(check), hint);
+  return leftTotal === 0 ? null : corrupt(`left as it is: ${left[0] ?? ''}`, hint);
 }
 
 function checkFacts(report: CheckReport): object {
@@ -138,7 +158,7 @@ function formatLeft(left: readonly string[], total: number): string[] {
 }
 
 function formatReport(report: CheckReport): string {
-  const { findings, findingsTotal, pages, blocks, volumes, journalEntries } = report;
+  const { findings, findingsTotal, journalEntries } = report;
   const lines = findings.map(
     ({ kind, where, message }) => `${kind}: ${where.page} (page ${where.pbn}): ${message}`,
   );
@@ -146,7 +166,10 @@ function formatReport(report: CheckReport): string {
   if (journalEntries > 0) {
     lines.push(`${journalEntries} entries of the journal follow the state that was checked`);
   }
+  return [...lines, summaryOf(report)].join('\n');
+}
+
+function summaryOf({ findingsTotal, pages, blocks, volumes }: CheckReport): string {
   const result = findingsTotal === 0 ? 'clean' : `${findingsTotal} findings`;
-  lines.push(`${result}: ${pages} pages of metadata, ${blocks} blocks, ${volumes} volumes`);
-  return lines.join('\n');
+  return `${result}: ${pages} pages of metadata, ${blocks} blocks, ${volumes} volumes`;
 }

@@ -30,11 +30,11 @@ interface Answer {
   readonly body: Record<string, unknown>;
 }
 
-/** With --json; the body of an error is what stands in `error`. */
+/** With --json; what stands in `error` is put into the body. */
 async function json(...args: string[]): Promise<Answer> {
   const { stdout, exitCode } = await penstock([...args, '--json']);
   const body = JSON.parse(stdout) as Record<string, unknown>;
-  return { code: exitCode, body: (body['error'] ?? body) as Record<string, unknown> };
+  return { code: exitCode, body: { ...body, ...(body['error'] as object | undefined) } };
 }
 
 /** Keys of JSON, at any depth, that are not as all others are. */
@@ -269,7 +269,13 @@ describe('a damaged pool', () => {
     copyFileSync(at('pool.img'), at('damaged.img'));
     for (const page of [16, 17]) flip(page);
     const before = readFileSync(at('damaged.img'));
-    expect((await json('pool', 'check', damaged)).code).toBe(1);
+    const checked = await json('pool', 'check', damaged);
+    expect(checked).toMatchObject({ code: 1, body: { clean: false, code: 'POOL_CORRUPT' } });
+    expect(checked.body['message']).toMatch(/^\d+ findings: \d+ pages of metadata/);
+    expect(checked.body['hint']).toContain('--repair');
+    const told = await json('pool', 'check', damaged, '--repair');
+    expect(told).toMatchObject({ code: 1, body: { done: false, code: 'POOL_CORRUPT' } });
+    expect(told.body['message']).toMatch(/^nothing was changed; --yes writes these: pages: \d+$/);
     const planned = await penstock(['pool', 'check', damaged, '--repair']);
     expect(planned.exitCode).toBe(1);
     expect(planned.stdout).toMatch(/^repair {2}root page 0: .*made anew$/m);
@@ -295,7 +301,10 @@ describe('a damaged pool', () => {
     const { code, body } = await json('pool', 'check', damaged, '--repair', '--yes');
     expect({ code, body }).toMatchObject({
       code: 1,
-      body: { done: false, plan_total: 0, left_total: 2, loses: true, check: null },
+      body: {
+        ...{ done: false, plan_total: 0, left_total: 2, loses: true, check: null },
+        ...{ code: 'POOL_CORRUPT', hint: '`--drop-lost` gives up what is lost' },
+      },
     });
     expect(camelCase(body)).toEqual([]);
     expect(String(body['left'])).toMatch(/volume one: blocks 0 to \d+ are lost.*stay so/);
