@@ -31,13 +31,14 @@ export class Reach {
     return new Reach(uri, backend.memory, backend.memoryKind ?? 'private');
   }
 
-  /** What another device reaches, too. Throws UNSUPPORTED: nothing is. */
+  /** What another device reaches, too. Throws BAD_OPTION: nothing is. */
   with(device: BlockDevice): Reach {
     const other = Reach.of(device);
     if (other.isAny) return this;
     if (this.isAny || (this.memory === other.memory && this.kind === other.kind)) return other;
-    throw new PenstockError('UNSUPPORTED', `${this.uri} and ${device.uri} reach no memory alike`, {
+    throw new PenstockError('BAD_OPTION', `${this.uri} and ${device.uri} reach no memory alike`, {
       hint: 'use fast memory of the same kind, or a device of this process: `ram:`, `file:`',
+      exitCode: 2,
     });
   }
 

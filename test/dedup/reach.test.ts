@@ -88,7 +88,7 @@ it('refuses fast memory that reaches nothing which the data device reaches', asy
   const fast = await deviceOfKind('1MiB', [], new Memory({ kind: 'device' }));
   await Pool.create(device);
   await expect(Pool.open(device, { ...OPEN, llrrm: fast })).rejects.toMatchObject({
-    code: 'UNSUPPORTED',
+    code: 'BAD_OPTION',
   });
   await (await Pool.open(device, OPEN)).close();
   await device.close();

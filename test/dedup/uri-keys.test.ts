@@ -7,7 +7,6 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { DEDUP_KEYS, Pool } from '../../lib/dedup/index.js';
 import type { Engine } from '../../lib/dedup/engine.js';
-import type { VolumeBackend } from '../../lib/dedup/volume/volume.js';
 import type { BlockDevice } from '../../lib/hpdi/index.js';
 import { open } from '../../lib/open.js';
 
@@ -20,7 +19,7 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 const uriOf = (keys: string, name = 'one'): string => `dedup:${image}?${keys}#${name}`;
 const engineOf = (disk: BlockDevice): Engine =>
-  (disk.backend as VolumeBackend & { engine: Engine }).engine;
+  (disk.backend as unknown as { engine: Engine }).engine;
 
 interface Seen {
   disk: BlockDevice;

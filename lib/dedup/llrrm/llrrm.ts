@@ -99,7 +99,7 @@ export class Llrrm implements CopierTarget, ReferenceWatcher {
   private readonly crcs = new Uint32Array(DEPTH * LLRRM_RUN);
 
   /** Slots begin at page `firstPage` of the device. */
-  /** Throws UNSUPPORTED: it reaches no memory that the data device reaches. */
+  /** Throws BAD_OPTION: it reaches no memory that the data device reaches. */
   constructor(
     device: BlockDevice,
     place: { firstPage: number; slots: number },
