@@ -2,7 +2,8 @@ import { defineConfig } from 'vitest/config';
 import { SummaryReporter } from './test/support/reporter.js';
 
 /** They need nothing of the machine that others have meanwhile, and measure no times. */
-const SIDE_BY_SIDE = ['test/dedup/**/*.test.ts', 'test/cli/pool*.test.ts'];
+const BESIDE = ['test/dedup/**/*.test.ts', 'test/cli/pool*.test.ts', 'test/cli/volume*.test.ts'];
+const GUESTS = ['test/guest/**/*.test.ts'];
 
 const common = {
   // One process per file: a crash of the addon ends that file and names it.
@@ -13,6 +14,7 @@ const common = {
   hookTimeout: 60_000,
 } as const;
 
+// `npm test` runs the guests beside the last of these projects (.ci/test.mjs).
 export default defineConfig({
   test: {
     reporters: ['default', new SummaryReporter()],
@@ -22,7 +24,7 @@ export default defineConfig({
           ...common,
           name: 'one at a time',
           include: ['test/**/*.test.ts'],
-          exclude: SIDE_BY_SIDE,
+          exclude: [...BESIDE, ...GUESTS],
           maxWorkers: 1,
           sequence: { groupOrder: 0 },
         },
@@ -30,10 +32,19 @@ export default defineConfig({
       {
         test: {
           ...common,
-          name: 'two at a time',
-          include: SIDE_BY_SIDE,
-          maxWorkers: 2,
+          name: 'guests',
+          include: GUESTS,
+          maxWorkers: 1,
           sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        test: {
+          ...common,
+          name: 'beside others',
+          include: BESIDE,
+          maxWorkers: 2,
+          sequence: { groupOrder: 2 },
         },
       },
     ],
