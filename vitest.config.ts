@@ -2,8 +2,7 @@ import { defineConfig } from 'vitest/config';
 import { SummaryReporter } from './test/support/reporter.js';
 
 /** They need nothing of the machine that others have meanwhile, and measure no times. */
-const BESIDE = ['test/dedup/**/*.test.ts', 'test/cli/pool*.test.ts', 'test/cli/volume*.test.ts'];
-const GUESTS = ['test/guest/**/*.test.ts'];
+const SIDE_BY_SIDE = ['test/dedup/**/*.test.ts', 'test/cli/pool*.test.ts'];
 
 const common = {
   // One process per file: a crash of the addon ends that file and names it.
@@ -14,7 +13,6 @@ const common = {
   hookTimeout: 60_000,
 } as const;
 
-// `npm test` runs the guests beside the last of these projects (.ci/test.mjs).
 export default defineConfig({
   test: {
     reporters: ['default', new SummaryReporter()],
@@ -24,7 +22,7 @@ export default defineConfig({
           ...common,
           name: 'one at a time',
           include: ['test/**/*.test.ts'],
-          exclude: [...BESIDE, ...GUESTS],
+          exclude: SIDE_BY_SIDE,
           maxWorkers: 1,
           sequence: { groupOrder: 0 },
         },
@@ -32,19 +30,10 @@ export default defineConfig({
       {
         test: {
           ...common,
-          name: 'guests',
-          include: GUESTS,
-          maxWorkers: 1,
-          sequence: { groupOrder: 1 },
-        },
-      },
-      {
-        test: {
-          ...common,
-          name: 'beside others',
-          include: BESIDE,
+          name: 'two at a time',
+          include: SIDE_BY_SIDE,
           maxWorkers: 2,
-          sequence: { groupOrder: 2 },
+          sequence: { groupOrder: 1 },
         },
       },
     ],
