@@ -2,7 +2,14 @@ import { defineConfig } from 'vitest/config';
 import { SummaryReporter } from './test/support/reporter.js';
 
 /** They need nothing of the machine that others have meanwhile, and measure no times. */
-const SIDE_BY_SIDE = ['test/dedup/**/*.test.ts', 'test/cli/pool*.test.ts'];
+const SIDE_BY_SIDE = [
+  'test/dedup/**/*.test.ts',
+  'test/cli/pool*.test.ts',
+  'test/cli/volume*.test.ts',
+  'test/drivers/contract.test.ts',
+  'test/idc/device-contract.test.ts',
+  'test/soak.test.ts',
+];
 
 const common = {
   // One process per file: a crash of the addon ends that file and names it.

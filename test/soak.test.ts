@@ -25,7 +25,7 @@ const SLICES: readonly [string, number][] = [
   ['idc-chain', 10_000],
   ['idc-device', 3],
   ['idc-fuzz', 40_000],
-  ['nvme-fuzz', 200],
+  ['nvme-fuzz', 80],
 ];
 
 interface Run {

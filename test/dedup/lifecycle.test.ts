@@ -67,7 +67,7 @@ it('is opened by its URI once the one that is closing is closed', async () => {
   await pool.close();
   await device.close();
   // Closing takes longer than the second for which a lock is waited for.
-  const slow = `${uri}?fault.delayUs=400000`;
+  const slow = `${uri}?fault.delayUs=250000`;
   const a = await open(`dedup:${slow}#a`);
   await write(a, 0, [7]);
   const closing = a.close();
