@@ -84,9 +84,9 @@ async function inTurn(
 }
 
 /**
- * What 10^7 operations leave on the heap, once V8 has compiled what it means to; several times. An
- * operation's own allocations are in each of them; in one are those of V8, when it compiles a
- * function anew (some 50 KB) for a branch that is taken for the first time.
+ * What 10^7 operations leave on the heap, once V8 has compiled what it means to; several times, of
+ * which the median counts: an operation's own allocations are in each of them, those of V8 in one,
+ * when it compiles a function anew (some 50 KB) for a branch that is taken for the first time.
  */
 async function costsOf(device: BlockDevice, load: Load): Promise<HeapCost[]> {
   const queue = device.queue({ depth: load.depth, split: false });
@@ -254,7 +254,7 @@ await program(async () => {
     const bytes = stretches.map(({ heapGrowthBytes }) => heapGrowthBytes);
     const collections = stretches.map(({ gcCount }) => gcCount);
     figures.set(`${name}, heap after 10^7, bytes`, bytes);
-    bars.push(atMost(`${name}, least heap after 10^7, bytes`, Math.min(...bytes), HEAP_GROWTH_MAX));
+    bars.push(atMost(`${name}, heap after 10^7, bytes`, median(bytes), HEAP_GROWTH_MAX));
     bars.push(atMost(`${name}, garbage collections`, Math.max(...collections), 0));
   }
   const rounds = Object.fromEntries(figures);

@@ -27,8 +27,8 @@ import { Space } from './space/space.js';
 import {
   assertPage,
   assertWritable,
-  readSuperblock,
   fillSuperblock,
+  readSuperblock,
   type SuperblockFacts,
 } from './format/superblock.js';
 import { StageClock } from './stats/stage-clock.js';

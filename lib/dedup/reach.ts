@@ -25,6 +25,7 @@ export class Reach {
     this.kind = kind;
   }
 
+  /** Of devices that reach all memory of this process. */
   static readonly any = new Reach('', undefined, 'private');
 
   static of({ uri, backend }: BlockDevice): Reach {
@@ -47,7 +48,8 @@ export class Reach {
     const buffer = this.memory.alloc(bytes);
     const { address, u8, u32 } = buffer;
     u8.fill(0);
-    return { address, u8, u32, close: () => buffer.free() };
+    // It may have gone with the domain that it was of.
+    return { address, u8, u32, close: () => buffer[Symbol.dispose]() };
   }
 
   private get isAny(): boolean {

@@ -2,6 +2,7 @@
 // the hub at /run/hub.sock gives out (`penstock driver serve`).
 
 import { resolve } from 'node:path';
+import { isMainThread } from 'node:worker_threads';
 import { PenstockError } from '../errors.js';
 import {
   assertHomeAlive,
@@ -260,11 +261,24 @@ function badOption(message: string, hint: string): PenstockError {
 /** This process's domain in the hub; joins it where that was not done yet. */
 async function domainOf(hub: string, name: string | undefined): Promise<Domain> {
   const domain = currentDomain();
-  if (domain === null) return joinDomain(hub, { name: name ?? `client-${process.pid}` });
+  if (domain === null) {
+    const joining = joinDomain(hub, { name: name ?? `client-${process.pid}` });
+    return isMainThread || name !== undefined ? joining : joining.catch(ofOtherThread);
+  }
   if (resolve(domain.hub) === resolve(hub)) return domain;
   throw new PenstockError('DOMAIN_JOINED', `this process is ${domain.name} of ${domain.hub}`, {
     hint: 'a process joins one hub, once: open devices of another hub in another process',
     exitCode: 2,
+  });
+}
+
+/** In a worker, a name with this process's number is taken by another thread of it. */
+function ofOtherThread(error: unknown): never {
+  if (!(error instanceof PenstockError) || error.code !== 'NAME_TAKEN') throw error;
+  throw new PenstockError('DOMAIN_JOINED', 'another thread of this process has joined the hub', {
+    hint: 'open devices of the hub there; pools on them, too, which belong to one thread',
+    exitCode: 2,
+    cause: error,
   });
 }
 

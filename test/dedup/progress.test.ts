@@ -11,6 +11,21 @@ import { turn } from './turn.js';
 
 const LEAF = 512;
 
+/** A write whose answers of the device the pool gets when they are released. */
+async function held(
+  pool: Pool,
+  begin: () => Promise<void>,
+): Promise<{ slow: Promise<void>; release: () => void }> {
+  const { writing } = pool.engine;
+  const answers: [number, number][] = [];
+  writing.answered = (...answer) => void answers.push(answer);
+  const slow = begin();
+  while (answers.length === 0) await turn(pool);
+  Reflect.deleteProperty(writing, 'answered');
+  const release = (): void => answers.forEach((answer) => writing.answered(...answer));
+  return { slow, release };
+}
+
 it('plans a set anew that a checkpoint waits for, behind one that finds no node', async () => {
   const device = await open('ram:24MiB');
   await Pool.create(device, { thn: 1, sampling: 1 });
@@ -22,14 +37,9 @@ it('plans a set anew that a checkpoint waits for, behind one that finds no node'
   const { engine } = pool;
   const { checkpoint, allocator } = engine.parts;
   // One is with the device when a checkpoint begins.
-  const { writing } = engine;
-  const held: [number, number][] = [];
-  writing.answered = (...answer) => void held.push(answer);
-  const slow = write(data!, 100, [1]);
-  while (held.length === 0) await turn(pool);
+  const { slow, release } = await held(pool, () => write(data!, 100, [1]));
   const taken = engine.checkpoint();
   while (!checkpoint.waitsFor(0) && !checkpoint.waitsFor(1)) await turn(pool);
-  Reflect.deleteProperty(writing, 'answered');
   // The next one has its data there sooner, and finds no node till that checkpoint is over.
   const take = allocator.take.bind(allocator);
   allocator.take = (stream, wanted) => {
@@ -40,7 +50,7 @@ it('plans a set anew that a checkpoint waits for, behind one that finds no node'
   };
   const blocked = write(wide!, 7 * LEAF, [50]);
   for (let i = 0; i < 20; i++) await turn(pool);
-  for (const answer of held) writing.answered(...answer);
+  release();
   await Promise.all([slow, blocked]);
   expect(await taken).toBe(true);
   allocator.take = take;
@@ -162,12 +172,7 @@ it('has frames for counts beside those that a checkpoint holds which waits', asy
     }
   }
   await pool.checkpoint();
-  const { writing } = engine;
-  const held: [number, number][] = [];
-  writing.answered = (...answer) => void held.push(answer);
-  const slow = write(disk!, leaves * LEAF, [5]);
-  while (held.length === 0) await turn(pool);
-  Reflect.deleteProperty(writing, 'answered');
+  const { slow, release } = await held(pool, () => write(disk!, leaves * LEAF, [5]));
   let isOver = false;
   const discarded = disk!.discard(0, leaves * LEAF).then(() => (isOver = true));
   const isWaiting = (): boolean => checkpoint.waitsFor(0) || checkpoint.waitsFor(1);
@@ -175,7 +180,7 @@ it('has frames for counts beside those that a checkpoint holds which waits', asy
   expect(isWaiting()).toBe(true);
   // A page of counts comes in a turn: as many as there are frames for.
   for (let i = 0; i < 4000; i++) await turn(pool);
-  for (const answer of held) writing.answered(...answer);
+  release();
   await Promise.all([slow, discarded]);
   expect(await read(disk!, leaves * LEAF - 1, 2)).toEqual([0, 5]);
   await disk!.close();
@@ -193,12 +198,7 @@ it('plans a set anew that a checkpoint waits for when the journal is full', asyn
   const disk = pool.openVolume('data');
   const { engine } = pool;
   const { checkpoint, journal } = engine.parts;
-  const { writing } = engine;
-  const held: [number, number][] = [];
-  writing.answered = (...answer) => void held.push(answer);
-  const slow = write(disk, 100, [1]);
-  while (held.length === 0) await turn(pool);
-  Reflect.deleteProperty(writing, 'answered');
+  const { slow, release } = await held(pool, () => write(disk, 100, [1]));
   const taken = engine.checkpoint();
   while (!checkpoint.waitsFor(0) && !checkpoint.waitsFor(1)) await turn(pool);
   // An entry each.
@@ -210,7 +210,7 @@ it('plans a set anew that a checkpoint waits for when the journal is full', asyn
     for (let i = 0; i < 20 && !isWritten; i++) await turn(pool);
   }
   expect(journal.isFull).toBe(true);
-  for (const answer of held) writing.answered(...answer);
+  release();
   await Promise.all([slow, last]);
   expect(await taken).toBe(true);
   expect(await read(disk, 100, 1)).toEqual([1]);

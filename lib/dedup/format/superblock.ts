@@ -57,7 +57,10 @@ export function writeSuperblock(words: Uint32Array, facts: SuperblockFacts, slot
   words[Head.crc] = checksum(words, facts.uuid[0]!);
 }
 
-/** The same, with the seed where its checksum is to be. Allocates nothing. */
+/**
+ * The same, with the seed where its checksum is to be. Leaves no objects but for the URI of
+ * low-latency memory.
+ */
 export function fillSuperblock(words: Uint32Array, facts: SuperblockFacts, slot: number): void {
   words.fill(0, 0, Page.words);
   words[Head.magic] = Magic.superblock;

@@ -98,8 +98,10 @@ export class Llrrm implements CopierTarget, ReferenceWatcher {
   private readonly ranges = new Uint32Array(DEPTH * LLRRM_RUN * 4);
   private readonly crcs = new Uint32Array(DEPTH * LLRRM_RUN);
 
-  /** Slots begin at page `firstPage` of the device. */
-  /** Throws BAD_OPTION: it reaches no memory that the data device reaches. */
+  /**
+   * Slots begin at page `firstPage` of the device. Throws BAD_OPTION: it reaches no memory that the
+   * data device reaches.
+   */
   constructor(
     device: BlockDevice,
     place: { firstPage: number; slots: number },
