@@ -23,6 +23,8 @@ const BANNED: readonly [RegExp, string][] = [
   [/\bfor\s*\((?:const|let)\s[^;)]*\s(?:of|in)\s/, 'for…of or for…in'],
   [/`/, 'text made from parts'],
   [/\bread(?:U?Int|Big)\w+\(/, 'Buffer read'],
+  // (Where both sides are numbers it is a constant.)
+  [/\*\* ?(?!\d)|(?<!\b\d+ )\*\*|\bMath\.pow\b/, 'power'],
 ];
 
 /** One reading of the clock per batch is fine, one per operation is not. */

@@ -55,5 +55,5 @@ export function seal(trees: Trees, pbn: number, level: number): void {
 
 /** Entry of a node at `level` below which a leaf is. */
 export function placeOf(leaf: number, level: number): number {
-  return Math.floor(leaf / Node.entries ** (level - 1)) % Node.entries;
+  return (leaf >>> (Node.shift * (level - 1))) & (Node.entries - 1);
 }

@@ -327,8 +327,7 @@ export class Space {
       }
       this.know(group, counts, this.summary(group));
     }
-    const frame = this.knownCount;
-    const summary = this.knownSummary;
+    const { knownCount: frame, knownSummary: summary } = this;
     const index = countIndex(pbn);
     const at = (frame << Page.shift) + Head.words + index;
     const count = pages.words[at]!;
@@ -375,6 +374,7 @@ export class Space {
     this.summarySerial = serials[summary]!;
   }
 
+  // hot:begin
   private nowUsed(summary: number, frame: number, pbn: number, index: number): void {
     this.used++;
     if (this.bits.clear(frame, Side.reserved, index)) this.reserved--;
@@ -405,7 +405,7 @@ export class Space {
     const at = this.groupAt(summary, group);
     const shift = (((pbn >>> 0) & GROUP_MASK) >>> Group.extentShift) * 8;
     const before = (words[at]! >>> shift) & 0xff;
-    words[at] = (words[at]! + by * 2 ** shift) >>> 0;
+    words[at] = (words[at]! + (by << shift)) >>> 0;
     const root = this.spanAt(group >>> Span.shift);
     let word = this.roots[root]! - by * (1 << SpanShift.free);
     if (this.holdsNodes(summary, Math.floor(pbn / Group.extentPages))) {
@@ -422,6 +422,7 @@ export class Space {
     }
     this.roots[root] = word >>> 0;
   }
+  // hot:end
 
   private touched(summary: number, group: number): void {
     this.pages.touch(summary, this.generation);
@@ -440,8 +441,7 @@ export class Space {
     const groups = this.highWater - this.firstGroup;
     this.used = groups * Group.counts;
     this.extentsUsed = groups * Group.extents;
-    const spans = Math.ceil(this.highWater / Span.groups);
-    for (let span = this.firstGroup >>> Span.shift; span < spans; span++) {
+    for (let span = this.firstGroup >>> Span.shift; span * Span.groups < this.highWater; span++) {
       const word = this.roots[this.spanAt(span)]!;
       this.used -= word >>> SpanShift.free;
       this.extentsUsed -= (word >>> SpanShift.empty) & SpanWord.emptyMask;
