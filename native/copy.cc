@@ -19,6 +19,8 @@ namespace {
 constexpr uint32_t kCopyWords = 8;
 constexpr uint32_t kFillWords = 4;
 constexpr uint32_t kResultWord = 5;
+// Of each of the two that are compared: one of them is in a cache as a rule.
+constexpr uint32_t kCompareLines = 4;
 
 // The first differing byte's offset, or kEqual. Memory that changes meanwhile gives either answer.
 uint32_t firstDifference(const uint8_t* a, const uint8_t* b, uint32_t bytes) {
@@ -76,7 +78,10 @@ napi_value fillList(napi_env env, napi_callback_info info) {
 uint32_t copyEntries(const uint32_t* entries, uint32_t count) {
   for (uint32_t i = 0; i < count; i++) {
     const uint32_t* entry = entries + static_cast<size_t>(i) * kCopyWords;
-    if (i + 1 < count) prefetchAddress(readAddress(entry + kCopyWords + 2));
+    if (i + 1 < count) {
+      const uint32_t* next = entry + kCopyWords;
+      prefetchRange(readAddress(next + 2), readWord(next + 4));
+    }
     const uint32_t bytes = readWord(entry + 4);
     uint8_t *to, *from;
     if (!resolveRange(readAddress(entry), bytes, true, &to) ||
@@ -92,8 +97,9 @@ uint32_t compareEntries(uint32_t* entries, uint32_t count) {
   for (uint32_t i = 0; i < count; i++) {
     uint32_t* entry = entries + static_cast<size_t>(i) * kCopyWords;
     if (i + 1 < count) {
-      prefetchAddress(readAddress(entry + kCopyWords));
-      prefetchAddress(readAddress(entry + kCopyWords + 2));
+      const uint32_t* next = entry + kCopyWords;
+      prefetchRange(readAddress(next), readWord(next + 4), kCompareLines);
+      prefetchRange(readAddress(next + 2), readWord(next + 4), kCompareLines);
     }
     const uint32_t bytes = readWord(entry + 4);
     uint8_t *to, *from;

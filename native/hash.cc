@@ -107,6 +107,10 @@ bool readRange(napi_env env, const uint32_t* entry, uint32_t index, uint8_t** da
 
 constexpr uint32_t kEntryWords = 4;
 
+void prefetchEntry(const uint32_t* entry) {
+  prefetchRange(readAddress(entry), readWord(entry + 2));
+}
+
 // Reads (entries, count, out), with `outWords` words of result an entry.
 bool readHashList(const Args& args, size_t outWords, uint32_t** entries, uint32_t* count,
                   uint32_t** out) {
@@ -164,7 +168,7 @@ napi_value xxh3List(napi_env env, napi_callback_info info) {
   SegmentLock lock;
   for (uint32_t i = 0; i < count; i++) {
     const uint32_t* entry = entries + static_cast<size_t>(i) * kEntryWords;
-    if (i + 1 < count) prefetchAddress(readAddress(entry + kEntryWords));
+    if (i + 1 < count) prefetchEntry(entry + kEntryWords);
     uint8_t* data;
     uint32_t bytes;
     if (!readRange(env, entry, i, &data, &bytes)) return nullptr;
@@ -181,7 +185,7 @@ napi_value crc32cList(napi_env env, napi_callback_info info) {
   SegmentLock lock;
   for (uint32_t i = 0; i < count; i++) {
     const uint32_t* entry = entries + static_cast<size_t>(i) * kEntryWords;
-    if (i + 1 < count) prefetchAddress(readAddress(entry + kEntryWords));
+    if (i + 1 < count) prefetchEntry(entry + kEntryWords);
     uint8_t* data;
     uint32_t bytes;
     if (!readRange(env, entry, i, &data, &bytes)) return nullptr;

@@ -4,6 +4,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -11,6 +12,8 @@
 #include "memory.h"
 
 namespace penstock {
+
+constexpr uint32_t kLineBytes = 64;  // of a cache
 
 inline uint32_t readWord(const uint32_t* word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
 
@@ -26,11 +29,15 @@ inline bool resolveRange(uint64_t address, uint32_t bytes, bool writable, uint8_
   return *out != nullptr;
 }
 
-// Starts loading what the next entry will read. A prefetch of any address is harmless.
-inline void prefetchAddress(uint64_t address) {
+// Starts loading the first lines of what the next entry will read, up to `most` of them: the
+// processor goes on by itself once it sees them used, but never into the next page of 4 KiB, where
+// each entry begins anew. 16 are what a core can wait for at once; more were slower, 4 a tenth so.
+// A prefetch of any address is harmless.
+inline void prefetchRange(uint64_t address, uint32_t bytes, uint32_t most = 16) {
   if (address >= kSpaceBytes) return;
-  const char* line = reinterpret_cast<const char*>(kBase + address);
-  for (int i = 0; i < 4; i++) __builtin_prefetch(line + 64 * i);
+  const char* start = reinterpret_cast<const char*>(kBase + address);
+  const uint32_t end = std::min(bytes, most * kLineBytes);
+  for (uint32_t at = 0; at < end; at += kLineBytes) __builtin_prefetch(start + at);
 }
 
 // Reads (entries, count) as arguments i and i + 1, with `words` words an entry.
