@@ -117,16 +117,20 @@ export class Engine implements LlrrmEvents {
     const { io, space, journal, checkpoint, planner, index, checks } = this.parts;
     // First: what they ask for goes the whole way in this round.
     for (let i = 0; i < numbered.length; i++) numbered[i]?.layer?.step();
-    writing.hash();
-    this.takeAnswers();
-    if (journal.broken + checkpoint.broken !== 0) this.fail('the device did not take metadata');
-    if (checkpoint.fence.fenced) this.fail('another owner has opened it since');
-    checks?.step();
-    this.llrrm?.step();
-    space.settle();
-    if (space.broken !== null) this.fail(space.broken);
-    writing.mend();
-    writing.plan();
+    // What is hashed goes to the device, or is compared with it, while a cache still has it.
+    for (let more = true; more;) {
+      this.takeAnswers();
+      if (journal.broken + checkpoint.broken !== 0) this.fail('the device did not take metadata');
+      if (checkpoint.fence.fenced) this.fail('another owner has opened it since');
+      checks?.step();
+      this.llrrm?.step();
+      space.settle();
+      if (space.broken !== null) this.fail(space.broken);
+      writing.mend();
+      more = writing.hash();
+      writing.plan();
+      if (more) io.submit();
+    }
     planner.insert();
     if (index.sweeping) index.sweep(SWEEP_BUCKETS);
     writing.enter();

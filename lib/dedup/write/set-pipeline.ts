@@ -37,14 +37,15 @@ export class SetPipeline {
     else this.toCopy.push(set);
   }
 
-  /** Fingerprints of what was added. */
-  hash(): void {
+  /** Fingerprints of the first that were added; false: those of all are there. */
+  hash(): boolean {
     const { hasher, clock, intake } = this.parts;
     intake?.take(this.toCopy, this.toHash);
-    if (this.toHash.length === 0) return;
+    if (this.toHash.length === 0) return false;
     const was = clock.turn(Stage.hash);
     hasher.hash(this.toHash, this.toPlan);
     clock.turn(was);
+    return this.toHash.length > 0;
   }
 
   /** The device, or low-latency memory, has answered a request of a set. */
