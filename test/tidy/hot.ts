@@ -24,7 +24,7 @@ const BANNED: readonly [RegExp, string][] = [
   [/`/, 'text made from parts'],
   [/\bread(?:U?Int|Big)\w+\(/, 'Buffer read'],
   // (Where both sides are numbers it is a constant.)
-  [/\*\* ?(?!\d)|(?<!\b\d+ )\*\*|\bMath\.pow\b/, 'power'],
+  [/\*\*(?! ?\d)|(?<!\b\d+ )\*\*|\bMath\.pow\b/, 'power'],
 ];
 
 /** One reading of the clock per batch is fine, one per operation is not. */
