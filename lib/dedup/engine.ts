@@ -231,6 +231,11 @@ export class Engine implements LlrrmEvents {
         case Io.compare:
           this.writing.answered(planner.compared(owner, status, io.loanLo, io.loanHi), Status.OK);
           break;
+        case Io.match: {
+          const set = planner.matched(owner, status);
+          if (set >= 0) this.writing.answered(set, Status.OK);
+          break;
+        }
         case Io.promote:
           this.llrrm?.copier.loaded(owner, status);
           break;

@@ -1,7 +1,7 @@
 // Opening a pool: its superblock, what the checkpoint names, the parts of its engine, and recovery.
 
 import { PenstockError } from '../errors.js';
-import type { BlockDevice } from '../hpdi/index.js';
+import { Op, type BlockDevice } from '../hpdi/index.js';
 import { addressSpace, type Segment } from '../memory/index.js';
 import { Allocator, NodesFor } from './space/allocator.js';
 import { Catalogue } from './maps/catalogue.js';
@@ -223,6 +223,7 @@ export async function openParts(
     { sets, catalogue, space, allocator, io, thn, index, clock },
     Io.write,
     Io.compare,
+    (device.nativeInfo.operations & (1 << Op.COMPARE)) !== 0 ? Io.match : 0,
   );
   const hasher = new Hasher(sets, zeros.address);
   const intake = facts.dataChecksum ? new Intake(sets, io.reach) : null;

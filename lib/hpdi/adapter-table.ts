@@ -41,9 +41,12 @@ export interface PassMasks {
 }
 
 export function passMasks(info: DeviceInfo): PassMasks {
-  const transfer = (1 << Op.READ) | (1 << Op.WRITE);
-  let sized = transfer | (1 << Op.DISCARD);
-  let slow = (1 << Op.COMPARE) | (1 << Op.COPY);
+  const compare = 1 << Op.COMPARE;
+  const transfer = (1 << Op.READ) | (1 << Op.WRITE) | compare;
+  let sized = (1 << Op.READ) | (1 << Op.WRITE) | (1 << Op.DISCARD);
+  let slow = 1 << Op.COPY;
+  if ((info.operations & compare) !== 0) sized |= compare;
+  else slow |= compare;
   // Loans of the device's own keep to what loans promise, or they are of no use here.
   const loan = 1 << Op.READ_LOAN;
   if ((info.operations & loan) !== 0 && info.canLoan && info.loanStable) sized |= loan;

@@ -98,6 +98,51 @@ describe('a block whose bytes have changed on the device', () => {
   });
 });
 
+// The device compares a run by itself, or lends its bytes, where the run's blocks lie apart in
+// memory too.
+it.each([
+  ['ram:64MiB', false],
+  ['ram:64MiB', true],
+  ['ram:64MiB?fault.seed=1', false],
+])('shares no block with one that is other bytes by now: %s, apart %s', async (uri, isApart) => {
+  const [pool, device, disk] = await stand(false, null, uri);
+  await write(disk, 0, range(100, 64));
+  expect(await flip(device, 130)).toBe(1);
+  expect(await flip(device, 163)).toBe(1);
+  const { io } = pool.engine.parts;
+  const { reads } = io;
+  if (isApart) {
+    const buffers = range(0, 64).map((i) => {
+      const buffer = disk.memory.alloc(2 * PAGE);
+      fillBlock(buffer.u32, 0, 100 + i);
+      return buffer;
+    });
+    const queue = disk.queue({ depth: 64 });
+    for (const [i, { address }] of buffers.entries()) {
+      put(queue, { op: Op.WRITE, blocks: 1, lba: 500 + i, address });
+    }
+    queue.submit();
+    for (const { code } of await collect(queue, 64)) expect(code).toBe(Status.OK);
+    await queue.close();
+    for (const buffer of buffers) buffer.free();
+  } else {
+    await write(disk, 500, range(100, 64));
+  }
+  // It says that something differs; what, is seen by the bytes.
+  expect(io.reads - reads).toBe(uri === 'ram:64MiB' && !isApart ? 2 : 1);
+  expect(pool.stats().written).toMatchObject({ same: 62, unequal: 2, fresh: 66 });
+  expect(pool.stats().stages.compare_ms).toBeGreaterThan(0);
+  expect(await read(disk, 500, 64)).toEqual(range(100, 64));
+  const before = io.reads;
+  await write(disk, 600, range(101, 29));
+  expect(io.reads - before).toBe(1);
+  expect(pool.stats().written).toMatchObject({ same: 62 + 29, unequal: 2 });
+  await disk.close();
+  await pool.close();
+  expect(await checkPool(device)).toMatchObject({ clean: true });
+  await device.close();
+});
+
 it.each([true, false])(
   'keeps what was in the buffer when it was taken, whatever becomes of it: %s',
   async (dataChecksum) => {

@@ -221,8 +221,11 @@ it('plans a set anew that a checkpoint waits for when the journal is full', asyn
   await device.close();
 });
 
-it('has blocks that a checkpoint frees for a set whose comparison has failed', async () => {
-  const device = await open('ram:24MiB');
+it.each([
+  ['which the device made', 'ram:24MiB'],
+  ['with a loan', 'ram:24MiB?fault.seed=1'],
+])('has blocks that a checkpoint frees for a set whose comparison, %s, failed', async (_, uri) => {
+  const device = await open(uri);
   await Pool.create(device, { thn: 1, sampling: 1 });
   const pool = await Pool.open(device, { cacheBytes: 2 ** 21, indexBytes: 2 ** 20 });
   await pool.createVolume('data', 2 ** 26);
@@ -242,11 +245,15 @@ it('has blocks that a checkpoint frees for a set whose comparison has failed', a
   await disk.discard(0, 64);
   expect(space.reusable[0]! + space.reusable[1]!).toBe(64);
   const compared = planner.compared.bind(planner);
+  const matched = planner.matched.bind(planner);
   let fails = 1;
   planner.compared = (run, status, lo, hi) => {
     if (fails-- <= 0) return compared(run, status, lo, hi);
     if ((lo | hi) !== 0) io.release(lo, hi);
     return compared(run, Status.MEDIA_ERROR, 0, 0);
+  };
+  planner.matched = (run, status) => {
+    return matched(run, fails-- <= 0 ? status : Status.MEDIA_ERROR);
   };
   await write(disk, 0, range(65, 8));
   expect(fails).toBeLessThan(1);

@@ -121,7 +121,11 @@ describe('statistics of a pool', () => {
       await pool.checkpoint();
       const { index, stages } = stats();
       expect(index).toMatchObject({ probes: 128, hits: 44, missed: 84, stale: 0 });
-      for (const ms of Object.values(stages)) expect(ms).toBeGreaterThan(0);
+      for (const [name, ms] of Object.entries(stages)) {
+        // The device has compared by itself.
+        if (name === 'compare_ms') expect(ms).toBe(0);
+        else expect(ms).toBeGreaterThan(0);
+      }
       // Blocks that nobody has any more are not what the index says.
       await write(disk, 0, range(5000, 164));
       await pool.checkpoint();

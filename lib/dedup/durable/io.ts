@@ -27,6 +27,8 @@ export const enum Io {
   checked = 10,
   /** Of extents that are being emptied. */
   clean = 11,
+  /** Comparisons by the device itself. */
+  match = 12,
 }
 
 /** Words of a request that waits. */
@@ -196,7 +198,7 @@ export class PoolIo {
     if (op === Op.WRITE) {
       this.writes++;
       this.pagesWritten += pages;
-    } else if (op === Op.READ || op === Op.READ_LOAN) {
+    } else if (op === Op.READ || op === Op.READ_LOAN || op === Op.COMPARE) {
       this.reads++;
       this.pagesRead += pages;
     }

@@ -66,6 +66,7 @@ export class Planner {
   private readonly parts: PlannerParts;
   private readonly writeKind: number;
   private readonly readKind: number;
+  private readonly matchKind: number;
   private readonly compares = new Uint32Array(SetMax.blocks * Compare.words);
   /** What the index is still to be told: fingerprints, and blocks. */
   private readonly prints = new Uint32Array(INSERTS * Fingerprint.words);
@@ -80,10 +81,12 @@ export class Planner {
   private readonly freeRuns: Int32Array;
   private freeRunCount: number;
 
-  constructor(parts: PlannerParts, writeKind: number, readKind: number) {
+  /** `matchKind`: of comparisons by the device; 0 where it does none by itself. */
+  constructor(parts: PlannerParts, writeKind: number, readKind: number, matchKind: number) {
     this.parts = parts;
     this.writeKind = writeKind;
     this.readKind = readKind;
+    this.matchKind = matchKind;
     const runs = this.runs.length / 3;
     this.freeRuns = Int32Array.from({ length: runs }, (_, i) => i);
     this.freeRunCount = runs;
@@ -154,7 +157,28 @@ export class Planner {
       this.parts.io.release(loanLo, loanHi);
       return set;
     }
-    // What cannot be read cannot be referred to.
+    return this.unread(run);
+  }
+
+  /**
+   * The device itself has compared a run. Returns the run's set; or -1: which of its blocks differ
+   * is to be seen yet.
+   */
+  matched(run: number, status: number): number {
+    if (status === Status.MISCOMPARE) {
+      this.loanRun(run);
+      return -1;
+    }
+    if (status !== Status.OK) return this.unread(run);
+    const length = this.runs[run * 3 + 2]!;
+    this.same += length;
+    this.countRun(length);
+    this.freeRuns[this.freeRunCount++] = run;
+    return this.runs[run * 3]!;
+  }
+
+  /** What cannot be read cannot be referred to. */
+  private unread(run: number): number {
     const { sets } = this.parts;
     const set = this.runs[run * 3]!;
     const base = set * SetMax.blocks + this.runs[run * 3 + 1]!;
@@ -164,6 +188,11 @@ export class Planner {
     sets.pbns.fill(0, base, base + length);
     this.unequal += length;
     return set;
+  }
+
+  private countRun(length: number): void {
+    const lengths = this.runLengths;
+    lengths[31 - Math.clz32(length)] = lengths[31 - Math.clz32(length)]! + 1;
   }
 
   /** Compares a run with its bytes, which are lent. Blocks that differ are to be stored as new. */
@@ -194,8 +223,7 @@ export class Planner {
     this.same += equal;
     this.unequal += length - equal;
     if (isShort) this.short += equal;
-    const lengths = this.runLengths;
-    lengths[31 - Math.clz32(length)] = lengths[31 - Math.clz32(length)]! + 1;
+    this.countRun(length);
     clock.turn(was);
     return set;
   }
@@ -279,8 +307,34 @@ export class Planner {
     }
   }
 
-  /** Asks the data device for the bytes of a run. */
+  /** Has the data device compare a run, or read it. */
   readRun(run: number): void {
+    const { sets, io, thn } = this.parts;
+    const place = this.runs[run * 3]! * SetMax.blocks + this.runs[run * 3 + 1]!;
+    const length = this.runs[run * 3 + 2]!;
+    // (Of a short one each block is low-latency memory's business.)
+    if (this.matchKind === 0 || length < thn.thn || !this.isInOnePiece(place, length)) {
+      this.loanRun(run);
+      return;
+    }
+    const pbn = sets.pbns[place]!;
+    const address = sets.addresses[place]!;
+    const hi = (address / TWO_32) | 0;
+    const pbnHi = (pbn / TWO_32) | 0;
+    io.askWords(Op.COMPARE, pbn | 0, pbnHi, length, address | 0, hi, this.matchKind, run);
+  }
+
+  /** Whether the buffers of blocks of a set follow each other. */
+  private isInOnePiece(place: number, length: number): boolean {
+    const { addresses } = this.parts.sets;
+    for (let at = place + 1; at < place + length; at++) {
+      if (addresses[at] !== addresses[at - 1]! + Page.bytes) return false;
+    }
+    return true;
+  }
+
+  /** Asks the data device for the bytes of a run. */
+  private loanRun(run: number): void {
     const { sets, io } = this.parts;
     const place = this.runs[run * 3]! * SetMax.blocks + this.runs[run * 3 + 1]!;
     const pbn = sets.pbns[place]!;

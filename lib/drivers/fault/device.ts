@@ -325,13 +325,15 @@ export class FaultDevice implements Backend, FaultControl {
   private describe(inner: DeviceInfo): DeviceInfo {
     const { options, cache } = this;
     const description = { ...inner.description, fault: `seed ${options.seed}` };
-    if (cache === null) return Object.freeze({ ...inner, description });
+    // Comparisons are reads before they come here, which have all that befalls a read.
+    const operations = inner.operations & ~(1 << Op.COMPARE);
+    if (cache === null) return Object.freeze({ ...inner, operations, description });
     // Four writes of the largest size fit the cache, so that none waits for room for ever.
     const maxTransferBlocks = Math.max(1, Math.min(inner.maxTransferBlocks, cache.lines >> 2));
     return Object.freeze({
       ...inner,
       maxTransferBlocks,
-      operations: inner.operations | (1 << Op.FLUSH),
+      operations: operations | (1 << Op.FLUSH),
       flags: inner.flags | Flag.FUA,
       atomicBlocks: 1,
       volatileCache: true,

@@ -280,6 +280,10 @@ export class FaultQueue implements QueueDriver, CacheClient {
       this.completions.setDue(slot, nowUs + options.delayUs);
     }
     if (op === Op.WRITE && this.harmWrite(slot, draws)) return;
+    if (op === Op.COMPARE) {
+      this.refuse(slot, Status.UNSUPPORTED);
+      return;
+    }
     if (device.cache !== null) this.submitCached(slot, op);
     else this.ring.push(this.records, at, slot);
   }

@@ -5,6 +5,7 @@
 import { PenstockError } from '../../errors.js';
 import {
   assertHomeAlive,
+  Op,
   type Backend,
   type DeviceHandle,
   type DeviceInfo,
@@ -102,16 +103,13 @@ export const driver: DriverModule = {
       chunks.closeAll();
       throw error;
     }
-    return new RamBackend(
-      uri,
-      plainInfo(blockSize, bytes / blockSize, {
-        driver: 'ram',
-        sparse,
-        note: 'data ends with the process',
-      }),
-      chunks,
-      liveness,
-    );
+    const plain = plainInfo(blockSize, bytes / blockSize, {
+      driver: 'ram',
+      sparse,
+      note: 'data ends with the process',
+    });
+    const operations = plain.operations | (1 << Op.COMPARE);
+    return new RamBackend(uri, { ...plain, operations }, chunks, liveness);
   },
 
   async attach(handle: DeviceHandle) {

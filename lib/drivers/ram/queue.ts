@@ -1,4 +1,5 @@
-// A ram device's queue: a batch becomes one list of copies, done by one native call.
+// A ram device's queue: a batch becomes one list of copies, done by one native call, and one of
+// comparisons.
 
 import {
   Access,
@@ -17,7 +18,8 @@ import { native } from '../../native.js';
 import type { Chunks } from './chunks.js';
 
 /**
- * Words of a copy entry (native copyList): to, from, bytes; word 6 is free for us: the operation.
+ * Words of an entry of native copyList and compareList: two addresses, bytes, what the comparison
+ * found. Words 6 and 7 are free for us: the operation, and where in its data the entry begins.
  */
 const enum Copy {
   toLo = 0,
@@ -25,9 +27,14 @@ const enum Copy {
   fromLo = 2,
   fromHi = 3,
   bytes = 4,
+  difference = 5,
   operation = 6,
+  start = 7,
   words = 8,
 }
+
+/** Of `difference`. */
+const EQUAL = 0xffffffff;
 
 const ENTRIES = 1024;
 const TWO_32 = 4294967296;
@@ -47,9 +54,12 @@ export class RamQueue implements QueueDriver {
   private readonly zeroes: number;
   private readonly list = new Uint32Array(ENTRIES * Copy.words);
   private entries = 0;
-  /** Tag and status of each operation of the batch. */
+  private readonly compares = new Uint32Array(ENTRIES * Copy.words);
+  private compareCount = 0;
+  /** Tag, status and first difference of each operation of the batch. */
   private readonly tags: Uint32Array;
   private readonly statuses: Uint32Array;
+  private readonly differences: Uint32Array;
 
   constructor(info: DeviceInfo, chunks: Chunks, zeroes: number, depth: number) {
     this.check = new RequestCheck(info);
@@ -62,6 +72,7 @@ export class RamQueue implements QueueDriver {
     this.zeroes = zeroes;
     this.tags = new Uint32Array(depth);
     this.statuses = new Uint32Array(depth);
+    this.differences = new Uint32Array(depth);
   }
 
   // hot:begin
@@ -76,11 +87,15 @@ export class RamQueue implements QueueDriver {
       this.tags[i] = sq[at + Req.tag]!;
       // A full list is executed while a request is planned, and may fail it already.
       this.statuses[i] = Status.OK;
+      this.differences[i] = 0;
       const status = this.plan(sq, at, i);
       if (status !== Status.OK) this.statuses[i] = status;
     }
     this.execute();
-    for (let i = 0; i < count; i++) this.done.push(this.tags[i]!, this.statuses[i]!, 0, 0);
+    this.compare();
+    for (let i = 0; i < count; i++) {
+      this.done.push(this.tags[i]!, this.statuses[i]!, this.differences[i]!, 0);
+    }
     this.counters.doorbells++;
     return count;
   }
@@ -98,12 +113,14 @@ export class RamQueue implements QueueDriver {
     if (op === Op.FLUSH) return Status.OK;
     let status = Status.UNSUPPORTED;
     if (op === Op.READ) status = this.check.transfer(sq, at, Access.write);
-    else if (op === Op.WRITE) status = this.check.transfer(sq, at, Access.read);
+    else if (op === Op.WRITE || op === Op.COMPARE)
+      status = this.check.transfer(sq, at, Access.read);
     else if (op === Op.DISCARD || op === Op.WRITE_ZEROES) status = this.check.range(sq, at);
     if (status !== Status.OK) return status;
     let position = (sq[at + Req.lbaHi]! * 4294967296 + sq[at + Req.lbaLo]!) * this.blockSize;
     let left = sq[at + Req.blocks]! * this.blockSize;
     let memory = sq[at + Req.addressHi]! * 4294967296 + sq[at + Req.addressLo]!;
+    let start = 0;
     while (left > 0) {
       const chunk = Math.floor(position / this.chunkBytes);
       const offset = position - chunk * this.chunkBytes;
@@ -121,12 +138,42 @@ export class RamQueue implements QueueDriver {
       else if (op === Op.READ && address > 0) {
         this.add(memory | 0, memoryHi, near | 0, nearHi, bytes, operation);
       } else if (op === Op.READ) this.addZeroes(memory | 0, memoryHi, bytes, operation);
-      else if (address > 0) this.addZeroes(near | 0, nearHi, bytes, operation);
+      else if (op === Op.COMPARE) {
+        this.addCompare(memory | 0, memoryHi, address > 0 ? near : 0, bytes, operation, start);
+      } else if (address > 0) this.addZeroes(near | 0, nearHi, bytes, operation);
       position += bytes;
       memory += bytes;
+      start += bytes;
       left -= bytes;
     }
     return Status.OK;
+  }
+
+  /** Adds a comparison with memory of the device; `near` 0: with zeros. */
+  private addCompare(
+    toLo: number,
+    toHi: number,
+    near: number,
+    bytes: number,
+    operation: number,
+    start: number,
+  ): void {
+    const most = near > 0 ? bytes : GRANULE_BYTES;
+    const from = near > 0 ? near : this.zeroes;
+    const { compares: list } = this;
+    for (let done = 0; done < bytes; done += most) {
+      if (this.compareCount === ENTRIES) this.compare();
+      const to = toHi * TWO_32 + (toLo >>> 0) + done;
+      const at = this.compareCount * Copy.words;
+      list[at] = to >>> 0;
+      list[at + Copy.toHi] = to / TWO_32;
+      list[at + Copy.fromLo] = from >>> 0;
+      list[at + Copy.fromHi] = from / TWO_32;
+      list[at + Copy.bytes] = bytes - done < most ? bytes - done : most;
+      list[at + Copy.operation] = operation;
+      list[at + Copy.start] = start + done;
+      this.compareCount++;
+    }
   }
 
   private addZeroes(toLo: number, toHi: number, bytes: number, operation: number): void {
@@ -171,7 +218,37 @@ export class RamQueue implements QueueDriver {
     if (done < count) this.resume(done, count);
   }
 
+  /** Does the comparisons, in one native call. */
+  private compare(): void {
+    const count = this.compareCount;
+    this.compareCount = 0;
+    if (count === 0) return;
+    const done = native.compareList(this.compares, count);
+    if (done < count) this.resumeCompares(done, count);
+    const { compares: list, statuses } = this;
+    for (let at = 0; at < count * Copy.words; at += Copy.words) {
+      const difference = list[at + Copy.difference]!;
+      const operation = list[at + Copy.operation]!;
+      // (Of an operation's entries the first that fails comes first.)
+      if (difference === EQUAL || statuses[operation] !== Status.OK) continue;
+      statuses[operation] = Status.MISCOMPARE;
+      this.differences[operation] = list[at + Copy.start]! + difference;
+    }
+  }
+
   // hot:end
+
+  private resumeCompares(failed: number, count: number): void {
+    let at = failed;
+    while (at < count) {
+      const entry = this.compares.subarray(at * Copy.words);
+      this.statuses[entry[Copy.operation]!] = Status.BAD_ADDRESS;
+      entry[Copy.difference] = EQUAL;
+      at++;
+      const rest = this.compares.subarray(at * Copy.words);
+      if (at < count) at += native.compareList(rest, count - at);
+    }
+  }
 
   /**
    * An entry whose memory went away since the check fails its operation alone; the rest goes on.

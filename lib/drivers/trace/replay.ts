@@ -184,13 +184,13 @@ class Replay {
   }
 
   /**
-   * Compares need data that the trace does not hold, RAW and ZONE_APPEND the very same device.
+   * RAW and ZONE_APPEND need the very same device.
    */
   private possible(record: TraceRecord): boolean {
     const { info } = this.device;
     const { op } = record;
     if (op === Op.FLUSH) return (info.operations & (1 << op)) !== 0;
-    if (op < Op.READ || op > Op.COPY || op === Op.COMPARE) return false;
+    if (op < Op.READ || op > Op.COPY) return false;
     if ((info.operations & (1 << op)) === 0) return false;
     const blocks = record.blocks * this.scale;
     if (!Number.isInteger(blocks) || !Number.isInteger(record.lba * this.scale)) return false;
@@ -200,7 +200,8 @@ class Replay {
 
   private fill(r: number, record: TraceRecord, slot: number): void {
     const { sq } = this.queue;
-    const { op } = record;
+    // The trace does not hold what was compared.
+    const op = record.op === Op.COMPARE ? Op.READ : record.op;
     const transfers = op === Op.READ || op === Op.WRITE;
     const blocks = op === Op.FLUSH ? 0 : record.blocks * this.scale;
     const bytes = blocks * this.device.info.blockSize;
