@@ -222,6 +222,9 @@ export class Engine implements LlrrmEvents {
     while (io.take()) {
       const { owner, status } = io;
       switch (io.kind) {
+        case Io.plain:
+          this.numbered[owner >>> SLOT_BITS]?.plainEnded(owner & SLOT_MASK, status);
+          break;
         case Io.read:
           this.ended(owner, status);
           break;

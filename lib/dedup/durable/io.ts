@@ -29,6 +29,8 @@ export const enum Io {
   clean = 11,
   /** Comparisons by the device itself. */
   match = 12,
+  /** Reads that are one request. */
+  plain = 13,
 }
 
 /** Words of a request that waits. */

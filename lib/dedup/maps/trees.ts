@@ -7,6 +7,7 @@
 //    names gets one reference more.
 // 3. Nodes of the current generation belong to one tree: taking a snapshot begins another one.
 
+import { Req } from '../../hpdi/index.js';
 import { Stream, type Allocator } from '../space/allocator.js';
 import { Group, Head, Magic, Node, Page, Volume } from '../format/layout.js';
 import { Miss, type PageCache } from '../durable/pages.js';
@@ -93,30 +94,34 @@ export class Trees {
   }
 
   /**
-   * What a map has at the blocks `lbns` of `slots`: pbns; 0 where it has nothing, or where its leaf
-   * is not remembered. One pass after the other, so that nothing waits for the one before.
+   * What a map has at the first blocks of requests, whose records are at `records` in `sq`: pbns; 0
+   * where it has nothing, or where its leaf is not remembered. One pass after the other, so that
+   * nothing waits for the one before.
    */
   lookUp(
     volume: MapTree,
-    lbns: Float64Array,
-    slots: Int32Array,
+    sq: Uint32Array,
+    records: Int32Array,
     count: number,
     pbns: Float64Array,
   ): void {
     const { found } = this;
     const { words, bytes } = this.pages;
     for (let i = 0; i < count; i++) {
-      found[i] = this.knownLeaf(volume, Math.floor(lbns[slots[i]!]! / Node.entries));
+      // (A volume has 2^34 blocks at most: 2^25 leaves.)
+      const at = records[i]! + Req.lbaLo;
+      const leaf = (sq[at + 1]! << (32 - Node.shift)) | (sq[at]! >>> Node.shift);
+      found[i] = this.knownLeaf(volume, leaf);
     }
     for (let i = 0; i < count; i++) {
       const frame = found[i]!;
-      const e = lbns[slots[i]!]! & (Node.entries - 1);
+      const e = sq[records[i]! + Req.lbaLo]! & (Node.entries - 1);
       pbns[i] = frame < 0 ? 0 : words[(frame << Page.shift) + Head.words + e]!;
     }
     if (!this.wide) return;
     for (let i = 0; i < count; i++) {
       const frame = found[i]!;
-      const e = lbns[slots[i]!]! & (Node.entries - 1);
+      const e = sq[records[i]! + Req.lbaLo]! & (Node.entries - 1);
       const at = (frame << (Page.shift + 2)) + Node.high * 4 + e;
       if (frame >= 0) pbns[i] = bytes[at]! * 4294967296 + pbns[i]!;
     }

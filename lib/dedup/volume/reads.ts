@@ -5,7 +5,7 @@
 //
 // Invariant: between looking up and asking nothing changes the map, or what is in memory of it.
 
-import { Op, Status } from '../../hpdi/index.js';
+import { Op, Req, Status } from '../../hpdi/index.js';
 import { native } from '../../native.js';
 import type { VolumeRecord } from '../maps/catalogue.js';
 import { SLOT_BITS, type Engine } from '../engine.js';
@@ -34,7 +34,9 @@ export class Reads {
   private readonly owner: ReadsOwner;
   /** Of a request's owner, as the devices give it back: the queue's number. */
   private readonly number: number;
+  /** Reads of this submit: their slots, and where in `sq` their records are. */
   private readonly added: Int32Array;
+  private readonly records: Int32Array;
   private addedCount = 0;
   private readonly pbns: Float64Array;
   /** Those whose map is on its way. */
@@ -59,6 +61,7 @@ export class Reads {
     this.number = number;
     this.owner = owner;
     this.added = new Int32Array(slots.depth);
+    this.records = new Int32Array(slots.depth);
     this.pbns = new Float64Array(slots.depth);
     this.parked = new Fifo(slots.depth);
     this.sample = new ReadSample(engine.traffic);
@@ -66,43 +69,44 @@ export class Reads {
 
   // hot:begin
 
-  /** A read was taken: `go` begins it. */
-  add(slot: number): void {
-    this.added[this.addedCount++] = slot;
+  /** A read was taken, whose record is at word `at` of `sq`: `go` begins it. */
+  add(slot: number, at: number): void {
+    this.added[this.addedCount] = slot;
+    this.records[this.addedCount++] = at;
   }
 
-  /** Begins the reads that were added. */
-  go(): void {
-    const { added, addedCount, pbns, slots, volume, sample } = this;
+  /** Begins the reads that were added; `sq` is as it was then. */
+  go(sq: Uint32Array): void {
+    const { added, records, addedCount, pbns, slots, volume, sample } = this;
     if (addedCount === 0) return;
     this.addedCount = 0;
-    const { lbns, counts, addresses, parities } = slots;
+    const { parities } = slots;
     const { trees, space, io, checkpoint } = this.engine.parts;
     const parity = space.generation & 1;
     checkpoint.readers[parity] = checkpoint.readers[parity]! + addedCount;
     const number = this.number << SLOT_BITS;
     const timed = sample.due(addedCount);
     if (timed >= 0) sample.begin(added[timed]!);
-    trees.lookUp(volume, lbns, added, addedCount, pbns);
+    trees.lookUp(volume, sq, records, addedCount, pbns);
     const { llrrm } = this.engine;
     const { checks, traffic } = this.engine.parts;
     const isPlain = llrrm === null && checks === null;
     let plain = 0;
     for (let i = 0; i < addedCount; i++) {
       const slot = added[i]!;
+      const at = records[i]!;
       const pbn = pbns[i]!;
       parities[slot] = parity + 1;
-      if (isPlain && counts[slot] === 1 && pbn !== 0 && space.holdsBlocks(pbn, 1)) {
-        const to = addresses[slot]!;
+      if (isPlain && sq[at + Req.blocks] === 1 && pbn !== 0 && space.holdsBlocks(pbn, 1)) {
         const hi = (pbn / TWO_32) | 0;
-        const toHi = (to / TWO_32) | 0;
+        const to = sq[at + Req.addressLo]! | 0;
+        const toHi = sq[at + Req.addressHi]! | 0;
         plain++;
-        // The part of its taking is that of its only request.
-        io.askWords(Op.READ, pbn | 0, hi, 1, to | 0, toHi, Io.read, number | slot);
+        io.askWords(Op.READ, pbn | 0, hi, 1, to, toHi, Io.plain, number | slot);
         continue;
       }
-      slots.progress[slot] = 0;
-      traffic.blocksRead += counts[slot]!;
+      this.enter(slot, sq, at);
+      traffic.blocksRead += slots.counts[slot]!;
       if (slot === sample.slot) sample.tier = Tier.none;
       if (this.read(slot)) continue;
       if (slot === sample.slot) sample.forget();
@@ -112,6 +116,18 @@ export class Reads {
     traffic.blocksRead += plain;
     traffic.deviceReads += plain;
     this.fill();
+  }
+
+  /** A read that may take several requests is known by its slot. */
+  private enter(slot: number, sq: Uint32Array, at: number): void {
+    const { slots } = this;
+    slots.statuses[slot] = 0;
+    slots.parts[slot] = 1;
+    slots.flushes[slot] = 0;
+    slots.progress[slot] = 0;
+    slots.lbns[slot] = sq[at + Req.lbaHi]! * TWO_32 + sq[at + Req.lbaLo]!;
+    slots.counts[slot] = sq[at + Req.blocks]!;
+    slots.addresses[slot] = sq[at + Req.addressHi]! * TWO_32 + sq[at + Req.addressLo]!;
   }
 
   /** Goes on with a read; false: pages of the map are on their way. */

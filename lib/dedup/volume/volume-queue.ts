@@ -85,7 +85,7 @@ export class VolumeQueue implements QueueDriver {
       if (!this.accept(sq, ((head + taken) & mask) * Req.words)) break;
     }
     this.closeSet();
-    this.reads.go();
+    this.reads.go(sq);
     this.counters.doorbells++;
     this.engine.run();
     return taken;
@@ -112,6 +112,19 @@ export class VolumeQueue implements QueueDriver {
     this.partEnded(slot);
   }
 
+  /** A read that was one request of the device has ended: nothing else is known of it. */
+  plainEnded(slot: number, status: number): void {
+    const { slots, reads } = this;
+    const { readers } = this.engine.parts.checkpoint;
+    const parity = slots.parities[slot]! - 1;
+    readers[parity] = readers[parity]! - 1;
+    slots.parities[slot] = 0;
+    if (slot === reads.sample.slot) reads.sample.end(status === Status.OK);
+    slots.give(slot);
+    this.done.push(slots.tags[slot]!, status, 0, 0);
+    if (this.armed) this.signal();
+  }
+
   /** A set with requests of this queue is complete, or has failed. */
   setEnded(set: number): void {
     const { slots } = this;
@@ -131,33 +144,51 @@ export class VolumeQueue implements QueueDriver {
   private accept(sq: Uint32Array, at: number): boolean {
     const word = sq[at]!;
     const op = word & 0xff;
+    if (op === Op.READ) {
+      this.read(sq, at);
+      return true;
+    }
     const { slots } = this;
     const slot = slots.next;
     slots.tags[slot] = sq[at + Req.tag]!;
     slots.statuses[slot] = 0;
     slots.parts[slot] = 1;
-    slots.flushes[slot] = (word & Flag.FUA) !== 0 && op !== Op.READ && op !== Op.FLUSH ? 1 : 0;
+    slots.flushes[slot] = (word & Flag.FUA) !== 0 && op !== Op.FLUSH ? 1 : 0;
     // By the slot, not as arguments: an address as such would be an object of the heap.
     slots.lbns[slot] = sq[at + Req.lbaHi]! * TWO_32 + sq[at + Req.lbaLo]!;
     slots.counts[slot] = sq[at + Req.blocks]!;
     slots.addresses[slot] = sq[at + Req.addressHi]! * TWO_32 + sq[at + Req.addressLo]!;
-    const status =
-      word === Op.READ
-        ? this.check.transfer(sq, at, Access.write)
-        : admit(this.engine, this.check, this.readOnly, sq, at);
+    const status = admit(this.engine, this.check, this.readOnly, sq, at);
     if (status !== Status.OK) {
       this.done.push(sq[at + Req.tag]!, status, 0, 0);
       return true;
     }
     if (op === Op.WRITE) return this.write(slot);
     slots.take();
-    if (op === Op.READ) this.reads.add(slot);
-    else if (op === Op.FLUSH) this.flush(slot);
+    if (op === Op.FLUSH) this.flush(slot);
     else {
       slots.progress[slot] = 0;
       this.unmaps.push(slot);
     }
     return true;
+  }
+
+  /** Of a read only the tag is kept here: `Reads.go` takes the rest from its record. */
+  private read(sq: Uint32Array, at: number): void {
+    const tag = sq[at + Req.tag]!;
+    const status =
+      sq[at] === Op.READ
+        ? this.check.transfer(sq, at, Access.write)
+        : admit(this.engine, this.check, this.readOnly, sq, at);
+    if (status !== Status.OK) {
+      this.done.push(tag, status, 0, 0);
+      return;
+    }
+    const { slots } = this;
+    const slot = slots.next;
+    slots.take();
+    slots.tags[slot] = tag;
+    this.reads.add(slot, at);
   }
 
   /** Puts a write's blocks to sets. False: there are not enough. */
