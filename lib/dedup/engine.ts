@@ -114,22 +114,21 @@ export class Engine implements LlrrmEvents {
     this.running = true;
     this.rounds++;
     const { numbered, writing } = this;
-    const { io, space, journal, checkpoint, planner, index, checks } = this.parts;
+    const { io, space, journal, planner, index, checks } = this.parts;
     // First: what they ask for goes the whole way in this round.
     for (let i = 0; i < numbered.length; i++) numbered[i]?.layer?.step();
+    this.hear();
+    checks?.step();
+    this.llrrm?.step();
+    space.settle();
+    if (space.broken !== null) this.fail(space.broken);
+    writing.mend();
     // What is hashed goes to the device, or is compared with it, while a cache still has it.
-    for (let more = true; more;) {
-      this.takeAnswers();
-      if (journal.broken + checkpoint.broken !== 0) this.fail('the device did not take metadata');
-      if (checkpoint.fence.fenced) this.fail('another owner has opened it since');
-      checks?.step();
-      this.llrrm?.step();
-      space.settle();
-      if (space.broken !== null) this.fail(space.broken);
-      writing.mend();
+    let more = writing.hash();
+    while (writing.plan() && more) {
+      io.submit();
+      this.hear();
       more = writing.hash();
-      writing.plan();
-      if (more) io.submit();
     }
     planner.insert();
     if (index.sweeping) index.sweep(SWEEP_BUCKETS);
@@ -215,6 +214,14 @@ export class Engine implements LlrrmEvents {
       await breathe(this.parts.io, this.llrrm?.io);
     }
     this.pumping = false;
+  }
+
+  /** Takes answers, and what they say of the pool. */
+  private hear(): void {
+    const { journal, checkpoint } = this.parts;
+    this.takeAnswers();
+    if (journal.broken + checkpoint.broken !== 0) this.fail('the device did not take metadata');
+    if (checkpoint.fence.fenced) this.fail('another owner has opened it since');
   }
 
   private takeAnswers(): void {

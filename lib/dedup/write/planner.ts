@@ -165,7 +165,7 @@ export class Planner {
    * is to be seen yet.
    */
   matched(run: number, status: number): number {
-    if (status === Status.MISCOMPARE) {
+    if ((status & 0xff) === Status.MISCOMPARE) {
       this.loanRun(run);
       return -1;
     }

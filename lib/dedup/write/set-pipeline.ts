@@ -87,8 +87,11 @@ export class SetPipeline {
     }
   }
 
-  /** Looks for what is stored already, and gives the rest its place, in the order of the sets. */
-  plan(): void {
+  /**
+   * Looks for what is stored already, and gives the rest its place, in the order of the sets. False:
+   * one of them has to wait.
+   */
+  plan(): boolean {
     const { engine } = this;
     const { sets, planner, checkpoint, pages } = this.parts;
     while (this.toPlan.length > 0) {
@@ -102,17 +105,17 @@ export class SetPipeline {
       if (this.holdsUp(set)) this.giveUp(set);
       if (pages.kept + pages.reservedCount > pages.frames * DIRTY_MOST) {
         engine.wanted = true;
-        return;
+        return false;
       }
       // From the first look at stored blocks on, none of them may become another.
       this.begin(set);
       const plan = planner.plan(set);
-      if (plan === Plan.wait) return;
+      if (plan === Plan.wait) return false;
       if (plan === Plan.checkpoint || (plan === Plan.noSpace && this.isFreeing)) {
         // The checkpoint frees what nobody looks at.
         this.giveUp(set);
         if (checkpoint.phase === Phase.idle && plan === Plan.checkpoint) engine.wanted = true;
-        return;
+        return false;
       }
       this.toPlan.shift();
       if (plan === Plan.noSpace) {
@@ -122,6 +125,7 @@ export class SetPipeline {
         this.toEnter.push(set);
       }
     }
+    return true;
   }
 
   /** Sets whose data is with the device go into maps, counts and journal. */

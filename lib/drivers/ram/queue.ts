@@ -138,8 +138,10 @@ export class RamQueue implements QueueDriver {
       else if (op === Op.READ && address > 0) {
         this.add(memory | 0, memoryHi, near | 0, nearHi, bytes, operation);
       } else if (op === Op.READ) this.addZeroes(memory | 0, memoryHi, bytes, operation);
-      else if (op === Op.COMPARE) {
-        this.addCompare(memory | 0, memoryHi, address > 0 ? near : 0, bytes, operation, start);
+      else if (op === Op.COMPARE && address > 0) {
+        this.addCompare(memory | 0, memoryHi, near | 0, nearHi, bytes, operation, start);
+      } else if (op === Op.COMPARE) {
+        this.addZeroCompares(memory | 0, memoryHi, bytes, operation, start);
       } else if (address > 0) this.addZeroes(near | 0, nearHi, bytes, operation);
       position += bytes;
       memory += bytes;
@@ -149,31 +151,43 @@ export class RamQueue implements QueueDriver {
     return Status.OK;
   }
 
-  /** Adds a comparison with memory of the device; `near` 0: with zeros. */
-  private addCompare(
+  private addZeroCompares(
     toLo: number,
     toHi: number,
-    near: number,
     bytes: number,
     operation: number,
     start: number,
   ): void {
-    const most = near > 0 ? bytes : GRANULE_BYTES;
-    const from = near > 0 ? near : this.zeroes;
-    const { compares: list } = this;
-    for (let done = 0; done < bytes; done += most) {
-      if (this.compareCount === ENTRIES) this.compare();
+    const zeroesHi = (this.zeroes / TWO_32) | 0;
+    for (let done = 0; done < bytes; done += GRANULE_BYTES) {
       const to = toHi * TWO_32 + (toLo >>> 0) + done;
-      const at = this.compareCount * Copy.words;
-      list[at] = to >>> 0;
-      list[at + Copy.toHi] = to / TWO_32;
-      list[at + Copy.fromLo] = from >>> 0;
-      list[at + Copy.fromHi] = from / TWO_32;
-      list[at + Copy.bytes] = bytes - done < most ? bytes - done : most;
-      list[at + Copy.operation] = operation;
-      list[at + Copy.start] = start + done;
-      this.compareCount++;
+      const hi = (to / TWO_32) | 0;
+      const rest = bytes - done < GRANULE_BYTES ? bytes - done : GRANULE_BYTES;
+      this.addCompare(to | 0, hi, this.zeroes | 0, zeroesHi, rest, operation, start + done);
     }
+  }
+
+  /** In words of 32 bits with a sign, as `add`. `start`: where in the operation's data it is. */
+  private addCompare(
+    toLo: number,
+    toHi: number,
+    fromLo: number,
+    fromHi: number,
+    bytes: number,
+    operation: number,
+    start: number,
+  ): void {
+    if (this.compareCount === ENTRIES) this.compare();
+    const { compares: list } = this;
+    const at = this.compareCount * Copy.words;
+    list[at] = toLo;
+    list[at + Copy.toHi] = toHi;
+    list[at + Copy.fromLo] = fromLo;
+    list[at + Copy.fromHi] = fromHi;
+    list[at + Copy.bytes] = bytes;
+    list[at + Copy.operation] = operation;
+    list[at + Copy.start] = start;
+    this.compareCount++;
   }
 
   private addZeroes(toLo: number, toHi: number, bytes: number, operation: number): void {
@@ -224,12 +238,16 @@ export class RamQueue implements QueueDriver {
     this.compareCount = 0;
     if (count === 0) return;
     const done = native.compareList(this.compares, count);
+    this.compared(0, done);
     if (done < count) this.resumeCompares(done, count);
+  }
+
+  /** Of an operation's entries the first that fails comes first: it is what the operation gives. */
+  private compared(from: number, to: number): void {
     const { compares: list, statuses } = this;
-    for (let at = 0; at < count * Copy.words; at += Copy.words) {
+    for (let at = from * Copy.words; at < to * Copy.words; at += Copy.words) {
       const difference = list[at + Copy.difference]!;
       const operation = list[at + Copy.operation]!;
-      // (Of an operation's entries the first that fails comes first.)
       if (difference === EQUAL || statuses[operation] !== Status.OK) continue;
       statuses[operation] = Status.MISCOMPARE;
       this.differences[operation] = list[at + Copy.start]! + difference;
@@ -238,15 +256,17 @@ export class RamQueue implements QueueDriver {
 
   // hot:end
 
+  /** As `resume`. */
   private resumeCompares(failed: number, count: number): void {
-    let at = failed;
-    while (at < count) {
-      const entry = this.compares.subarray(at * Copy.words);
-      this.statuses[entry[Copy.operation]!] = Status.BAD_ADDRESS;
-      entry[Copy.difference] = EQUAL;
+    const { compares, statuses } = this;
+    for (let at = failed; at < count;) {
+      const operation = compares[at * Copy.words + Copy.operation]!;
+      if (statuses[operation] === Status.OK) statuses[operation] = Status.BAD_ADDRESS;
       at++;
-      const rest = this.compares.subarray(at * Copy.words);
-      if (at < count) at += native.compareList(rest, count - at);
+      if (at === count) break;
+      const done = native.compareList(compares.subarray(at * Copy.words), count - at);
+      this.compared(at, at + done);
+      at += done;
     }
   }
 

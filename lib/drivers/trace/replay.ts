@@ -1,6 +1,6 @@
 // Issues a trace's operations again, on any block device, at their times or as fast as possible.
 //
-// What a trace does not hold is the data: writes write a pattern, compares are left out. Plain
+// What a trace does not hold is the data: writes write a pattern, compares are reads. Plain
 // buffers stand in for SG lists and given buffers. Order of submission is kept; operations in
 // flight are as unordered as they were.
 
