@@ -88,8 +88,8 @@ export class SetPipeline {
   }
 
   /**
-   * Looks for what is stored already, and gives the rest its place, in the order of the sets. False:
-   * one of them has to wait.
+   * Looks for what is stored already, and gives the rest its place, in the order of the sets.
+   * False: one of them has to wait.
    */
   plan(): boolean {
     const { engine } = this;
