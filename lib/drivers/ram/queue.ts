@@ -1,5 +1,5 @@
-// A ram device's queue: a batch becomes one list of copies, done by one native call, and one of
-// comparisons.
+// A ram device's queue: a batch becomes one list of copies, done by one native call; its
+// comparisons, where it has any, another.
 
 import {
   Access,
@@ -37,6 +37,13 @@ const enum Copy {
 const EQUAL = 0xffffffff;
 
 const ENTRIES = 1024;
+
+/** What is to be copied, or compared, in one native call. */
+interface Entries {
+  readonly words: Uint32Array;
+  count: number;
+}
+
 const TWO_32 = 4294967296;
 
 export class RamQueue implements QueueDriver {
@@ -52,10 +59,8 @@ export class RamQueue implements QueueDriver {
    * Address of 2 MiB of zeros: what chunks without memory read as, and what zeroing copies from.
    */
   private readonly zeroes: number;
-  private readonly list = new Uint32Array(ENTRIES * Copy.words);
-  private entries = 0;
-  private readonly compares = new Uint32Array(ENTRIES * Copy.words);
-  private compareCount = 0;
+  private readonly copies: Entries = { words: new Uint32Array(ENTRIES * Copy.words), count: 0 };
+  private readonly compares: Entries = { words: new Uint32Array(ENTRIES * Copy.words), count: 0 };
   /** Tag, status and first difference of each operation of the batch. */
   private readonly tags: Uint32Array;
   private readonly statuses: Uint32Array;
@@ -91,8 +96,8 @@ export class RamQueue implements QueueDriver {
       const status = this.plan(sq, at, i);
       if (status !== Status.OK) this.statuses[i] = status;
     }
-    this.execute();
-    this.compare();
+    this.execute(this.copies);
+    this.execute(this.compares);
     for (let i = 0; i < count; i++) {
       this.done.push(this.tags[i]!, this.statuses[i]!, this.differences[i]!, 0);
     }
@@ -120,6 +125,7 @@ export class RamQueue implements QueueDriver {
     let position = (sq[at + Req.lbaHi]! * 4294967296 + sq[at + Req.lbaLo]!) * this.blockSize;
     let left = sq[at + Req.blocks]! * this.blockSize;
     let memory = sq[at + Req.addressHi]! * 4294967296 + sq[at + Req.addressLo]!;
+    const { copies, compares } = this;
     let start = 0;
     while (left > 0) {
       const chunk = Math.floor(position / this.chunkBytes);
@@ -134,15 +140,16 @@ export class RamQueue implements QueueDriver {
       const near = address + offset;
       const nearHi = (near / TWO_32) | 0;
       const memoryHi = (memory / TWO_32) | 0;
-      if (op === Op.WRITE) this.add(near | 0, nearHi, memory | 0, memoryHi, bytes, operation);
-      else if (op === Op.READ && address > 0) {
-        this.add(memory | 0, memoryHi, near | 0, nearHi, bytes, operation);
-      } else if (op === Op.READ) this.addZeroes(memory | 0, memoryHi, bytes, operation);
-      else if (op === Op.COMPARE && address > 0) {
-        this.addCompare(memory | 0, memoryHi, near | 0, nearHi, bytes, operation, start);
-      } else if (op === Op.COMPARE) {
-        this.addZeroCompares(memory | 0, memoryHi, bytes, operation, start);
-      } else if (address > 0) this.addZeroes(near | 0, nearHi, bytes, operation);
+      if (op === Op.WRITE) {
+        this.add(copies, near | 0, nearHi, memory | 0, memoryHi, bytes, operation, start);
+      } else if (op === Op.READ || op === Op.COMPARE) {
+        const list = op === Op.READ ? copies : compares;
+        if (address > 0) {
+          this.add(list, memory | 0, memoryHi, near | 0, nearHi, bytes, operation, start);
+        } else {
+          this.addZeroes(list, memory | 0, memoryHi, bytes, operation, start);
+        }
+      } else if (address > 0) this.addZeroes(copies, near | 0, nearHi, bytes, operation, start);
       position += bytes;
       memory += bytes;
       start += bytes;
@@ -151,7 +158,9 @@ export class RamQueue implements QueueDriver {
     return Status.OK;
   }
 
-  private addZeroCompares(
+  /** `start`: where in its operation's data an entry begins. */
+  private addZeroes(
+    list: Entries,
     toLo: number,
     toHi: number,
     bytes: number,
@@ -163,39 +172,7 @@ export class RamQueue implements QueueDriver {
       const to = toHi * TWO_32 + (toLo >>> 0) + done;
       const hi = (to / TWO_32) | 0;
       const rest = bytes - done < GRANULE_BYTES ? bytes - done : GRANULE_BYTES;
-      this.addCompare(to | 0, hi, this.zeroes | 0, zeroesHi, rest, operation, start + done);
-    }
-  }
-
-  /** In words of 32 bits with a sign, as `add`. `start`: where in the operation's data it is. */
-  private addCompare(
-    toLo: number,
-    toHi: number,
-    fromLo: number,
-    fromHi: number,
-    bytes: number,
-    operation: number,
-    start: number,
-  ): void {
-    if (this.compareCount === ENTRIES) this.compare();
-    const { compares: list } = this;
-    const at = this.compareCount * Copy.words;
-    list[at] = toLo;
-    list[at + Copy.toHi] = toHi;
-    list[at + Copy.fromLo] = fromLo;
-    list[at + Copy.fromHi] = fromHi;
-    list[at + Copy.bytes] = bytes;
-    list[at + Copy.operation] = operation;
-    list[at + Copy.start] = start;
-    this.compareCount++;
-  }
-
-  private addZeroes(toLo: number, toHi: number, bytes: number, operation: number): void {
-    const zeroesHi = (this.zeroes / TWO_32) | 0;
-    for (let done = 0; done < bytes; done += GRANULE_BYTES) {
-      const to = toHi * TWO_32 + (toLo >>> 0) + done;
-      const rest = bytes - done < GRANULE_BYTES ? bytes - done : GRANULE_BYTES;
-      this.add(to | 0, (to / TWO_32) | 0, this.zeroes | 0, zeroesHi, rest, operation);
+      this.add(list, to | 0, hi, this.zeroes | 0, zeroesHi, rest, operation, start + done);
     }
   }
 
@@ -204,81 +181,65 @@ export class RamQueue implements QueueDriver {
    * that V8 does not inline.
    */
   private add(
+    list: Entries,
     toLo: number,
     toHi: number,
     fromLo: number,
     fromHi: number,
     bytes: number,
     operation: number,
+    start: number,
   ): void {
-    if (this.entries === ENTRIES) this.execute();
-    const { list } = this;
-    const at = this.entries * Copy.words;
-    list[at] = toLo;
-    list[at + Copy.toHi] = toHi;
-    list[at + Copy.fromLo] = fromLo;
-    list[at + Copy.fromHi] = fromHi;
-    list[at + Copy.bytes] = bytes;
-    list[at + Copy.operation] = operation;
-    this.entries++;
+    if (list.count === ENTRIES) this.execute(list);
+    const { words } = list;
+    const at = list.count * Copy.words;
+    words[at] = toLo;
+    words[at + Copy.toHi] = toHi;
+    words[at + Copy.fromLo] = fromLo;
+    words[at + Copy.fromHi] = fromHi;
+    words[at + Copy.bytes] = bytes;
+    words[at + Copy.operation] = operation;
+    words[at + Copy.start] = start;
+    list.count++;
   }
 
-  /** Does the list, in one native call. */
-  private execute(): void {
-    const count = this.entries;
-    this.entries = 0;
+  /** Does a list, in one native call. */
+  private execute(list: Entries): void {
+    const { count, words } = list;
+    list.count = 0;
     if (count === 0) return;
-    const done = native.copyList(this.list, count);
-    if (done < count) this.resume(done, count);
+    const done = this.call(list, words, count);
+    if (done < count) this.resume(list, done, count);
   }
 
-  /** Does the comparisons, in one native call. */
-  private compare(): void {
-    const count = this.compareCount;
-    this.compareCount = 0;
-    if (count === 0) return;
-    const done = native.compareList(this.compares, count);
-    this.compared(0, done);
-    if (done < count) this.resumeCompares(done, count);
-  }
-
-  /** Of an operation's entries the first that fails comes first: it is what the operation gives. */
-  private compared(from: number, to: number): void {
-    const { compares: list, statuses } = this;
-    for (let at = from * Copy.words; at < to * Copy.words; at += Copy.words) {
-      const difference = list[at + Copy.difference]!;
-      const operation = list[at + Copy.operation]!;
+  /** How many entries were done from the first of `words` on: the next one's memory is gone. */
+  private call(list: Entries, words: Uint32Array, count: number): number {
+    if (list === this.copies) return native.copyList(words, count);
+    const { statuses } = this;
+    const done = native.compareList(words, count);
+    for (let at = 0; at < done * Copy.words; at += Copy.words) {
+      const difference = words[at + Copy.difference]!;
+      const operation = words[at + Copy.operation]!;
+      // Of an operation's entries the first that fails is what the operation gives.
       if (difference === EQUAL || statuses[operation] !== Status.OK) continue;
       statuses[operation] = Status.MISCOMPARE;
-      this.differences[operation] = list[at + Copy.start]! + difference;
+      this.differences[operation] = words[at + Copy.start]! + difference;
     }
+    return done;
   }
 
   // hot:end
 
-  /** As `resume`. */
-  private resumeCompares(failed: number, count: number): void {
-    const { compares, statuses } = this;
-    for (let at = failed; at < count;) {
-      const operation = compares[at * Copy.words + Copy.operation]!;
-      if (statuses[operation] === Status.OK) statuses[operation] = Status.BAD_ADDRESS;
-      at++;
-      if (at === count) break;
-      const done = native.compareList(compares.subarray(at * Copy.words), count - at);
-      this.compared(at, at + done);
-      at += done;
-    }
-  }
-
   /**
    * An entry whose memory went away since the check fails its operation alone; the rest goes on.
    */
-  private resume(failed: number, count: number): void {
-    let at = failed;
-    while (at < count) {
-      this.statuses[this.list[at * Copy.words + Copy.operation]!] = Status.BAD_ADDRESS;
+  private resume(list: Entries, failed: number, count: number): void {
+    const { statuses } = this;
+    for (let at = failed; at < count;) {
+      const operation = list.words[at * Copy.words + Copy.operation]!;
+      if (statuses[operation] === Status.OK) statuses[operation] = Status.BAD_ADDRESS;
       at++;
-      if (at < count) at += native.copyList(this.list.subarray(at * Copy.words), count - at);
+      if (at < count) at += this.call(list, list.words.subarray(at * Copy.words), count - at);
     }
   }
 
