@@ -26,12 +26,18 @@ import {
 const DATA_BYTES = 2 ** 29;
 const DEVICE_BYTES = 5 * DATA_BYTES;
 const UNIT_BYTES = 2 ** 20;
+/** Of requests whose cost to the heap is taken, and how many of them. */
+const REQUEST_BYTES = 2 ** 16;
+const REQUESTS = 1e5;
 const PAGE = 4096;
 const PAGES = DATA_BYTES / PAGE;
 const SEQUENTIAL_DEPTH = 8;
 const RANDOM_DEPTH = 128;
 const RANDOM_OPERATIONS = 400_000;
-const TURNS = 3;
+/** Turns of two devices, of so many operations each, and those before that are not counted. */
+const TURNS = 120;
+const TURN_OPERATIONS = 10_000;
+const WARM_TURNS = 40;
 const STRETCHES = 3;
 const TWO_32 = 2 ** 32;
 const GB = 1e9;
@@ -48,6 +54,8 @@ interface Load {
   readonly bytes: number;
   readonly depth: number;
   readonly operations: number;
+  /** Where in `units` it begins; 0 unless said. */
+  readonly first?: number;
   /** Unit of each operation, and buffer (lo, hi): both repeat. Their lengths are powers of two. */
   readonly units: Uint32Array;
   readonly buffers: Uint32Array;
@@ -63,50 +71,57 @@ async function run(device: BlockDevice, load: Load): Promise<number> {
   return load.operations / seconds;
 }
 
-/** Operations a second of two devices in turn, so that both meet the same minutes of the host. */
+/**
+ * Operations a second of two devices, and the second's to the first's: the median of many short
+ * turns, each of both, since a host's memory is not as fast in one second as in the next.
+ */
 async function inTurn(
   [one, other]: readonly [BlockDevice, BlockDevice],
   load: Load,
-): Promise<[number, number]> {
+): Promise<[number, number, number]> {
   const queues = [one, other].map((device) => device.queue({ depth: load.depth, split: false }));
-  const times = [0, 0];
-  // The first time of each is for V8, which compiles the loop anew for what it meets.
-  for (let turn = 0; turn <= TURNS; turn++) {
+  const took: [number[], number[]] = [[], []];
+  for (let turn = -WARM_TURNS; turn < TURNS; turn++) {
     for (const [i, device] of [one, other].entries()) {
+      const first = (turn + WARM_TURNS) * TURN_OPERATIONS;
       const started = performance.now();
-      drive(device, queues[i]!, load);
-      if (turn > 0) times[i]! += performance.now() - started;
+      drive(device, queues[i]!, { ...load, first, operations: TURN_OPERATIONS });
+      if (turn >= 0) took[i]!.push(performance.now() - started);
     }
   }
   for (const queue of queues) await queue.close();
-  const [first, second] = times.map((ms) => (load.operations * TURNS * 1000) / ms);
-  return [first!, second!];
+  const [iops, otherIops] = took.map((times) => (TURN_OPERATIONS * 1000) / median(times));
+  return [iops!, otherIops!, median(took[0].map((ms, turn) => ms / took[1][turn]!))];
 }
 
 /**
- * What 10^7 operations leave on the heap, once V8 has compiled what it means to; several times, of
- * which the median counts: an operation's own allocations are in each of them, those of V8 in one,
- * when it compiles a function anew (some 50 KB) for a branch that is taken for the first time.
+ * What so many operations leave on the heap, once V8 has compiled what it means to; several times,
+ * of which the median counts: an operation's own allocations are in each of them, those of V8 in
+ * one, when it compiles a function anew (some 50 KB) for a branch that is taken for the first time.
  */
-async function costsOf(device: BlockDevice, load: Load): Promise<HeapCost[]> {
+async function costsOf(
+  device: BlockDevice,
+  load: Load,
+  operations = OPERATIONS,
+): Promise<HeapCost[]> {
   const queue = device.queue({ depth: load.depth, split: false });
   // (The end of the journal's ring must have come by several times.)
   for (let i = 0; i < 4; i++) {
-    drive(device, queue, { ...load, operations: OPERATIONS / 4 });
+    drive(device, queue, { ...load, operations: operations / 4 });
     await sleep(100);
   }
   const costs: HeapCost[] = [];
   // Once: it drops what code of the loop refers to weakly, and V8 compiles that anew, too.
   collect();
   for (let i = 0; i < STRETCHES; i++) {
-    costs.push(await heapCost(() => drive(device, queue, { ...load, operations: OPERATIONS })));
+    costs.push(await heapCost(() => drive(device, queue, { ...load, operations })));
   }
   await queue.close();
   return costs;
 }
 
 function drive(device: BlockDevice, queue: Queue, load: Load): void {
-  const { op, bytes, depth, operations, units, buffers } = load;
+  const { op, bytes, depth, operations, first = 0, units, buffers } = load;
   const { sq, cq } = queue;
   const unitsMask = units.length - 1;
   const buffersMask = buffers.length / 2 - 1;
@@ -121,7 +136,7 @@ function drive(device: BlockDevice, queue: Queue, load: Load): void {
       sq[r + Req.tag] = 0;
       sq[r + Req.blocks] = blocks;
       sq[r + Req.aux] = 0;
-      sq[r + Req.lbaLo] = units[sent & unitsMask]! * blocks;
+      sq[r + Req.lbaLo] = units[(first + sent) & unitsMask]! * blocks;
       sq[r + Req.lbaHi] = 0;
       sq[r + Req.addressLo] = buffers[buffer]!;
       sq[r + Req.addressHi] = buffers[buffer + 1]!;
@@ -162,7 +177,7 @@ await program(async () => {
   const note = (name: string, value: number): void => {
     figures.set(name, [...(figures.get(name) ?? []), value]);
   };
-  const costs: [string, HeapCost[]][] = [];
+  const costs: [string, string, HeapCost[]][] = [];
   const shuffled = new Uint32Array(2 ** 20);
   randomize(shuffled, 1);
   for (let i = 0; i < shuffled.length; i++) shuffled[i] = shuffled[i]! % PAGES;
@@ -184,6 +199,12 @@ await program(async () => {
     units: inOrder,
     buffers: buffersOf(UNIT_BYTES, DATA_BYTES / UNIT_BYTES),
   });
+  /** The same in smaller requests. */
+  const inRequests = {
+    bytes: REQUEST_BYTES,
+    units: Uint32Array.from({ length: DATA_BYTES / REQUEST_BYTES }, (_, i) => i),
+    buffers: buffersOf(REQUEST_BYTES, DATA_BYTES / REQUEST_BYTES),
+  };
   const scattered = (op: number): Load => ({
     op,
     bytes: PAGE,
@@ -226,13 +247,16 @@ await program(async () => {
       measured.push([name.replace('GB/s', 'to memcpy'), value / copied]);
     }
     measured.push(['memcpy, GB/s', copied]);
-    const [raw, read] = await inTurn([device, a!], scattered(Op.READ));
-    measured.push(['read 4 KiB, IOPS', read], ['read 4 KiB, to the device', read / raw]);
+    const [raw, read, ratio] = await inTurn([device, a!], scattered(Op.READ));
+    measured.push(['read 4 KiB of the device, IOPS', raw], ['read 4 KiB, IOPS', read]);
+    measured.push(['read 4 KiB, to the device', ratio]);
     measured.push(['overwrite 4 KiB, IOPS', await run(a!, scattered(Op.WRITE))]);
     if (round === options.rounds) {
       progress('heap');
-      costs.push(['read 4 KiB', await costsOf(a!, scattered(Op.READ))]);
-      costs.push(['overwrite 4 KiB', await costsOf(a!, scattered(Op.WRITE))]);
+      const again = { ...sequential(Op.WRITE), ...inRequests };
+      costs.push(['duplicate 64 KiB', '10^5', await costsOf(c!, again, REQUESTS)]);
+      costs.push(['read 4 KiB', '10^7', await costsOf(a!, scattered(Op.READ))]);
+      costs.push(['overwrite 4 KiB', '10^7', await costsOf(a!, scattered(Op.WRITE))]);
     }
     if (round > 0) for (const [name, value] of measured) note(name, value);
     for (const disk of [a!, b!, c!]) await disk.close();
@@ -250,11 +274,11 @@ await program(async () => {
     const bar = BARS[name];
     if (bar !== undefined) bars.push(atLeast(name, median(values), bar));
   }
-  for (const [name, stretches] of costs) {
+  for (const [name, many, stretches] of costs) {
     const bytes = stretches.map(({ heapGrowthBytes }) => heapGrowthBytes);
     const collections = stretches.map(({ gcCount }) => gcCount);
-    figures.set(`${name}, heap after 10^7, bytes`, bytes);
-    bars.push(atMost(`${name}, heap after 10^7, bytes`, median(bytes), HEAP_GROWTH_MAX));
+    figures.set(`${name}, heap after ${many}, bytes`, bytes);
+    bars.push(atMost(`${name}, heap after ${many}, bytes`, median(bytes), HEAP_GROWTH_MAX));
     bars.push(atMost(`${name}, garbage collections`, Math.max(...collections), 0));
   }
   const rounds = Object.fromEntries(figures);

@@ -226,12 +226,10 @@ export class Engine implements LlrrmEvents {
 
   private takeAnswers(): void {
     const { io, pages, space, journal, checkpoint, planner, checks } = this.parts;
-    while (io.take()) {
+    while (io.endReads(this.numbered)) {
+      io.take();
       const { owner, status } = io;
       switch (io.kind) {
-        case Io.plain:
-          this.numbered[owner >>> SLOT_BITS]?.plainEnded(owner & SLOT_MASK, status);
-          break;
         case Io.read:
           this.ended(owner, status);
           break;

@@ -195,7 +195,8 @@ describe('latencies', () => {
       expect(++timed).toBe(batch + 1);
     }
     expect(places.size).toBe(61);
-    sample.begin(7);
+    sample.begin();
+    sample.slot = 7;
     for (let i = 0; i < 200; i++) expect(sample.due(1)).toBe(-1);
     sample.end(true);
     let singles = 0;

@@ -29,7 +29,7 @@ export const enum Io {
   clean = 11,
   /** Comparisons by the device itself. */
   match = 12,
-  /** Reads that are one request. */
+  /** Of requests that read one page: `readPages`. */
   plain = 13,
 }
 
@@ -46,6 +46,24 @@ const enum Wait {
   words = 8,
 }
 
+/** Words of a request that the device has: what it is known by. */
+const enum Asked {
+  kind = 0,
+  owner = 1,
+  /** Of a request that `readPages` reads for. */
+  tag = 2,
+  words = 4,
+}
+
+/** Whose requests `readPages` reads for. */
+export interface PageReader {
+  /**
+   * They have ended: records `from` to `to` (exclusive) of `cq` have their tags and statuses;
+   * `parity` is as it was given.
+   */
+  pagesRead(parity: number, cq: Uint32Array, from: number, to: number): void;
+}
+
 const BACKLOG = 1024;
 const TWO_32 = 4294967296;
 
@@ -56,9 +74,6 @@ export class PoolIo {
   kind = 0;
   owner = 0;
   status = 0;
-  /** Address of a READ_LOAN's bytes, and its result words. */
-  loanLo = 0;
-  loanHi = 0;
   /** Requests so far, by direction, and pages that they moved. */
   reads = 0;
   writes = 0;
@@ -66,8 +81,10 @@ export class PoolIo {
   pagesWritten = 0;
   private readonly letGo: () => void;
   private readonly perPage: number;
-  private readonly kinds: Uint8Array;
-  private readonly owners: Int32Array;
+  /** perPage is 2 to the power of this. */
+  private readonly pageShift: number;
+  /** By slot, which is the tag that the device knows. */
+  private readonly asked: Int32Array;
   private readonly free: Int32Array;
   private freeCount: number;
   private backlog = new Uint32Array(BACKLOG * Wait.words);
@@ -86,9 +103,9 @@ export class PoolIo {
     this.reach = Reach.of(device);
     this.letGo = device.use('a pool that is open');
     this.perPage = Page.bytes / device.info.blockSize;
+    this.pageShift = 31 - Math.clz32(this.perPage);
     const size = this.queue.depth;
-    this.kinds = new Uint8Array(size);
-    this.owners = new Int32Array(size);
+    this.asked = new Int32Array(size * Asked.words);
     this.free = Int32Array.from({ length: size }, (_, i) => size - 1 - i);
     this.freeCount = size;
   }
@@ -150,23 +167,104 @@ export class PoolIo {
 
   /** Takes the next completion; false when there is none for now. */
   take(): boolean {
-    const { queue } = this;
-    if (this.at === this.count) {
-      this.at = 0;
-      this.count = queue.inFlight > 0 ? queue.poll(queue.depth) : 0;
-      if (this.count === 0) return false;
-    }
-    const { cq } = queue;
+    if (!this.more()) return false;
+    const { cq } = this.queue;
+    const { asked } = this;
     const at = this.at * Cpl.words;
     this.at++;
     const slot = cq[at]!;
-    this.kind = this.kinds[slot]!;
-    this.owner = this.owners[slot]!;
+    this.kind = asked[slot * Asked.words]!;
+    this.owner = asked[slot * Asked.words + Asked.owner]!;
     this.status = cq[at + Cpl.status]!;
-    this.loanLo = cq[at + Cpl.resultLo]!;
-    this.loanHi = cq[at + Cpl.resultHi]!;
     this.free[this.freeCount++] = slot;
     return true;
+  }
+
+  /**
+   * Tells who waits for pages that were read, up to the first completion of another kind: true, and
+   * `take` takes that one. False: there is no other for now.
+   */
+  endReads(readers: readonly (PageReader | null)[]): boolean {
+    while (this.more()) {
+      const { asked, free, count } = this;
+      const { cq } = this.queue;
+      let { at, freeCount } = this;
+      const from = at;
+      const owner = asked[cq[at * Cpl.words]! * Asked.words + Asked.owner]!;
+      for (; at < count; at++) {
+        const slot = cq[at * Cpl.words]!;
+        const known = slot * Asked.words;
+        if (asked[known] !== Io.plain || asked[known + Asked.owner] !== owner) break;
+        cq[at * Cpl.words] = asked[known + Asked.tag]!;
+        free[freeCount++] = slot;
+      }
+      if (at === from) return true;
+      this.at = at;
+      this.freeCount = freeCount;
+      readers[owner >>> 1]?.pagesRead(owner & 1, cq, from, at);
+    }
+    return false;
+  }
+
+  /** Whether there is a completion to be taken. */
+  private more(): boolean {
+    if (this.at < this.count) return true;
+    const { queue } = this;
+    this.at = 0;
+    this.count = queue.inFlight > 0 ? queue.poll(queue.depth) : 0;
+    return this.count > 0;
+  }
+
+  /** Of the completion just taken: address of a READ_LOAN's bytes, its result words. */
+  get loanLo(): number {
+    return this.queue.cq[(this.at - 1) * Cpl.words + Cpl.resultLo]!;
+  }
+
+  get loanHi(): number {
+    return this.queue.cq[(this.at - 1) * Cpl.words + Cpl.resultHi]!;
+  }
+
+  /**
+   * Reads a page for each of `count` requests, whose records are at words `from` of `records`, to
+   * their buffers: the pages are `pbns`, in two words. Reader `number` is told, with `parity`.
+   * Returns for how many; for the others there is no room now.
+   */
+  readPages(
+    records: Uint32Array,
+    from: Int32Array,
+    pbns: Int32Array,
+    pbnsHi: Int32Array,
+    count: number,
+    number: number,
+    parity: number,
+  ): number {
+    if (this.waiting !== 0) return 0;
+    const { queue, asked, free, perPage, pageShift } = this;
+    const { sq, mask, tail } = queue;
+    const owner = (number << 1) | parity;
+    const granted = queue.reserve(count < this.freeCount ? count : this.freeCount);
+    let { freeCount } = this;
+    for (let i = 0; i < granted; i++) {
+      const record = from[i]!;
+      const slot = free[--freeCount]!;
+      asked[slot * Asked.words] = Io.plain;
+      asked[slot * Asked.words + Asked.owner] = owner;
+      asked[slot * Asked.words + Asked.tag] = records[record + Req.tag]!;
+      const at = ((tail + i) & mask) * Req.words;
+      const lo = pbns[i]!;
+      sq[at] = Op.READ;
+      sq[at + Req.tag] = slot;
+      sq[at + Req.blocks] = perPage;
+      sq[at + Req.aux] = 0;
+      sq[at + Req.lbaLo] = lo << pageShift;
+      sq[at + Req.lbaHi] = (pbnsHi[i]! << pageShift) | ((lo >>> 1) >>> (31 - pageShift));
+      sq[at + Req.addressLo] = records[record + Req.addressLo]!;
+      sq[at + Req.addressHi] = records[record + Req.addressHi]!;
+    }
+    this.freeCount = freeCount;
+    this.reads += granted;
+    this.pagesRead += granted;
+    return granted;
   }
 
   private put(
@@ -184,8 +282,8 @@ export class PoolIo {
     const index = queue.tail;
     if (queue.reserve(1) === 0) return false;
     const slot = this.free[--this.freeCount]!;
-    this.kinds[slot] = kind;
-    this.owners[slot] = owner;
+    this.asked[slot * Asked.words] = kind;
+    this.asked[slot * Asked.words + Asked.owner] = owner;
     const { sq } = queue;
     const at = (index & queue.mask) * Req.words;
     const lba = (pbnHi * TWO_32 + (pbnLo >>> 0)) * perPage;
@@ -259,8 +357,7 @@ export class PoolIo {
     const fd = driver.eventFd();
     driver.arm();
     fence();
-    this.look();
-    if (this.arrived || fd < 0 || driver.eventFd() !== fd) return;
+    if (this.more() || fd < 0 || driver.eventFd() !== fd) return;
     this.parkFds[0] = fd;
     native.park(this.parkFds, timeoutUs);
   }
@@ -276,9 +373,8 @@ export class PoolIo {
     const fd = driver.eventFd();
     driver.arm();
     fence();
-    this.look();
     // Also where something has arrived: timers and other descriptors have their turn.
-    if (this.arrived || fd < 0 || driver.eventFd() !== fd) {
+    if (this.more() || fd < 0 || driver.eventFd() !== fd) {
       await new Promise((resolve) => setImmediate(resolve));
       return;
     }
@@ -318,12 +414,5 @@ export class PoolIo {
   /** Completions were polled that are not taken yet. */
   private get arrived(): boolean {
     return this.at < this.count;
-  }
-
-  private look(): void {
-    const { queue } = this;
-    if (this.at < this.count || queue.inFlight === 0) return;
-    this.at = 0;
-    this.count = queue.poll(queue.depth);
   }
 }

@@ -134,7 +134,7 @@ export class LlrrmSession {
     this.llrrm = llrrm;
     this.device = device;
     if (place.stamp !== 0) {
-      const isBlock = (pbn: number): boolean => space.holdsBlocks(pbn, 1);
+      const isBlock = (pbn: number): boolean => space.holdsBlocks(pbn | 0, (pbn / 2 ** 32) | 0, 1);
       await loadTable(device, place, facts.uuid, llrrm.table, isBlock);
     }
     if (device.info.durable) {

@@ -33,6 +33,15 @@ const LOOKS = 2 ** 15;
 /** Leaves that are remembered. */
 const REMEMBERED = 2 ** 14;
 
+/** Words of a leaf that is remembered (-1: none): its volume's serial, its frame, and that's. */
+const enum Known {
+  leaf = 0,
+  tree = 1,
+  frame = 2,
+  serial = 3,
+  words = 4,
+}
+
 /** Level that a tree of so many leaves needs. */
 export function levelOf(leaves: number): number {
   let level = 0;
@@ -47,11 +56,8 @@ export class Trees {
 
   /** Whether a pbn may need more than 32 bits. */
   private wide = false;
-  /** Leaves of maps by where they hash to: volume's serial, leaf, frame, and the frame's serial. */
-  private readonly knownTrees = new Float64Array(REMEMBERED).fill(-1);
-  private readonly knownLeaves = new Int32Array(REMEMBERED);
-  private readonly knownFrames = new Int32Array(REMEMBERED);
-  private readonly knownSerials = new Uint32Array(REMEMBERED);
+  /** Leaves of maps by where they hash to, as `Known`. */
+  private readonly known = new Int32Array(REMEMBERED * Known.words).fill(-1);
   /** Frames of a look-up. */
   private readonly found = new Int32Array(LOOKS);
 
@@ -79,31 +85,32 @@ export class Trees {
   }
 
   /** The frame of a leaf if it is remembered, and here; -1 says nothing. */
-  knownLeaf(volume: MapTree, leaf: number): number {
-    const place = (leaf ^ Math.imul(volume.serial, 0x9e3779b1)) & (REMEMBERED - 1);
-    const known = this.knownFrames[place]!;
-    if (
-      this.knownLeaves[place] !== leaf ||
-      this.knownTrees[place] !== volume.serial ||
-      this.pages.serials[known] !== this.knownSerials[place]
-    ) {
-      return -1;
-    }
-    this.pages.keep(known);
-    return known;
+  private knownLeaf(volume: MapTree, leaf: number): number {
+    const { known } = this;
+    const at = this.placeOf(volume, leaf);
+    if (known[at] !== leaf || known[at + Known.tree] !== (volume.serial | 0)) return -1;
+    const frame = known[at + Known.frame]!;
+    if ((this.pages.serials[frame]! | 0) !== known[at + Known.serial]) return -1;
+    this.pages.keep(frame);
+    return frame;
+  }
+
+  private placeOf(volume: MapTree, leaf: number): number {
+    return ((leaf ^ Math.imul(volume.serial, 0x9e3779b1)) & (REMEMBERED - 1)) * Known.words;
   }
 
   /**
-   * What a map has at the first blocks of requests, whose records are at `records` in `sq`: pbns; 0
-   * where it has nothing, or where its leaf is not remembered. One pass after the other, so that
-   * nothing waits for the one before.
+   * What a map has at the first blocks of requests, whose records are at `records` in `sq`: pbns,
+   * in two words (the high ones stay 0 until some need them); 0 where it has nothing, or where its
+   * leaf is not remembered. One pass after the other: nothing waits for the one before.
    */
   lookUp(
     volume: MapTree,
     sq: Uint32Array,
     records: Int32Array,
     count: number,
-    pbns: Float64Array,
+    pbns: Int32Array,
+    pbnsHi: Int32Array,
   ): void {
     const { found } = this;
     const { words, bytes } = this.pages;
@@ -123,16 +130,17 @@ export class Trees {
       const frame = found[i]!;
       const e = sq[records[i]! + Req.lbaLo]! & (Node.entries - 1);
       const at = (frame << (Page.shift + 2)) + Node.high * 4 + e;
-      if (frame >= 0) pbns[i] = bytes[at]! * 4294967296 + pbns[i]!;
+      pbnsHi[i] = frame < 0 ? 0 : bytes[at]!;
     }
   }
 
   private remember(volume: MapTree, leaf: number, frame: number): void {
-    const place = (leaf ^ Math.imul(volume.serial, 0x9e3779b1)) & (REMEMBERED - 1);
-    this.knownLeaves[place] = leaf;
-    this.knownTrees[place] = volume.serial;
-    this.knownFrames[place] = frame;
-    this.knownSerials[place] = this.pages.serials[frame]!;
+    const { known } = this;
+    const at = this.placeOf(volume, leaf);
+    known[at] = leaf;
+    known[at + Known.tree] = volume.serial;
+    known[at + Known.frame] = frame;
+    known[at + Known.serial] = this.pages.serials[frame]!;
   }
 
   /** What entry `e` of a node names. */
@@ -362,8 +370,10 @@ export class Trees {
 
   /** Leaves of a map are not where they were. */
   forget(volume: MapTree): void {
-    const { knownTrees } = this;
-    for (let i = 0; i < REMEMBERED; i++) if (knownTrees[i] === volume.serial) knownTrees[i] = -1;
+    const { known } = this;
+    for (let at = 0; at < known.length; at += Known.words) {
+      if (known[at + Known.tree] === (volume.serial | 0)) known[at] = -1;
+    }
   }
 
   /** The frame of a new page of a tree, with a reference; or a Miss. */

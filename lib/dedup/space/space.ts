@@ -153,11 +153,11 @@ export class Space {
     return (word >>> ((extent % Group.extents) * 8)) & 0xff;
   }
 
-  /** Whether blocks can be there at all: a map that names anything else is damaged. */
-  holdsBlocks(pbn: number, count: number): boolean {
-    const group = groupOf(pbn);
+  /** Whether blocks can be there at all: a map that names anything else is damaged. Not at 0. */
+  holdsBlocks(pbnLo: number, pbnHi: number, count: number): boolean {
+    const group = (pbnHi << (32 - Group.shift)) | (pbnLo >>> Group.shift);
     if (group < this.firstGroup || group >= this.highWater) return false;
-    const page = (pbn >>> 0) & EXTENT_MASK;
+    const page = pbnLo & EXTENT_MASK;
     return page >= Group.metaPages && page + count <= Group.extentPages;
   }
 

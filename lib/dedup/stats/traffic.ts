@@ -56,12 +56,11 @@ export class ReadSample {
     return this.slot < 0 ? left - 1 : -1;
   }
 
-  /** Of a tier unless somebody says otherwise: the data device. */
-  begin(slot: number): void {
+  /** The time begins; whoever knows the slot says so, and each tier that is asked. */
+  begin(): void {
     const { ticks } = this.traffic;
     const { began } = this;
-    this.slot = slot;
-    this.tier = Tier.device;
+    this.tier = Tier.none;
     ticks.read();
     began[0] = ticks.words[0]!;
     began[1] = ticks.words[1]!;

@@ -5,7 +5,7 @@
 //
 // Invariant: between looking up and asking nothing changes the map, or what is in memory of it.
 
-import { Op, Req, Status } from '../../hpdi/index.js';
+import { Access, Op, Req, Status, type RequestCheck } from '../../hpdi/index.js';
 import { native } from '../../native.js';
 import type { VolumeRecord } from '../maps/catalogue.js';
 import { SLOT_BITS, type Engine } from '../engine.js';
@@ -31,14 +31,17 @@ export class Reads {
   private readonly engine: Engine;
   private readonly volume: VolumeRecord;
   private readonly slots: RequestSlots;
+  private readonly check: RequestCheck;
   private readonly owner: ReadsOwner;
   /** Of a request's owner, as the devices give it back: the queue's number. */
   private readonly number: number;
-  /** Reads of this submit: their slots, and where in `sq` their records are. */
-  private readonly added: Int32Array;
+  /** Reads of this submit: where in `sq` their records are; and of those that need a slot. */
   private readonly records: Int32Array;
+  private readonly others: Int32Array;
   private addedCount = 0;
-  private readonly pbns: Float64Array;
+  /** Where the map has their first blocks. */
+  private readonly pbns: Int32Array;
+  private readonly pbnsHi: Int32Array;
   /** Those whose map is on its way. */
   private readonly parked: Fifo;
   /** The read whose time is taken. */
@@ -52,75 +55,95 @@ export class Reads {
     engine: Engine,
     volume: VolumeRecord,
     slots: RequestSlots,
+    check: RequestCheck,
     number: number,
     owner: ReadsOwner,
   ) {
     this.engine = engine;
     this.volume = volume;
     this.slots = slots;
+    this.check = check;
     this.number = number;
     this.owner = owner;
-    this.added = new Int32Array(slots.depth);
     this.records = new Int32Array(slots.depth);
-    this.pbns = new Float64Array(slots.depth);
+    this.others = new Int32Array(slots.depth);
+    this.pbns = new Int32Array(slots.depth);
+    this.pbnsHi = new Int32Array(slots.depth);
     this.parked = new Fifo(slots.depth);
     this.sample = new ReadSample(engine.traffic);
   }
 
   // hot:begin
 
-  /** A read was taken, whose record is at word `at` of `sq`: `go` begins it. */
-  add(slot: number, at: number): void {
-    this.added[this.addedCount] = slot;
-    this.records[this.addedCount++] = at;
+  /**
+   * Takes the reads that stand in `sq` from record `head` on, at most `wanted`, up to the first
+   * other request, or one to be refused: `go` begins them. They have no slots yet.
+   */
+  take(sq: Uint32Array, head: number, wanted: number): number {
+    const { records, check, slots } = this;
+    const mask = (sq.length >>> 3) - 1;
+    const most = wanted < slots.free ? wanted : slots.free;
+    let added = this.addedCount;
+    let taken = 0;
+    for (; taken < most; taken++) {
+      const at = ((head + taken) & mask) * Req.words;
+      if (sq[at] !== Op.READ || check.transfer(sq, at, Access.write) !== Status.OK) break;
+      records[added++] = at;
+    }
+    this.addedCount = added;
+    slots.free -= taken;
+    return taken;
   }
 
-  /** Begins the reads that were added; `sq` is as it was then. */
+  /** The same of one, whose record is at word `at` of `sq` and was checked. */
+  add(at: number): void {
+    this.records[this.addedCount++] = at;
+    this.slots.free--;
+  }
+
+  /** Begins the reads that were taken; `sq` is as it was then. */
   go(sq: Uint32Array): void {
-    const { added, records, addedCount, pbns, slots, volume, sample } = this;
+    const { records, addedCount, pbns, pbnsHi, others, sample } = this;
     if (addedCount === 0) return;
     this.addedCount = 0;
-    const { parities } = slots;
-    const { trees, space, io, checkpoint } = this.engine.parts;
+    const { trees, space, io, checkpoint, checks, traffic } = this.engine.parts;
     const parity = space.generation & 1;
     checkpoint.readers[parity] = checkpoint.readers[parity]! + addedCount;
-    const number = this.number << SLOT_BITS;
-    const timed = sample.due(addedCount);
-    if (timed >= 0) sample.begin(added[timed]!);
-    trees.lookUp(volume, sq, records, addedCount, pbns);
-    const { llrrm } = this.engine;
-    const { checks, traffic } = this.engine.parts;
-    const isPlain = llrrm === null && checks === null;
-    let plain = 0;
-    for (let i = 0; i < addedCount; i++) {
-      const slot = added[i]!;
-      const at = records[i]!;
-      const pbn = pbns[i]!;
-      parities[slot] = parity + 1;
-      if (isPlain && sq[at + Req.blocks] === 1 && pbn !== 0 && space.holdsBlocks(pbn, 1)) {
-        const hi = (pbn / TWO_32) | 0;
-        const to = sq[at + Req.addressLo]! | 0;
-        const toHi = sq[at + Req.addressHi]! | 0;
-        plain++;
-        io.askWords(Op.READ, pbn | 0, hi, 1, to, toHi, Io.plain, number | slot);
-        continue;
-      }
-      this.enter(slot, sq, at);
-      traffic.blocksRead += slots.counts[slot]!;
-      if (slot === sample.slot) sample.tier = Tier.none;
-      if (this.read(slot)) continue;
-      if (slot === sample.slot) sample.forget();
-      this.parked.push(slot);
-    }
     traffic.reads += addedCount;
-    traffic.blocksRead += plain;
-    traffic.deviceReads += plain;
+    const timed = sample.due(addedCount);
+    if (timed >= 0) sample.begin();
+    trees.lookUp(this.volume, sq, records, addedCount, pbns, pbnsHi);
+    const isPlain = this.engine.llrrm === null && checks === null;
+    // To the front, with their pbns, come those that one request reads.
+    const timedRecord = timed < 0 ? -1 : records[timed]!;
+    let plain = 0;
+    let other = 0;
+    for (let i = 0; i < addedCount; i++) {
+      const at = records[i]!;
+      const lo = pbns[i]!;
+      const hi = pbnsHi[i]!;
+      const isPage = isPlain && sq[at + Req.blocks] === 1 && at !== timedRecord;
+      if (isPage && space.holdsBlocks(lo, hi, 1)) {
+        records[plain] = at;
+        pbns[plain] = lo;
+        pbnsHi[plain++] = hi;
+      } else others[other++] = at;
+    }
+    const asked = io.readPages(sq, records, pbns, pbnsHi, plain, this.number, parity);
+    traffic.blocksRead += asked;
+    traffic.deviceReads += asked;
+    for (let i = asked; i < plain; i++) this.enter(sq, records[i]!, parity, false);
+    for (let i = 0; i < other; i++) this.enter(sq, others[i]!, parity, others[i] === timedRecord);
     this.fill();
   }
 
-  /** A read that may take several requests is known by its slot. */
-  private enter(slot: number, sq: Uint32Array, at: number): void {
-    const { slots } = this;
+  /** A read that may take several requests has a slot. */
+  private enter(sq: Uint32Array, at: number, parity: number, isTimed: boolean): void {
+    const { slots, sample } = this;
+    const slot = slots.next;
+    slots.name();
+    slots.tags[slot] = sq[at + Req.tag]!;
+    slots.parities[slot] = parity + 1;
     slots.statuses[slot] = 0;
     slots.parts[slot] = 1;
     slots.flushes[slot] = 0;
@@ -128,6 +151,11 @@ export class Reads {
     slots.lbns[slot] = sq[at + Req.lbaHi]! * TWO_32 + sq[at + Req.lbaLo]!;
     slots.counts[slot] = sq[at + Req.blocks]!;
     slots.addresses[slot] = sq[at + Req.addressHi]! * TWO_32 + sq[at + Req.addressLo]!;
+    this.engine.traffic.blocksRead += slots.counts[slot]!;
+    if (isTimed) sample.slot = slot;
+    if (this.read(slot)) return;
+    if (isTimed) sample.forget();
+    this.parked.push(slot);
   }
 
   /** Goes on with a read; false: pages of the map are on their way. */
@@ -162,9 +190,11 @@ export class Reads {
         length++;
       }
       const toHi = (to / TWO_32) | 0;
+      const lo = pbn | 0;
+      const hi = (pbn / TWO_32) | 0;
       if (pbn === 0) this.zero(slot, to | 0, toHi, length);
-      else if (!space.holdsBlocks(pbn, length)) slots.fail(slot, Status.MEDIA_ERROR);
-      else this.ask(slot, leaf, pbn | 0, (pbn / TWO_32) | 0, length, to | 0, toHi);
+      else if (!space.holdsBlocks(lo, hi, length)) slots.fail(slot, Status.MEDIA_ERROR);
+      else this.ask(slot, leaf, lo, hi, length, to | 0, toHi);
       b += length;
     }
     slots.progress[slot] = count;

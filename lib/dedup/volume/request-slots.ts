@@ -16,8 +16,10 @@ export class RequestSlots {
   /** Blocks of a read, or an unmap, that are dealt with. */
   readonly progress: Float64Array;
   readonly seqs: Float64Array;
+  /** Requests that may still be taken: those without a slot count, too. */
   free = 0;
   private readonly list: Int32Array;
+  private top: number;
 
   constructor(depth: number) {
     this.depth = depth;
@@ -33,21 +35,31 @@ export class RequestSlots {
     this.seqs = new Float64Array(depth);
     this.list = Int32Array.from({ length: depth }, (_, i) => depth - 1 - i);
     this.free = depth;
+    this.top = depth;
   }
 
   // hot:begin
 
-  /** The slot that `take` takes; there is one. */
+  /** The slot that the next request with one has; there is one while `free` is above 0. */
   get next(): number {
-    return this.list[this.free - 1]!;
+    return this.list[this.top - 1]!;
   }
 
+  /** A request is taken, in slot `next`. */
   take(): void {
     this.free--;
+    this.top--;
   }
 
+  /** A request that was taken without a slot is to have `next`. */
+  name(): void {
+    this.top--;
+  }
+
+  /** A request in a slot is complete. */
   give(slot: number): void {
-    this.list[this.free++] = slot;
+    this.list[this.top++] = slot;
+    this.free++;
   }
 
   /** What went wrong first counts. */

@@ -8,8 +8,8 @@
 // 2. Sets are made of writes of one `submit` that follow each other; a request may lie in several.
 
 import {
-  Access,
   CompletionRing,
+  Cpl,
   Flag,
   Op,
   Req,
@@ -71,7 +71,7 @@ export class VolumeQueue implements QueueDriver {
     const gap = engine.numbered.indexOf(null);
     this.number = gap < 0 ? engine.numbered.length : gap;
     engine.numbered[this.number] = this;
-    this.reads = new Reads(engine, volume, this.slots, this.number, this);
+    this.reads = new Reads(engine, volume, this.slots, this.check, this.number, this);
   }
 
   // hot:begin
@@ -81,8 +81,12 @@ export class VolumeQueue implements QueueDriver {
     const wanted = (tail - head) | 0;
     let taken = 0;
     if (this.engine.over) return this.refuse(sq, head, wanted);
-    for (; taken < wanted && this.slots.free > 0; taken++) {
+    while (taken < wanted && this.slots.free > 0) {
+      const reads = this.reads.take(sq, (head + taken) | 0, wanted - taken);
+      taken += reads;
+      if (reads > 0) continue;
       if (!this.accept(sq, ((head + taken) & mask) * Req.words)) break;
+      taken++;
     }
     this.closeSet();
     this.reads.go(sq);
@@ -112,16 +116,14 @@ export class VolumeQueue implements QueueDriver {
     this.partEnded(slot);
   }
 
-  /** A read that was one request of the device has ended: nothing else is known of it. */
-  plainEnded(slot: number, status: number): void {
-    const { slots, reads } = this;
+  /** Reads without slots, of one page each, have ended. */
+  pagesRead(parity: number, cq: Uint32Array, from: number, to: number): void {
     const { readers } = this.engine.parts.checkpoint;
-    const parity = slots.parities[slot]! - 1;
-    readers[parity] = readers[parity]! - 1;
-    slots.parities[slot] = 0;
-    if (slot === reads.sample.slot) reads.sample.end(status === Status.OK);
-    slots.give(slot);
-    this.done.push(slots.tags[slot]!, status, 0, 0);
+    readers[parity] = readers[parity]! - (to - from);
+    this.slots.free += to - from;
+    for (let at = from * Cpl.words; at < to * Cpl.words; at += Cpl.words) {
+      this.done.push(cq[at]!, cq[at + Cpl.status]!, 0, 0);
+    }
     if (this.armed) this.signal();
   }
 
@@ -144,10 +146,6 @@ export class VolumeQueue implements QueueDriver {
   private accept(sq: Uint32Array, at: number): boolean {
     const word = sq[at]!;
     const op = word & 0xff;
-    if (op === Op.READ) {
-      this.read(sq, at);
-      return true;
-    }
     const { slots } = this;
     const slot = slots.next;
     slots.tags[slot] = sq[at + Req.tag]!;
@@ -164,6 +162,10 @@ export class VolumeQueue implements QueueDriver {
       return true;
     }
     if (op === Op.WRITE) return this.write(slot);
+    if (op === Op.READ) {
+      this.reads.add(at);
+      return true;
+    }
     slots.take();
     if (op === Op.FLUSH) this.flush(slot);
     else {
@@ -171,24 +173,6 @@ export class VolumeQueue implements QueueDriver {
       this.unmaps.push(slot);
     }
     return true;
-  }
-
-  /** Of a read only the tag is kept here: `Reads.go` takes the rest from its record. */
-  private read(sq: Uint32Array, at: number): void {
-    const tag = sq[at + Req.tag]!;
-    const status =
-      sq[at] === Op.READ
-        ? this.check.transfer(sq, at, Access.write)
-        : admit(this.engine, this.check, this.readOnly, sq, at);
-    if (status !== Status.OK) {
-      this.done.push(tag, status, 0, 0);
-      return;
-    }
-    const { slots } = this;
-    const slot = slots.next;
-    slots.take();
-    slots.tags[slot] = tag;
-    this.reads.add(slot, at);
   }
 
   /** Puts a write's blocks to sets. False: there are not enough. */

@@ -79,7 +79,8 @@ export class Thn {
     if (!this.looksAt(count) || sets.unequal[set] !== 0) return true;
     if (this.badOf !== set) {
       this.badOf = set;
-      this.bad.clear();
+      // (Clearing makes a new table, also of an empty one.)
+      if (this.bad.size > 0) this.bad.clear();
       this.loadsBefore = this.space.pages.loads;
     }
     const view = sets.views[set]!;
