@@ -80,14 +80,18 @@ export class Reads {
    * other request, or one to be refused: `go` begins them. They have no slots yet.
    */
   take(sq: Uint32Array, head: number, wanted: number): number {
-    const { records, check, slots } = this;
+    const { records, check, slots, isPlain } = this;
     const mask = (sq.length >>> 3) - 1;
     const most = wanted < slots.free ? wanted : slots.free;
     let added = this.addedCount;
     let taken = 0;
     for (; taken < most; taken++) {
       const at = ((head + taken) & mask) * Req.words;
-      if (sq[at] !== Op.READ || check.transfer(sq, at, Access.write) !== Status.OK) break;
+      if (sq[at] !== Op.READ) break;
+      // Where one page is wanted, who writes it checks the address, and nothing is written before.
+      const isOne = isPlain && sq[at + Req.blocks] === 1;
+      const status = isOne ? check.range(sq, at) : check.transfer(sq, at, Access.write);
+      if (status !== Status.OK) break;
       records[added++] = at;
     }
     this.addedCount = added;
@@ -103,17 +107,16 @@ export class Reads {
 
   /** Begins the reads that were taken; `sq` is as it was then. */
   go(sq: Uint32Array): void {
-    const { records, addedCount, pbns, pbnsHi, others, sample } = this;
+    const { records, addedCount, pbns, pbnsHi, others, sample, isPlain } = this;
     if (addedCount === 0) return;
     this.addedCount = 0;
-    const { trees, space, io, checkpoint, checks, traffic } = this.engine.parts;
+    const { trees, space, io, checkpoint, traffic } = this.engine.parts;
     const parity = space.generation & 1;
     checkpoint.readers[parity] = checkpoint.readers[parity]! + addedCount;
     traffic.reads += addedCount;
     const timed = sample.due(addedCount);
     if (timed >= 0) sample.begin();
     trees.lookUp(this.volume, sq, records, addedCount, pbns, pbnsHi);
-    const isPlain = this.engine.llrrm === null && checks === null;
     // To the front, with their pbns, come those that one request reads.
     const timedRecord = timed < 0 ? -1 : records[timed]!;
     let plain = 0;
@@ -135,6 +138,11 @@ export class Reads {
     for (let i = asked; i < plain; i++) this.enter(sq, records[i]!, parity, false);
     for (let i = 0; i < other; i++) this.enter(sq, others[i]!, parity, others[i] === timedRecord);
     this.fill();
+  }
+
+  /** Reads go to the data device, and as they are. */
+  private get isPlain(): boolean {
+    return this.engine.llrrm === null && this.engine.parts.checks === null;
   }
 
   /** A read that may take several requests has a slot. */

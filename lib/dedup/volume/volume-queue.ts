@@ -51,6 +51,10 @@ export class VolumeQueue implements QueueDriver {
   private readonly unmapped: Fifo;
   /** The set that the writes of this submit go to; -1: none. */
   private set = -1;
+  /** Of a poll that is under way: where completions go, the next one's word, how many fit. */
+  private out: Uint32Array | null = null;
+  private outAt = 0;
+  private outRoom = 0;
   private armed = false;
   private signalled = false;
   private readonly fd: number;
@@ -98,8 +102,16 @@ export class VolumeQueue implements QueueDriver {
   poll(cq: Uint32Array, max: number): number {
     this.counters.polls++;
     if (this.signalled) this.unsignal();
-    if (this.done.length === 0) this.engine.run();
-    const count = this.done.drain(cq, 0, max);
+    let count = 0;
+    if (this.done.length === 0) {
+      this.out = cq;
+      this.outAt = 0;
+      this.outRoom = max;
+      this.engine.run();
+      this.out = null;
+      count = max - this.outRoom;
+    }
+    count += this.done.drain(cq, count, max - count);
     // Who polls in vain after it armed goes to sleep now, and is to be woken.
     if (count > 0) this.armed = false;
     return count;
@@ -121,10 +133,28 @@ export class VolumeQueue implements QueueDriver {
     const { readers } = this.engine.parts.checkpoint;
     readers[parity] = readers[parity]! - (to - from);
     this.slots.free += to - from;
-    for (let at = from * Cpl.words; at < to * Cpl.words; at += Cpl.words) {
-      this.done.push(cq[at]!, cq[at + Cpl.status]!, 0, 0);
+    for (let i = from + this.putOut(cq, from, to - from); i < to; i++) {
+      this.done.push(cq[i * Cpl.words]!, cq[i * Cpl.words + Cpl.status]!, 0, 0);
     }
     if (this.armed) this.signal();
+  }
+
+  /** Gives a poll that is under way up to `count` completions, as many as it has room for. */
+  private putOut(cq: Uint32Array, from: number, count: number): number {
+    const { out } = this;
+    if (out === null) return 0;
+    const most = count < this.outRoom ? count : this.outRoom;
+    let to = this.outAt;
+    for (let at = from * Cpl.words; at < (from + most) * Cpl.words; at += Cpl.words) {
+      out[to] = cq[at]!;
+      out[to + Cpl.status] = cq[at + Cpl.status]!;
+      out[to + Cpl.resultLo] = 0;
+      out[to + Cpl.resultHi] = 0;
+      to += Cpl.words;
+    }
+    this.outAt = to;
+    this.outRoom -= most;
+    return most;
   }
 
   /** A set with requests of this queue is complete, or has failed. */
