@@ -72,8 +72,8 @@ async function run(device: BlockDevice, load: Load): Promise<number> {
 }
 
 /**
- * Operations a second of two devices, and the second's to the first's: the median of many short
- * turns, each of both, since a host's memory is not as fast in one second as in the next.
+ * Operations a second of two devices, and the second's to the first's: that is the median of many
+ * short turns, each of both, since a host's memory is not as fast in one second as in the next.
  */
 async function inTurn(
   [one, other]: readonly [BlockDevice, BlockDevice],
@@ -82,7 +82,9 @@ async function inTurn(
   const queues = [one, other].map((device) => device.queue({ depth: load.depth, split: false }));
   const took: [number[], number[]] = [[], []];
   for (let turn = -WARM_TURNS; turn < TURNS; turn++) {
-    for (const [i, device] of [one, other].entries()) {
+    for (let step = 0; step < 2; step++) {
+      const i = (turn + WARM_TURNS + step) % 2;
+      const device = i === 0 ? one : other;
       const first = (turn + WARM_TURNS) * TURN_OPERATIONS;
       const started = performance.now();
       drive(device, queues[i]!, { ...load, first, operations: TURN_OPERATIONS });
@@ -90,7 +92,9 @@ async function inTurn(
     }
   }
   for (const queue of queues) await queue.close();
-  const [iops, otherIops] = took.map((times) => (TURN_OPERATIONS * 1000) / median(times));
+  const [iops, otherIops] = took.map(
+    (times) => (TURN_OPERATIONS * TURNS * 1000) / times.reduce((sum, ms) => sum + ms),
+  );
   return [iops!, otherIops!, median(took[0].map((ms, turn) => ms / took[1][turn]!))];
 }
 

@@ -59,11 +59,13 @@ const enum Asked {
 export interface PageReader {
   /**
    * They have ended: records `from` to `to` (exclusive) of `cq` have their tags and statuses;
-   * `parity` is as it was given.
+   * `parity` is as it was given; one that was `timed` comes alone.
    */
-  pagesRead(parity: number, cq: Uint32Array, from: number, to: number): void;
+  pagesRead(parity: number, timed: boolean, cq: Uint32Array, from: number, to: number): void;
 }
 
+/** Of what a reader's requests are known by: its number, this, and the parity. */
+const TIMED = 2;
 const BACKLOG = 1024;
 const TWO_32 = 4294967296;
 
@@ -201,7 +203,7 @@ export class PoolIo {
       if (at === from) return true;
       this.at = at;
       this.freeCount = freeCount;
-      readers[owner >>> 1]?.pagesRead(owner & 1, cq, from, at);
+      readers[owner >>> 2]?.pagesRead(owner & 1, (owner & TIMED) !== 0, cq, from, at);
     }
     return false;
   }
@@ -226,8 +228,9 @@ export class PoolIo {
 
   /**
    * Reads a page for each of `count` requests, whose records are at words `from` of `records`, to
-   * their buffers: the pages are `pbns`, in two words. Reader `number` is told, with `parity`.
-   * Returns for how many; for the others there is no room now.
+   * their buffers: the pages are `pbns`, in two words. Reader `number` is told, with `parity`, and
+   * of the one at `timed` (-1: none) by itself. Returns how many are asked for; for the others
+   * there is no room now.
    */
   readPages(
     records: Uint32Array,
@@ -237,11 +240,12 @@ export class PoolIo {
     count: number,
     number: number,
     parity: number,
+    timed: number,
   ): number {
     if (this.waiting !== 0) return 0;
     const { queue, asked, free, perPage, pageShift } = this;
     const { sq, mask, tail } = queue;
-    const owner = (number << 1) | parity;
+    const owner = (number << 2) | parity;
     const granted = queue.reserve(count < this.freeCount ? count : this.freeCount);
     let { freeCount } = this;
     for (let i = 0; i < granted; i++) {
@@ -260,6 +264,10 @@ export class PoolIo {
       sq[at + Req.lbaHi] = (pbnsHi[i]! << pageShift) | ((lo >>> 1) >>> (31 - pageShift));
       sq[at + Req.addressLo] = records[record + Req.addressLo]!;
       sq[at + Req.addressHi] = records[record + Req.addressHi]!;
+    }
+    if (timed >= 0 && timed < granted) {
+      const slot = sq[((tail + timed) & mask) * Req.words + Req.tag]!;
+      asked[slot * Asked.words + Asked.owner] = owner | TIMED;
     }
     this.freeCount = freeCount;
     this.reads += granted;

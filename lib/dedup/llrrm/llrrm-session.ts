@@ -14,6 +14,9 @@ import { Llrrm, type LlrrmPolicy, warnDegraded } from './llrrm.js';
 import { formatLlrrm, loadTable, newUuid, saveTable, takeLlrrm } from './llrrm-store.js';
 import type { SuperblockFacts } from '../format/superblock.js';
 
+/** Maps name no blocks from here on. */
+const PBN_END = 2 ** 40;
+
 export interface LlrrmOptions {
   /** The low-latency device for this time, which stays the caller's; null: none. */
   llrrm?: BlockDevice | null;
@@ -134,7 +137,8 @@ export class LlrrmSession {
     this.llrrm = llrrm;
     this.device = device;
     if (place.stamp !== 0) {
-      const isBlock = (pbn: number): boolean => space.holdsBlocks(pbn | 0, (pbn / 2 ** 32) | 0, 1);
+      const isBlock = (pbn: number): boolean =>
+        pbn < PBN_END && space.holdsBlocks(pbn | 0, (pbn / 2 ** 32) | 0, 1);
       await loadTable(device, place, facts.uuid, llrrm.table, isBlock);
     }
     if (device.info.durable) {

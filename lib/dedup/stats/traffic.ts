@@ -7,6 +7,8 @@ import { Ticks } from './ticks.js';
 const TWO_32 = 4294967296;
 /** One read in so many is timed: a prime, so that it meets every place of batches. */
 const EVERY = 61;
+/** No slot of a queue has this number. */
+const NO_SLOT = 2 ** 30;
 
 /** Where the blocks of a read came from; both is a sum. */
 export const enum Tier {
@@ -32,7 +34,7 @@ export class Traffic {
 
 /** Of a queue: the read that is being timed, one at a time. */
 export class ReadSample {
-  /** -1: none. */
+  /** -1: none; NO_SLOT: one without. */
   slot = -1;
   tier: number = Tier.none;
   private readonly traffic: Traffic;
@@ -64,6 +66,12 @@ export class ReadSample {
     ticks.read();
     began[0] = ticks.words[0]!;
     began[1] = ticks.words[1]!;
+  }
+
+  /** The read has no slot, and one tier serves it. */
+  waitFor(tier: Tier): void {
+    this.slot = NO_SLOT;
+    this.tier = tier;
   }
 
   /** It is complete. */

@@ -118,25 +118,31 @@ export class Reads {
     if (timed >= 0) sample.begin();
     trees.lookUp(this.volume, sq, records, addedCount, pbns, pbnsHi);
     // To the front, with their pbns, come those that one request reads.
-    const timedRecord = timed < 0 ? -1 : records[timed]!;
     let plain = 0;
     let other = 0;
+    let timedPlain = -1;
+    let timedOther = -1;
     for (let i = 0; i < addedCount; i++) {
       const at = records[i]!;
       const lo = pbns[i]!;
       const hi = pbnsHi[i]!;
-      const isPage = isPlain && sq[at + Req.blocks] === 1 && at !== timedRecord;
-      if (isPage && space.holdsBlocks(lo, hi, 1)) {
+      if (isPlain && sq[at + Req.blocks] === 1 && space.holdsBlocks(lo, hi, 1)) {
+        if (i === timed) timedPlain = plain;
         records[plain] = at;
         pbns[plain] = lo;
         pbnsHi[plain++] = hi;
-      } else others[other++] = at;
+      } else {
+        if (i === timed) timedOther = other;
+        others[other++] = at;
+      }
     }
-    const asked = io.readPages(sq, records, pbns, pbnsHi, plain, this.number, parity);
+    const { number } = this;
+    const asked = io.readPages(sq, records, pbns, pbnsHi, plain, number, parity, timedPlain);
+    if (timedPlain >= 0 && timedPlain < asked) sample.waitFor(Tier.device);
     traffic.blocksRead += asked;
     traffic.deviceReads += asked;
-    for (let i = asked; i < plain; i++) this.enter(sq, records[i]!, parity, false);
-    for (let i = 0; i < other; i++) this.enter(sq, others[i]!, parity, others[i] === timedRecord);
+    for (let i = asked; i < plain; i++) this.enter(sq, records[i]!, parity, i === timedPlain);
+    for (let i = 0; i < other; i++) this.enter(sq, others[i]!, parity, i === timedOther);
     this.fill();
   }
 

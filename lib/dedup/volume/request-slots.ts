@@ -1,4 +1,7 @@
-// RequestSlots: what a volume's queue knows of the requests that it has taken, in typed arrays.
+// RequestSlots: what a volume's queue knows of the requests that it has taken, in typed arrays; of
+// those without a slot, only how many there are.
+//
+// Invariant: free ≤ top, so that there is a slot for whoever is taken.
 
 export class RequestSlots {
   readonly depth: number;

@@ -4,8 +4,10 @@
 // WRITE is gathered to sets; nothing of either is copied.
 //
 // Invariants
-// 1. Every request that was taken has a slot until its completion is in `done`.
-// 2. Sets are made of writes of one `submit` that follow each other; a request may lie in several.
+// 1. A request that was taken counts against the slots until its completion is in `done`, or with a
+//    poll. Reads of one page have no slot: the device's queue knows their tags (PoolIo.readPages).
+// 2. `out` is set while a poll runs the engine, and only if nothing stood in `done`.
+// 3. Sets are made of writes of one `submit` that follow each other; a request may lie in several.
 
 import {
   CompletionRing,
@@ -129,14 +131,15 @@ export class VolumeQueue implements QueueDriver {
   }
 
   /** Reads without slots, of one page each, have ended. */
-  pagesRead(parity: number, cq: Uint32Array, from: number, to: number): void {
+  pagesRead(parity: number, timed: boolean, cq: Uint32Array, from: number, to: number): void {
     const { readers } = this.engine.parts.checkpoint;
+    if (timed) this.reads.sample.end(cq[from * Cpl.words + Cpl.status] === Status.OK);
     readers[parity] = readers[parity]! - (to - from);
     this.slots.free += to - from;
     for (let i = from + this.putOut(cq, from, to - from); i < to; i++) {
       this.done.push(cq[i * Cpl.words]!, cq[i * Cpl.words + Cpl.status]!, 0, 0);
     }
-    if (this.armed) this.signal();
+    if (this.armed && this.done.length > 0) this.signal();
   }
 
   /** Gives a poll that is under way up to `count` completions, as many as it has room for. */
