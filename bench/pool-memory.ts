@@ -1,7 +1,7 @@
 // What a dedup pool takes of memory when it is full: a pool of `--size` (1 TiB) is filled with
 // data that occurs once, then read and overwritten at random, so that every table and cache is in
 // use. Resident memory counts, all that the process has gained since before the pool was made. Then
-// it is closed and opened again: how long that takes, and till the index is rebuilt.
+// it is closed and opened again: how long that takes, and till the index is rebuilt; and checked.
 //
 // The device keeps metadata, in memory, and forgets data: what it keeps is known to the page, and
 // left out of the account.
@@ -9,7 +9,7 @@
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { Random } from '../lib/bench/random.js';
-import { Pool } from '../lib/dedup/index.js';
+import { checkPool, Pool } from '../lib/dedup/index.js';
 import { plainInfo } from '../lib/drivers/plain-info.js';
 import {
   BlockDevice,
@@ -25,6 +25,7 @@ import {
 import { addressSpace, type Segment } from '../lib/memory/index.js';
 import { native } from '../lib/native.js';
 import { parseSize } from '../lib/units.js';
+import { collect } from './heap.js';
 import { atMost, finish, program, progress, progressEnd, type Cell } from './report.js';
 
 const PAGE = 4096;
@@ -251,9 +252,40 @@ async function reopen(device: BlockDevice, taken: () => number): Promise<Record<
     'sampling, one in': index.rate,
     'open, ms': opened - started,
     'indexed, s': (indexed - opened) / 1000,
+    'checked, s': '',
   };
   await pool.close();
   return row;
+}
+
+/** Checks it; the most memory there was meanwhile, with what a collection leaves of the pools. */
+async function check(
+  device: BlockDevice,
+  taken: () => number,
+): Promise<{ row: Record<string, Cell>; before: number; most: number }> {
+  collect();
+  const before = taken();
+  let most = before;
+  const started = performance.now();
+  const report = await checkPool(device, {
+    onProgress: ({ phase, done, total }) => {
+      if (done % TURN !== 0 && done !== total) return;
+      most = Math.max(most, taken());
+      progress(`checking it: ${phase} ${done} of ${total}`);
+    },
+  });
+  if (!report.clean) throw new Error(`the pool is damaged: ${report.findings[0]!.message}`);
+  const row = {
+    after: 'checking it',
+    'operations a second': '',
+    'GB in memory': most / GB,
+    'index entries': '',
+    'sampling, one in': '',
+    'open, ms': '',
+    'indexed, s': '',
+    'checked, s': (performance.now() - started) / 1000,
+  };
+  return { row, before, most };
 }
 
 await program(async () => {
@@ -296,6 +328,7 @@ await program(async () => {
       'sampling, one in': index.rate,
       'open, ms': '',
       'indexed, s': '',
+      'checked, s': '',
     });
   }
 
@@ -331,13 +364,21 @@ await program(async () => {
   const stored = pool.stats().data_blocks_used * PAGE;
   await disk.close();
   await pool.close();
-  rows.push(await reopen(device, () => resident() - before - pages.kept * PAGE));
+  const taken = (): number => resident() - before - pages.kept * PAGE;
+  rows.push(await reopen(device, taken));
+  const checked = await check(device, taken);
+  rows.push(checked.row);
   progressEnd();
   await device.close();
   zeros.close();
   data.close();
-  const bars = [atMost('GB of memory per TiB stored', most / GB / (stored / TIB), BAR)];
-  const rounds = { stored, forgotten: pages.forgotten, kept: pages.kept, before };
+  const perTib = (bytes: number): number => bytes / GB / (stored / TIB);
+  const bars = [
+    atMost('GB of memory per TiB stored', perTib(most), BAR),
+    atMost('GB of memory of a check per TiB stored', perTib(checked.most), BAR),
+  ];
+  const beforeCheck = checked.before;
+  const rounds = { stored, forgotten: pages.forgotten, kept: pages.kept, before, beforeCheck };
   const options = { json: values.json, check: values.check };
   finish({ schema: 'penstock.bench.pool-memory/1', rows, bars, rounds }, options);
 });

@@ -7,6 +7,7 @@ import type { DmaBuffer } from '../../memory/index.js';
 import { pairOf, type Expected, type PageReader } from './check-pages.js';
 import type { Findings } from './check-report.js';
 import type { Naming, SpaceCheck } from './check-space.js';
+import { NodeTable } from './check-tables.js';
 import { Head, Magic, Node, Page, Volume, VolumeState } from '../format/layout.js';
 import { isVolumeSize, leastLevel, MAP_LEVEL_MAX } from '../format/sense.js';
 import type { SuperblockFacts } from '../format/superblock.js';
@@ -40,7 +41,7 @@ export class MapsCheck {
   /** The superblock. */
   private readonly top: Naming;
   /** By pbn: role + (blocks mapped below it - UNKNOWN) * ROLES; UNKNOWN while it is being read. */
-  private readonly seen = new Map<number, number>();
+  private readonly seen = new NodeTable();
   private readonly names = new Map<string, number>();
   private readonly serials = new Map<number, number>();
   /** Nodes that were named, and are none. */

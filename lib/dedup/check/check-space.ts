@@ -5,6 +5,7 @@ import type { DmaBuffer } from '../../memory/index.js';
 import { native } from '../../native.js';
 import type { PageReader } from './check-pages.js';
 import type { Findings } from './check-report.js';
+import { ExtentSet, References } from './check-tables.js';
 import {
   Fingerprint,
   Group,
@@ -39,18 +40,18 @@ export class SpaceCheck {
   /** Two words per group from the first on, as summaries have them; 1 in `known` when they do. */
   readonly groups: Uint32Array;
   readonly known: Uint8Array;
-  /** References found, by group and block. */
-  readonly found = new Map<number, Uint32Array>();
   /** Root pages by number and summaries' places by span, of those that can be used. */
   readonly roots = new Map<number, Uint32Array>();
   readonly summaryPbns = new Map<number, number>();
   /** Extents in which nodes were read, and those that maps name blocks in. */
-  readonly withNodes = new Set<number>();
-  readonly withBlocks = new Set<number>();
+  readonly withNodes = new ExtentSet();
+  readonly withBlocks = new ExtentSet();
   private readonly reader: PageReader;
   private readonly findings: Findings;
   private readonly facts: SuperblockFacts;
-  private readonly unused = new Uint32Array(Group.counts);
+  private readonly references = new References();
+  /** References found to the blocks of the group that is compared. */
+  private readonly found = new Uint32Array(Group.counts);
 
   constructor(reader: PageReader, findings: Findings, facts: SuperblockFacts) {
     this.reader = reader;
@@ -165,14 +166,15 @@ export class SpaceCheck {
       );
     }
     if (!isNode) this.withBlocks.add(Math.floor(pbn / Group.extentPages));
-    const found = this.foundIn(group);
-    return ++found[indexOf(pbn)]!;
+    const times = this.foundAt(pbn) + 1;
+    this.setFound(pbn, times);
+    return times;
   }
 
   /** References found in a group, by block. */
   foundIn(group: number): Uint32Array {
-    let found = this.found.get(group);
-    if (found === undefined) this.found.set(group, (found = new Uint32Array(Group.counts)));
+    const found = new Uint32Array(Group.counts);
+    this.references.copyTo(found, group);
     return found;
   }
 
@@ -180,11 +182,11 @@ export class SpaceCheck {
   foundAt(pbn: number): number {
     const page = pbn % Group.extentPages;
     if (page < Group.metaPages) return 0;
-    return this.found.get(Math.floor(pbn / Group.pages))?.[indexOf(pbn)] ?? 0;
+    return this.references.at(Math.floor(pbn / Group.pages), indexOf(pbn));
   }
 
   setFound(pbn: number, count: number): void {
-    this.foundIn(Math.floor(pbn / Group.pages))[indexOf(pbn)] = count;
+    this.references.set(Math.floor(pbn / Group.pages), indexOf(pbn), count);
   }
 
   /** A page was read, and is a node or a page of the catalogue. */
@@ -259,7 +261,8 @@ export class SpaceCheck {
   }
 
   private compareCounts(group: number, counts: Uint32Array, name: string, pbn: number): void {
-    const found = this.found.get(group) ?? this.unused;
+    const { found } = this;
+    this.references.copyTo(found, group);
     const fewer: Disagreement = { blocks: 0, text: '' };
     const more: Disagreement = { blocks: 0, text: '' };
     for (let k = 0; k < Group.extents; k++) {

@@ -9,9 +9,9 @@
 // changed meanwhile, the check begins again, a few times: then POOL_BUSY. `Pool.check` holds
 // checkpoints off.
 //
-// Memory, per TiB of groups that are in use: 1 GiB for the references found (4 bytes per block),
-// 2.3 MB for summaries, and about 30 MB per TiB that is mapped, for its nodes; and 4 KiB for 15
-// volumes.
+// Memory, per TiB of groups that are in use: 253 MiB for the references found (a byte per block),
+// 2.3 MB for summaries, and about 2.7 MB per TiB that is mapped, for its nodes; 100 bytes for each
+// block that is named more than 254 times; and 4 KiB for 15 volumes.
 
 import { PenstockError } from '../../errors.js';
 import type { BlockDevice } from '../../hpdi/index.js';

@@ -153,14 +153,14 @@ export class FreePages {
     for (let group = facts.firstGroup; group < facts.highWater; group++) {
       const { words } = await old.counts(group);
       if (words === null || space.known[group - facts.firstGroup] !== 1) continue;
-      const found = space.foundIn(group);
       for (let k = 0; k < Group.extents; k++) {
         const extent = group * Group.extents + k;
         if (named.has(extent) || space.withBlocks.has(extent)) continue;
-        const isFree = (b: number): boolean => words[Head.words + b] === 0 && found[b] === 0;
-        const blocks = Array.from({ length: Group.blocks }, (_, i) => k * Group.blocks + i);
+        const isFree = (b: number): boolean =>
+          words[Head.words + k * Group.blocks + b] === 0 && space.foundAt(placeOf(extent, b)) === 0;
+        const blocks = Array.from({ length: Group.blocks }, (_, b) => b);
         if (!space.holdsNodes(group, k) && !blocks.every(isFree)) continue;
-        for (const b of blocks) if (isFree(b)) yield placeOf(extent, b % Group.blocks);
+        for (const b of blocks) if (isFree(b)) yield placeOf(extent, b);
       }
     }
     const end = Math.floor(facts.pages / Group.pages) * Group.extents;
