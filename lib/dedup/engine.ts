@@ -155,9 +155,9 @@ export class Engine implements LlrrmEvents {
     void this.pump();
   }
 
-  /** Resolves when nothing is under way any more. */
-  async settle(): Promise<void> {
-    while (this.busy) await this.round();
+  /** Resolves when nothing is under way any more, or at a time of `performance.now`. */
+  async settle(untilMs = Infinity): Promise<void> {
+    while (this.busy && performance.now() < untilMs) await this.round();
   }
 
   /** Makes the state durable as a checkpoint: one for all who ask before it begins. False: not. */

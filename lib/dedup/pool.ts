@@ -55,6 +55,8 @@ const CHECKS = 4;
 
 const CLEAN_EVERY_MS = 60_000;
 
+const CLOSE_GRACE_MS = 5000;
+
 /** Devices that have a pool open in this environment. */
 const opened = new WeakSet<BlockDevice>();
 
@@ -364,9 +366,13 @@ export class Pool {
     throw busyError(device, tries);
   }
 
-  /** Completes what is under way, and closes the pool in order. */
-  close(): Promise<void> {
-    this.closing ??= this.closeOnce();
+  /**
+   * Completes what is under way, and closes the pool in order. Who goes on to submit to a volume
+   * is served until nothing is under way, for `graceMs` (5000) at most; then what is submitted ends
+   * with DEVICE_GONE. What was begun before is completed and kept.
+   */
+  close(graceMs = CLOSE_GRACE_MS): Promise<void> {
+    this.closing ??= this.closeOnce(graceMs);
     return this.closing;
   }
 
@@ -374,7 +380,7 @@ export class Pool {
     await this.close();
   }
 
-  private async closeOnce(): Promise<void> {
+  private async closeOnce(graceMs: number): Promise<void> {
     this.statsSocket?.close();
     this.watch.close();
     this.autoClean.close();
@@ -387,7 +393,7 @@ export class Pool {
     const { engine } = this;
     try {
       engine.llrrm?.copier.stop();
-      await engine.settle();
+      await engine.settle(performance.now() + graceMs);
       // Who has a volume open all the same gets no further: what is saved now is the last state.
       engine.over = true;
       await engine.settle();

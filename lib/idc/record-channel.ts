@@ -14,6 +14,7 @@
 // is still delivered.
 
 import { PenstockError } from '../errors.js';
+import { LoopTurns } from '../loop-turns.js';
 import { native } from '../native.js';
 import { End, Half, Rec } from './layout.js';
 import type { RingReader, RingWriter } from './ring.js';
@@ -71,6 +72,7 @@ export class RecordChannel {
   private readonly waker: Wake;
   private spins = 1024;
   private waitSpins = 16;
+  private readonly loop = new LoopTurns();
   private turns = 1;
   private blindUs = BLIND_US_MIN;
   private readonly parkFds = new Int32Array(1);
@@ -279,6 +281,8 @@ export class RecordChannel {
     for (let spin = 0; spin < this.waitSpins; spin++) {
       if (!this.ready) continue;
       this.waitSpins = Math.min(WAIT_SPINS_MAX, this.waitSpins * 2);
+      const turn = this.loop.due();
+      if (turn !== null) await turn;
       return;
     }
     this.waitSpins = Math.max(1, this.waitSpins >> 1);

@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { Pool } from '../../lib/dedup/index.js';
+import { checkPool, Pool } from '../../lib/dedup/index.js';
 import { open } from '../../lib/open.js';
 import { range, read, write } from './contents.js';
 
@@ -45,6 +45,44 @@ it('ends what was asked for before it was closed, one way or the other', async (
     if (end.status === 'rejected') expect(end.reason).toMatchObject(CLOSED);
   }
   await slow.close();
+  await device.close();
+});
+
+it('closes under a client that never stops, with all that was acknowledged', async () => {
+  const device = await open('ram:64MiB');
+  await Pool.create(device, { thn: 0 });
+  const pool = await Pool.open(device, OPEN);
+  await pool.createVolume('v', 2 ** 24);
+  const disk = pool.openVolume('v');
+  const lanes = range(0, 8).map((block) => ({ block, tried: 0, kept: 0, closing: 0 }));
+  let closing = false;
+  const writers = lanes.map(async (lane) => {
+    for (;;) {
+      lane.tried += lanes.length;
+      await write(disk, lane.block, [lane.tried + lane.block]);
+      lane.kept = lane.tried;
+      if (closing) lane.closing++;
+    }
+  });
+  const ended = Promise.allSettled(writers);
+  while (lanes.some((lane) => lane.kept === 0)) await new Promise((go) => setImmediate(go));
+  closing = true;
+  await pool.close(100);
+  for (const end of await ended) {
+    expect(end).toMatchObject({ status: 'rejected', reason: { code: 'DEVICE_GONE' } });
+  }
+  // They were served meanwhile.
+  for (const lane of lanes) expect(lane.closing).toBeGreaterThan(0);
+  await disk.close();
+  expect(await checkPool(device, { data: true })).toMatchObject({ clean: true, journalEntries: 0 });
+  const again = await Pool.open(device, OPEN);
+  const volume = again.openVolume('v');
+  for (const { block, tried, kept } of lanes) {
+    const [content] = await read(volume, block, 1);
+    expect([kept + block, tried + block]).toContain(content);
+  }
+  await volume.close();
+  await again.close();
   await device.close();
 });
 
