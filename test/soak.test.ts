@@ -49,6 +49,15 @@ describe('a slice of the soak', () => {
     expect(existsSync(MAIN)).toBe(true);
   });
 
+  it.each([['--help'], ['nosuch'], ['kill', '--count', '3'], ['kill', '--rounds', 'x']])(
+    'says what it takes when it is called with %s',
+    async (...words) => {
+      const { code, output } = await soak(...words);
+      expect(code).toBe(2);
+      expect(output).toMatch(/^usage: .*\n {2}kill +200 rounds$/m);
+    },
+  );
+
   // Under a sanitizer what works the addon's memory hardest: the others are TypeScript, or families
   // of processes, which start too slowly there.
   const isSanitized = (process.env['LD_PRELOAD'] ?? '').includes('asan');

@@ -53,14 +53,20 @@ function count(text: string | undefined, fallback: number, option: string): numb
   return value;
 }
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
+function readWords() {
+  const options = {
     seed: { type: 'string' },
     rounds: { type: 'string' },
     seconds: { type: 'string' },
-  },
-});
+  } as const;
+  try {
+    return parseArgs({ allowPositionals: true, options });
+  } catch (error) {
+    return usage((error as Error).message);
+  }
+}
+
+const { values, positionals } = readWords();
 const name = positionals[0] ?? '';
 const soak = SOAKS[name];
 if (soak === undefined || positionals.length !== 1) usage(`there is no soak '${name}'`);
