@@ -129,9 +129,11 @@ export class Queue {
     if (Number.isNaN(deadlineMs)) throw new RangeError('Queue.wait: the deadline is not a number');
     const turn = this.loop.due();
     if (turn !== null) {
+      const from = performance.now();
       this.waiting = true;
       await turn;
       this.waiting = false;
+      deadlineMs -= performance.now() - from;
     }
     for (let spin = 0; spin < this.spins; spin++) {
       const done = this.poll(this.depth);

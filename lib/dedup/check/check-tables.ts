@@ -1,28 +1,29 @@
 // What a check keeps of each block and node it has seen. Pieces of tables are made when something
-// in them is named, so that memory is the pool's part in use, and no table has a greatest size (a
-// Map or Set of JavaScript ends at 2^24 entries: extents of 16 TiB).
+// in them is named, so that memory is the pool's part in use. No Map has an entry for each block or
+// extent: one ends at 2^24 of them, which is extents of 16 TiB.
 
 import { Group } from '../format/layout.js';
 
 /** Groups of a piece of `References`: 253 KiB. */
 const PIECE_GROUPS = 256;
-/** A byte that holds this says: the count stands among those that no byte holds. */
+/** A byte that holds this says: the count stands where four bytes hold it. */
 const MANY = 255;
 
 /** References to blocks: a byte each, as almost all have few. */
 export class References {
   private readonly pieces = new Map<number, Uint8Array>();
-  /** By group * Group.counts + index. */
-  private readonly many = new Map<number, number>();
+  /** All counts of groups that have, or had, one which no byte holds. */
+  private readonly wide = new Map<number, Uint32Array>();
 
   /** How often block `index` (0 to `Group.counts` - 1) of a group is named. */
   at(group: number, index: number): number {
     const piece = this.pieces.get(Math.floor(group / PIECE_GROUPS));
     if (piece === undefined) return 0;
     const count = piece[(group % PIECE_GROUPS) * Group.counts + index]!;
-    return count < MANY ? count : this.many.get(group * Group.counts + index)!;
+    return count < MANY ? count : this.wide.get(group)![index]!;
   }
 
+  /** `count`: not negative. */
   set(group: number, index: number, count: number): void {
     const number = Math.floor(group / PIECE_GROUPS);
     let piece = this.pieces.get(number);
@@ -31,10 +32,11 @@ export class References {
       this.pieces.set(number, piece);
     }
     const at = (group % PIECE_GROUPS) * Group.counts + index;
-    const key = group * Group.counts + index;
-    if (count >= MANY) this.many.set(key, count);
-    else if (piece[at] === MANY) this.many.delete(key);
     piece[at] = Math.min(count, MANY);
+    if (count < MANY) return;
+    let wide = this.wide.get(group);
+    if (wide === undefined) this.wide.set(group, (wide = new Uint32Array(Group.counts)));
+    wide[index] = count;
   }
 
   /** Those of a whole group. */

@@ -10,8 +10,8 @@
 // checkpoints off.
 //
 // Memory, per TiB of groups that are in use: 253 MiB for the references found (a byte per block),
-// 2.3 MB for summaries, and about 2.7 MB per TiB that is mapped, for its nodes; 100 bytes for each
-// block that is named more than 254 times; and 4 KiB for 15 volumes.
+// 2.3 MB for summaries, and about 2.7 MB per TiB that is mapped, for its nodes; 4 KiB for each
+// group with a block that is named more than 254 times; and 4 KiB for 15 volumes.
 
 import { PenstockError } from '../../errors.js';
 import type { BlockDevice } from '../../hpdi/index.js';

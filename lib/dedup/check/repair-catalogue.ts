@@ -229,7 +229,8 @@ export class CatalogueRepair {
       below = above;
     }
     for (const pbn of maps.cataloguePbns) {
-      if (!kept.has(pbn)) space.setFound(pbn, space.foundAt(pbn) - 1);
+      const found = space.foundAt(pbn);
+      if (!kept.has(pbn) && found > 0) space.setFound(pbn, found - 1);
     }
     facts.catalogueLevel = level;
     facts.catalogueRoot = below[0] ?? 0;

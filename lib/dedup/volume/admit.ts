@@ -1,6 +1,7 @@
 // What a volume's queue looks at before it takes a request.
 
-import { Access, Flag, Op, Status, type RequestCheck } from '../../hpdi/index.js';
+import { Access, Flag, Op, Req, Status } from '../../hpdi/index.js';
+import type { CompletionRing, RequestCheck } from '../../hpdi/index.js';
 import type { Engine } from '../engine.js';
 
 // hot:begin
@@ -26,3 +27,20 @@ export function admit(
 }
 
 // hot:end
+
+/** Requests end with DEVICE_GONE, those that there is room for; returns how many. */
+export function refuse(
+  done: CompletionRing,
+  depth: number,
+  sq: Uint32Array,
+  head: number,
+  count: number,
+): number {
+  const mask = sq.length / Req.words - 1;
+  const room = Math.min(count, depth - done.length);
+  for (let i = 0; i < room; i++) {
+    const at = ((head + i) & mask) * Req.words;
+    done.push(sq[at + Req.tag]!, Status.DEVICE_GONE, 0, 0);
+  }
+  return room;
+}

@@ -22,7 +22,7 @@ import {
   type QueueDriver,
 } from '../../hpdi/index.js';
 import { native } from '../../native.js';
-import { admit } from './admit.js';
+import { admit, refuse } from './admit.js';
 import type { VolumeRecord } from '../maps/catalogue.js';
 import { SLOT_BITS, type Engine } from '../engine.js';
 import { Page } from '../format/layout.js';
@@ -93,6 +93,7 @@ export class SectorQueue implements QueueDriver {
     const mask = (sq.length >>> 3) - 1;
     const wanted = (tail - head) | 0;
     let taken = 0;
+    if (this.engine.over) return this.refuse(sq, head, wanted);
     for (; taken < wanted && this.slots.free > 0; taken++) {
       this.accept(sq, ((head + taken) & mask) * Req.words);
     }
@@ -267,6 +268,12 @@ export class SectorQueue implements QueueDriver {
   }
 
   // hot:end
+
+  private refuse(sq: Uint32Array, head: number, count: number): number {
+    const refused = refuse(this.done, this.slots.depth, sq, head, count);
+    if (this.armed) this.signal();
+    return refused;
+  }
 
   /** Requests were taken that are not complete. */
   get busy(): boolean {

@@ -21,7 +21,7 @@ import {
   type QueueDriver,
 } from '../../hpdi/index.js';
 import { native } from '../../native.js';
-import { admit } from './admit.js';
+import { admit, refuse } from './admit.js';
 import type { VolumeRecord } from '../maps/catalogue.js';
 import { SLOT_BITS, type Engine } from '../engine.js';
 import { Io } from '../durable/io.js';
@@ -86,7 +86,7 @@ export class VolumeQueue implements QueueDriver {
     const mask = (sq.length >>> 3) - 1;
     const wanted = (tail - head) | 0;
     let taken = 0;
-    if (this.engine.over) return this.refuse(sq, head, wanted);
+    if (this.isOver) return this.refuse(sq, head, wanted);
     while (taken < wanted && this.slots.free > 0) {
       const reads = this.reads.take(sq, (head + taken) | 0, wanted - taken);
       taken += reads;
@@ -280,14 +280,15 @@ export class VolumeQueue implements QueueDriver {
 
   /** The pool is closed. */
   private refuse(sq: Uint32Array, head: number, count: number): number {
-    const mask = (sq.length >>> 3) - 1;
-    const room = Math.min(count, this.slots.depth - this.done.length);
-    for (let i = 0; i < room; i++) {
-      const at = ((head + i) & mask) * Req.words;
-      this.done.push(sq[at + Req.tag]!, Status.DEVICE_GONE, 0, 0);
-    }
+    const refused = refuse(this.done, this.slots.depth, sq, head, count);
     if (this.armed) this.signal();
-    return room;
+    return refused;
+  }
+
+  /** What the layer before this queue has taken is completed before the pool is closed. */
+  private get isOver(): boolean {
+    const { engine, layer } = this;
+    return engine.over && (layer === null || engine.closed);
   }
 
   /** What waits in this queue goes on; called once a round. */
