@@ -12,7 +12,6 @@
 // Invariants: head ≤ tail (free-running 32-bit); tail - head records are granted and not yet taken
 // by the driver; inFlight + (tail - head) ≤ depth; no method allocates except wait.
 
-import { LoopTurns } from '../loop-turns.js';
 import { native } from '../native.js';
 import { fence } from '../wire/index.js';
 import type { QueueDriver } from './driver.js';
@@ -45,7 +44,6 @@ export class Queue {
   private closed = false;
   private waiting = false;
   private closing: Promise<void> | null = null;
-  private readonly loop = new LoopTurns();
   private readonly onClose: () => void;
 
   /** `onClose` is called once, when the queue is closed. */
@@ -121,20 +119,11 @@ export class Queue {
   /**
    * Waits in the event loop for completions and polls them into `cq`; 0 when `deadlineMs`
    * milliseconds passed, nothing is in flight, or the queue was closed. A busy queue is polled, an
-   * idle one sleeps on the device's descriptor. The loop turns every few milliseconds, however busy
-   * the queue is. One wait at a time.
+   * idle one sleeps on the device's descriptor. One wait at a time.
    */
   async wait(deadlineMs = Infinity): Promise<number> {
     if (this.waiting) throw new Error('Queue.wait: another wait of this queue is under way');
     if (Number.isNaN(deadlineMs)) throw new RangeError('Queue.wait: the deadline is not a number');
-    const turn = this.loop.due();
-    if (turn !== null) {
-      const from = performance.now();
-      this.waiting = true;
-      await turn;
-      this.waiting = false;
-      deadlineMs -= performance.now() - from;
-    }
     for (let spin = 0; spin < this.spins; spin++) {
       const done = this.poll(this.depth);
       if (done > 0) {

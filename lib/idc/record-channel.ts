@@ -9,11 +9,11 @@
 //   const got = channel.poll(32);                // records stand in channel.rq from word 0 on
 //
 // A channel has no lock: one thread on each side. It ends when a side closes it (`ended` on the
-// other, once all that was sent has been read), or breaks (`error`): the other side died or wrote
-// what no honest side writes. Then it grants nothing; what was sent before a death still comes.
+// other, after everything that was sent has been read), or breaks (`error`): the other side died or
+// wrote what no honest side writes. Broken or ended it grants nothing; what was sent before a death
+// is still delivered.
 
 import { PenstockError } from '../errors.js';
-import { LoopTurns } from '../loop-turns.js';
 import { native } from '../native.js';
 import { End, Half, Rec } from './layout.js';
 import type { RingReader, RingWriter } from './ring.js';
@@ -41,7 +41,7 @@ export interface ChannelEnds {
   readonly wake: Wake;
 }
 
-/** Free-running counts of 32 bits, as they stand in the headers. */
+/** Free-running counts of 32 bits, as they stand in the headers, whichever thread moved them. */
 export interface ChannelCounters {
   readonly sent: number;
   readonly received: number;
@@ -71,7 +71,6 @@ export class RecordChannel {
   private readonly waker: Wake;
   private spins = 1024;
   private waitSpins = 16;
-  private readonly loop = new LoopTurns();
   private turns = 1;
   private blindUs = BLIND_US_MIN;
   private readonly parkFds = new Int32Array(1);
@@ -211,8 +210,8 @@ export class RecordChannel {
   }
 
   /**
-   * For who waits on many channels: this side is about to sleep on `wakeFd`, and `disarm` follows.
-   * False: there is something to be seen, and it stays awake.
+   * For who waits on many channels at once: says that this side is about to sleep on `wakeFd`.
+   * False: there is something to be seen, and it stays awake. `disarm` must follow a true.
    */
   arm(): boolean {
     if (this.closed || !this.reader.arm()) return false;
@@ -264,8 +263,9 @@ export class RecordChannel {
   }
 
   /**
-   * Waits in the event loop for records and polls them; 0 after `deadlineMs` or when the channel is
-   * over. Polls for a moment, then each turn of the loop, then sleeps. One wait at a time.
+   * Waits in the event loop for records and polls them; 0 when `deadlineMs` milliseconds passed or
+   * the channel is over. Polls for a moment, goes through some turns of the loop, then sleeps on
+   * the channel's descriptor and costs nothing. One wait at a time.
    */
   async wait(deadlineMs = Infinity): Promise<number> {
     await this.arrival(deadlineMs);
@@ -279,12 +279,7 @@ export class RecordChannel {
     for (let spin = 0; spin < this.waitSpins; spin++) {
       if (!this.ready) continue;
       this.waitSpins = Math.min(WAIT_SPINS_MAX, this.waitSpins * 2);
-      const turn = this.loop.due();
-      if (turn === null) return;
-      this.waiting = true;
-      await turn;
-      this.waiting = false;
-      if (this.ready) return;
+      return;
     }
     this.waitSpins = Math.max(1, this.waitSpins >> 1);
     this.waiting = true;
@@ -303,7 +298,10 @@ export class RecordChannel {
     this.signal();
   }
 
-  /** Copies what the other side sent: its memory is about to go. No view of that is left here. */
+  /**
+   * Copies what the other side sent to private memory: its own is about to go. No view of it is
+   * left here, so that its slot comes free though somebody keeps the channel.
+   */
   detach(): void {
     this.peerHalf = this.peerHalf.slice();
     this.writer.detach(this.peerHalf);

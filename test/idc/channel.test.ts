@@ -433,29 +433,6 @@ describe('who waits', () => {
       .toEqual([0, 0]);
   });
 
-  it('lets timers through while there is always something to be read', async () => {
-    const { a, b } = await startAll('a', 'b');
-    await b.run((stage) => {
-      stage.domain.listenRaw('raw', (incoming) => {
-        stage.notes['records'] = incoming.accept().records;
-      });
-    });
-    await a.run(async (stage) => {
-      const { records } = await stage.domain.connectRaw('b', 'raw');
-      records.reserve(1);
-      records.submit();
-    });
-    const turned = await b.run(async (stage) => {
-      const records = stage.notes['records'] as { arrival: () => Promise<void> };
-      let turned = false;
-      await records.arrival();
-      setTimeout(() => (turned = true));
-      for (let i = 0; i < 1e7 && !turned; i++) await records.arrival();
-      return turned;
-    });
-    expect(turned).toBe(true);
-  });
-
   it('may be a thread that joined, and parks', async () => {
     const { path, a } = await startAll('a');
     await a.run((stage) => {

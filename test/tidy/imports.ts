@@ -8,7 +8,6 @@ const FLOORS: Readonly<Record<string, number>> = {
   'native-calls.ts': 0,
   'native-fingerprints.ts': 0,
   'errors.ts': 0,
-  'loop-turns.ts': 0,
   'units.ts': 0,
   'uri.ts': 0,
   memory: 1,
