@@ -146,8 +146,9 @@ it.each([
 it.each([true, false])(
   'keeps what was in the buffer when it was taken, whatever becomes of it: %s',
   async (dataChecksum) => {
-    // What is written is compared with what is stored, which comes late.
-    const uri = 'ram:64MiB?fault.delayUs=3000';
+    // What is written is compared with what is stored, which comes late: after the buffer has
+    // changed, though the machine has other work meanwhile.
+    const uri = 'ram:64MiB?fault.delayUs=25000';
     const [pool, device, disk] = await stand(dataChecksum, null, uri);
     const buffer = disk.memory.alloc(64 * PAGE);
     for (let round = 0; round < 10; round++) {

@@ -102,10 +102,15 @@ describe('a pool', () => {
         }
       };
       for (let i = 0; i < 500; i++) round(1000); // until it is compiled
-      gc();
-      const before = process.memoryUsage().heapUsed;
-      for (let i = 0; i < 500; i++) round(1000);
-      console.log(process.memoryUsage().heapUsed - before);
+      // V8 now and then has work of its own: what each run leaves is the pool's.
+      let least = Infinity;
+      for (let run = 0; run < 3; run++) {
+        gc();
+        const before = process.memoryUsage().heapUsed;
+        for (let i = 0; i < 500; i++) round(1000);
+        least = Math.min(least, process.memoryUsage().heapUsed - before);
+      }
+      console.log(least);
     `,
       { nodeOptions: ['--expose-gc'] },
     );
